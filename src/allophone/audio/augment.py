@@ -1,0 +1,86 @@
+"""Perturbations that change who speaks and through what, but not what is said nor when.
+
+All of it happens in one short-time Fourier transform, so frame labels of the clean audio stay aligned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from allophone.frames import SAMPLE_RATE
+
+FFT, HOP = 512, 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Probability and range of each perturbation. Every choice here is ours; no paper prescribes it."""
+
+    warp_probability: float = 0.6
+    """Share of utterances whose frequency axis is stretched (a longer or shorter vocal tract)."""
+    warp_range: float = 0.18
+    """The stretch factor is 2 ** U(-range, range): 0.18 is up to 13 percent either way."""
+    lowpass_probability: float = 0.3
+    """Share of utterances cut off at a random frequency, so that bandwidth is no cue."""
+    lowpass_hertz: tuple[float, float] = (3400.0, 5000.0)
+    """Range of the cut-off."""
+    noise_probability: float = 0.3
+    """Share of utterances with added noise of random color."""
+    noise_snr_db: tuple[float, float] = (5.0, 30.0)
+    """Range of the signal-to-noise ratio."""
+
+
+def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Perturb one utterance.
+
+    Args:
+        waveform: Shape ``(samples,)``, float32, 16 kHz.
+        config: What happens how often.
+        generator: Source of every random choice.
+
+    Returns:
+        Shape ``(samples,)``, float32; time positions are kept.
+    """
+    chance = torch.rand(6, generator=generator).tolist()
+    window = torch.hann_window(FFT)
+    warp, cut = chance[0] < config.warp_probability, chance[1] < config.lowpass_probability
+    if (warp or cut) and len(waveform) > FFT:
+        spectrum = torch.stft(waveform, FFT, HOP, window=window, return_complex=True)  # (bins, frames)
+        if warp:
+            spectrum = _warp(spectrum, 2.0 ** (config.warp_range * (2 * chance[2] - 1)))
+        if cut:
+            low, high = config.lowpass_hertz
+            spectrum = spectrum.clone()
+            spectrum[round((low + (high - low) * chance[3]) / SAMPLE_RATE * FFT) :] = 0
+        waveform = torch.istft(spectrum, FFT, HOP, window=window, length=len(waveform))
+    if chance[4] < config.noise_probability:
+        low, high = config.noise_snr_db
+        waveform = waveform + _noise(waveform, low + (high - low) * chance[5], generator)
+    return waveform
+
+
+def _warp(spectrum: Tensor, factor: float) -> Tensor:
+    """Move content at frequency f to ``factor * f`` by linear interpolation over bins. ``(bins, frames)``, complex."""
+    bins = spectrum.shape[0]
+    source = (torch.arange(bins) / factor).clamp(max=bins - 1)
+    below = source.floor().long()
+    above = (below + 1).clamp(max=bins - 1)
+    weight = (source - below)[:, None]
+    magnitude = spectrum.abs()
+    moved = magnitude[below] * (1 - weight) + magnitude[above] * weight
+    moved = torch.where((torch.arange(bins) / factor > bins - 1)[:, None], moved * 0.03, moved)
+    return torch.polar(moved, spectrum[below].angle())
+
+
+def _noise(waveform: Tensor, snr_db: float, generator: torch.Generator) -> Tensor:
+    """Noise with a power spectrum of 1/f**a, a ~ U(0, 2), at ``snr_db`` below ``waveform``. Shape ``(samples,)``."""
+    size = 1 << (len(waveform) - 1).bit_length()
+    shape = torch.fft.rfft(torch.randn(size, generator=generator))
+    exponent = torch.rand((), generator=generator).item()
+    frequency = torch.arange(len(shape)).clamp(min=1).float()
+    noise = torch.fft.irfft(shape * frequency ** (-exponent), n=size)[: len(waveform)]
+    level = waveform.square().mean() / (noise.square().mean() + 1e-12) * 10 ** (-snr_db / 10)
+    return noise * level.sqrt()

@@ -1,0 +1,102 @@
+"""What travels between the disk, the models and the losses: tensors together with their lengths.
+
+Shape letters: B batch, S samples, T frames, N all real frames of a batch laid end to end, D dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from allophone.errors import ShapeError
+
+
+def valid_positions(lengths: Tensor, size: int) -> Tensor:
+    """Which positions of a padded tensor are real.
+
+    Args:
+        lengths: Real items per row. Shape ``(batch,)``, int64.
+        size: Padded size of the second dimension.
+
+    Returns:
+        Bool, shape ``(batch, size)``, True = real.
+    """
+    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Frames of several utterances end to end, without padding."""
+
+    values: Tensor
+    """Shape ``(frames of all utterances, dim)``."""
+    lengths: tuple[int, ...]
+    """Frames of each utterance, in order; they add up to ``len(values)``."""
+
+    def __post_init__(self) -> None:
+        if sum(self.lengths) != len(self.values):
+            raise ShapeError(f"Packed: {len(self.values)} rows, but lengths {self.lengths} add up to {sum(self.lengths)}.")
+
+    def split(self) -> tuple[Tensor, ...]:
+        """One view ``(frames, dim)`` per utterance."""
+        return self.values.split(self.lengths)
+
+    def padded(self) -> Tensor:
+        """Zero-padded copy. Shape ``(batch, longest, dim)``."""
+        return torch.nn.utils.rnn.pad_sequence(list(self.split()), batch_first=True)
+
+    def with_values(self, values: Tensor) -> Packed:
+        """The same utterances with other vectors. ``values``: shape ``(frames of all utterances, any dim)``."""
+        return replace(self, values=values)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechBatch:
+    """Cropped waveforms with, for masked prediction, their units and masks."""
+
+    ids: tuple[str, ...]
+    """Utterance ids, for messages."""
+    waveform: Tensor
+    """Shape ``(B, S)``, float32 in [-1, 1], 16 kHz, zero beyond each length."""
+    waveform_lengths: Tensor
+    """Shape ``(B,)``, int64, samples."""
+    frame_lengths: Tensor
+    """Shape ``(B,)``, int64, encoder frames; equals ``clock.count(waveform_lengths)``."""
+    units: Tensor | None = None
+    """Shape ``(B, T, labels_per_frame)``, int64 cluster ids of the *clean* audio; -1 beyond each length."""
+    masked: Tensor | None = None
+    """Shape ``(B, T)``, bool, True = hidden from the encoder; False beyond each length."""
+
+    def validate(self) -> SpeechBatch:
+        """Return self, or raise ``ShapeError`` naming the field that disagrees with the others."""
+        batch, samples = self.waveform.shape
+        if len(self.ids) != batch or self.waveform_lengths.shape != (batch,) or self.frame_lengths.shape != (batch,):
+            raise ShapeError(
+                f"SpeechBatch: waveform has {batch} rows, but ids {len(self.ids)}, "
+                f"waveform_lengths {tuple(self.waveform_lengths.shape)}, frame_lengths {tuple(self.frame_lengths.shape)}."
+            )
+        if int(self.waveform_lengths.max()) > samples:
+            raise ShapeError(f"SpeechBatch: longest length {int(self.waveform_lengths.max())} exceeds {samples} samples.")
+        frames = int(self.frame_lengths.max())
+        for name in ("units", "masked"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape[:2] != (batch, frames):
+                raise ShapeError(f"SpeechBatch: {name} is {tuple(tensor.shape)}, expected ({batch}, {frames}, ...).")
+        return self
+
+    def to(self, device: torch.device | str) -> SpeechBatch:
+        """The same batch on another device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return SpeechBatch(
+            ids=self.ids,
+            waveform=self.waveform.to(device, non_blocking=True),
+            waveform_lengths=self.waveform_lengths.to(device),
+            frame_lengths=self.frame_lengths.to(device),
+            units=move(self.units),
+            masked=move(self.masked),
+        )

@@ -1,0 +1,1 @@
+"""The command line: parse, call one function, print. One file per verb; nothing heavy is imported before it is used."""

@@ -1,0 +1,181 @@
+"""``allophone corpus import|audit|split|show|export``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from allophone.cli.console import progress, say, wrote
+from allophone.cli.parser import Parser, Verbs, add_group, add_out, add_verb
+from allophone.cli.places import open_corpus
+from allophone.run.duration import duration
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs."""
+    group = add_group(verbs, "corpus", summary="Read, check, split, list and export collections of recordings.")
+    _add_import(group)
+    _add_audit(group)
+    _add_split(group)
+    _add_show(group)
+    _add_export(group)
+
+
+def _add_path(parser: Parser, what: str = "corpus, folder of audio or manifest") -> None:
+    parser.add_argument("path", type=Path, metavar="PATH", help=what)
+
+
+def _add_import(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "import",
+        run_import,
+        summary="Read a folder or manifest, decode every file once, and write a corpus.",
+        details=(
+            "Takes a folder of audio, AudioFolder with metadata.csv|jsonl|parquet, CSV, TSV and JSONL manifests,\n"
+            "fairseq .tsv, Kaldi data folders, NeMo JSONL, lhotse cuts and Hugging Face datasets.\n"
+            "A bad file is set aside with its reason, and counted."
+        ),
+        example="allophone corpus import recordings/ --language swa --out corpora/swahili",
+    )
+    _add_path(parser, "folder or manifest to read")
+    add_out(parser, "the corpus")
+    parser.add_argument("--language", metavar="ISO", help="language of everything that does not say its own")
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        default=0.05,
+        metavar="X",
+        help="share of a language's files that may be bad before the import stops (default: 0.05)",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="files decoded at a time (default: one per core)")
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    """Import a corpus."""
+    from allophone.data.importing import import_corpus
+
+    with progress("import") as report:
+        result = import_corpus(
+            arguments.path,
+            out=arguments.out,
+            language=arguments.language,
+            max_loss=arguments.max_loss,
+            workers=arguments.workers,
+            progress=report,
+        )
+    say(f"read as {result.format}: {len(result.corpus)} utterances")
+    for language, hours in result.corpus.hours().items():
+        say(f"  {language}  {duration(hours * 3600)}")
+    if result.quarantined:
+        say(f"set aside: {len(result.quarantined)} recordings, with reasons in {arguments.out / 'quarantine.tsv'}")
+    if result.texts_lost:
+        say(f"without their text, because they were cut: {result.texts_lost} recordings")
+    wrote(arguments.out)
+
+
+def _add_audit(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "audit",
+        run_audit,
+        summary="Write one offline page: hours, speakers, clipping, silence, noise, duplicates, text; with players.",
+        example="allophone corpus audit corpora/swahili --out audit.html",
+    )
+    _add_path(parser)
+    parser.add_argument("--language", metavar="ISO", help="language of recordings that do not say their own")
+    add_out(parser, "the page", Path("audit.html"))
+
+
+def run_audit(arguments: argparse.Namespace) -> None:
+    """Audit a corpus."""
+    from allophone.data.audit import audit, findings
+
+    corpus = open_corpus(arguments.path, arguments.language)
+    with progress("audit") as report:
+        result = audit(corpus, arguments.out, progress=report)
+    for finding in findings(result):
+        say(f"- {finding}")
+    wrote(arguments.out)
+
+
+def _add_split(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "split",
+        run_split,
+        summary="Divide a corpus so that no speaker and no shared content stands on two sides.",
+        example="allophone corpus split corpora/swahili --test 0.1 --dev 0.1 --out corpora/swahili-split",
+    )
+    _add_path(parser)
+    add_out(parser, "the divided corpus")
+    parser.add_argument("--dev", type=float, default=0.1, metavar="X", help="share for choosing (default: 0.1)")
+    parser.add_argument("--test", type=float, default=0.1, metavar="X", help="share for the final score (default: 0.1)")
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        choices=("speaker", "group"),
+        default=("speaker", "group"),
+        help="what may not be shared between parts (default: speaker group)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the division (default: 0)")
+
+
+def run_split(arguments: argparse.Namespace) -> None:
+    """Split a corpus."""
+    from allophone.data.splits import split_corpus
+
+    corpus = split_corpus(
+        open_corpus(arguments.path), dev=arguments.dev, test=arguments.test, by=arguments.by, seed=arguments.seed
+    )
+    for name in ("train", "dev", "test"):
+        part = corpus.where(split=name)
+        say(f"{name}  {len(part)} utterances, {duration(sum(part.hours().values()) * 3600)}")
+    corpus.save(arguments.out)
+    wrote(arguments.out)
+
+
+def _add_show(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "show",
+        run_show,
+        summary="List the languages of a corpus with hours, speakers, splits, and the first utterances.",
+        example="allophone corpus show recordings/ --language swa",
+    )
+    _add_path(parser)
+    parser.add_argument("--language", metavar="ISO", help="only this language; of a plain folder: its language")
+    parser.add_argument("--rows", type=int, default=5, metavar="N", help="utterances to print (default: 5)")
+
+
+def run_show(arguments: argparse.Namespace) -> None:
+    """Print what a corpus holds."""
+    corpus = open_corpus(arguments.path, arguments.language).where(language=arguments.language)
+    say(f"{len(corpus.utterances)} utterances, hash {corpus.hash[:16]}")
+    for language, hours in corpus.hours().items():
+        rows = corpus.where(language=language).utterances
+        speakers = len({row.speaker for row in rows if row.speaker})
+        splits = ", ".join(sorted({row.split for row in rows if row.split})) or "none"
+        say(f"{language}  {duration(hours * 3600)}, {len(rows)} utterances, {speakers} speakers, splits: {splits}")
+    for row in corpus.utterances[: arguments.rows]:
+        say(f"  {row.id}  {row.language}  {row.duration_seconds:.2f} s  {row.text or ''}")
+
+
+def _add_export(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "export",
+        run_export,
+        summary="Write a corpus for other programs.",
+        example="allophone corpus export corpora/swahili --to audiofolder --out swahili-hf",
+    )
+    _add_path(parser)
+    parser.add_argument("--to", required=True, choices=("audiofolder", "tsv", "nemo", "lhotse"), help="format")
+    add_out(parser, "it: a folder for audiofolder, a file for the others")
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Export a corpus."""
+    from allophone.data.export import export_corpus
+
+    wrote(export_corpus(open_corpus(arguments.path), arguments.out, to=arguments.to))

@@ -1,0 +1,58 @@
+"""``allophone VERB``: find the verb, run it, turn errors into one line and an exit code.
+
+Exit codes: 0 done, 1 the input's fault, 2 the command line's fault, 75 stopped after saving (run again to go on),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from allophone import __version__
+from allophone.cli import corpus, demo, doctor, evaluate, expand, pretrain, report, units
+from allophone.cli.parser import Parser
+from allophone.errors import AllophoneError
+
+FAILED, INTERRUPTED = 1, 130
+VERBS = (demo, doctor, corpus, pretrain, expand, units, evaluate, report)
+
+
+def build_parser() -> Parser:
+    """The whole command line."""
+    parser = Parser(
+        prog="allophone",
+        description="Add a language to an open speech model, and see what was gained and what was kept.",
+        epilog="start here:\n  allophone demo",
+    )
+    parser.add_argument("--version", action="version", version=f"allophone {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=Parser)
+    for verb in VERBS:
+        verb.add(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.command(arguments) or 0
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (AllophoneError, OSError) as error:
+        if arguments.debug:
+            traceback.print_exc()
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def entry() -> None:
+    """What the ``allophone`` script calls."""
+    raise SystemExit(main())

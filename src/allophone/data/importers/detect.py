@@ -1,0 +1,118 @@
+"""Which importer reads a source, found from what lies there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from allophone.audio.io import AUDIO_SUFFIXES
+from allophone.data.importers.entry import SPLITS, Entry
+from allophone.data.importers.fairseq import is_fairseq, read_fairseq
+from allophone.data.importers.folder import read_folder
+from allophone.data.importers.huggingface import is_dataset, is_saved_dataset, read_huggingface
+from allophone.data.importers.kaldi import read_kaldi
+from allophone.data.importers.lhotse import is_lhotse, read_lhotse
+from allophone.data.importers.nemo import is_nemo, read_nemo
+from allophone.data.importers.table import (
+    TABLE_SUFFIXES,
+    json_lines,
+    metadata_files,
+    read_audio_folder,
+    read_table,
+)
+from allophone.errors import DataError
+
+Format: TypeAlias = Literal[
+    "folder", "audiofolder", "table", "split tables", "fairseq", "kaldi", "nemo", "lhotse", "huggingface"
+]
+
+
+def detect_format(source: Any) -> Format:
+    """Name the format of a folder, a file, or a ``datasets`` object.
+
+    Raises:
+        DataError: There is nothing, or a file whose ending is not known.
+    """
+    if not isinstance(source, str | Path):
+        if is_dataset(source):
+            return "huggingface"
+        raise DataError(f"Cannot open a {type(source).__name__} as a corpus; expected a path or a `datasets` object.")
+    path = Path(source)
+    if path.is_dir():
+        return _folder_format(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder. Check the path.")
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        return "folder"
+    if path.name.endswith((".jsonl", ".jsonl.gz", ".json")):
+        first = next((row for _, row in json_lines(path)), {})
+        return "lhotse" if is_lhotse(first) else "nemo" if is_nemo(first) else "table"
+    if path.suffix.lower() == ".tsv" and is_fairseq(path):
+        return "fairseq"
+    if path.name.lower().endswith(TABLE_SUFFIXES):
+        return "table"
+    raise DataError(
+        f"{path}: neither a sound file nor a manifest by its ending; expected one of {sorted(TABLE_SUFFIXES)}, "
+        "a folder of recordings, or a Kaldi data folder (with wav.scp)."
+    )
+
+
+def read_entries(source: Any, *, media: Path, language: str | None = None) -> tuple[Format, list[Entry]]:
+    """Read a source with the importer for its format.
+
+    Args:
+        source: Path or ``datasets`` object.
+        media: Where sound that is embedded in the source is written.
+        language: Tag for every utterance, in place of the source's own.
+
+    Raises:
+        DataError: The source cannot be read, or holds nothing.
+    """
+    kind = detect_format(source)
+    if kind == "huggingface":
+        given = Path(source) if isinstance(source, str | Path) else source
+        return kind, read_huggingface(given, media=media, language=language)
+    path = Path(source)
+    match kind:
+        case "split tables":
+            entries = [entry for table in split_tables(path) for entry in _read_split_table(table, media, language)]
+        case "audiofolder":
+            entries = read_audio_folder(path, language=language)
+        case "kaldi":
+            entries = read_kaldi(path, language=language)
+        case "fairseq":
+            entries = read_fairseq(path, language=language)
+        case "nemo":
+            entries = read_nemo(path, language=language)
+        case "lhotse":
+            entries = read_lhotse(path, language=language)
+        case "table":
+            entries = read_table(path, language=language)
+        case _:
+            entries = read_folder(path, language=language)
+    return kind, entries
+
+
+def split_tables(folder: Path) -> list[Path]:
+    """Manifests of a folder that are named for splits: ``train.tsv``, ``dev.tsv``, ``test.tsv``."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name.lower().endswith(TABLE_SUFFIXES) and path.name.split(".")[0].lower() in SPLITS
+    )
+
+
+def _folder_format(folder: Path) -> Format:
+    if (folder / "wav.scp").is_file():
+        return "kaldi"
+    if is_saved_dataset(folder):
+        return "huggingface"
+    if metadata_files(folder):
+        return "audiofolder"
+    return "split tables" if split_tables(folder) else "folder"
+
+
+def _read_split_table(table: Path, media: Path, language: str | None) -> list[Entry]:
+    if detect_format(table) == "table":
+        return read_table(table, language=language, split=table.name.split(".")[0].lower())
+    return read_entries(table, media=media, language=language)[1]

@@ -1,0 +1,51 @@
+"""What a paper adds, as the loop sees it: a model joined to its losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from allophone.batch import SpeechBatch
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """One micro-batch's contribution."""
+
+    loss_sum: Tensor
+    """What is differentiated, summed and not yet divided. Shape ``()``."""
+    sums: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """For the journal: name to (sum, count), both detached, shape ``()``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters that share their optimizer settings."""
+
+    parameters: tuple[nn.Parameter, ...]
+    lr_scale: float = 1.0
+    """Factor on the schedule's learning rate."""
+    weight_decay: float | None = None
+    """None = the run's."""
+
+
+class Method(Protocol):
+    """A paper's method; in practice an ``nn.Module``. It knows no optimizer, no files and no ranks."""
+
+    def count(self, batch: SpeechBatch) -> Tensor:
+        """Items this batch adds to the denominator of the loss. Shape ``()``, int64. Known before any forward pass."""
+        ...
+
+    def step(self, batch: SpeechBatch) -> StepOutput:
+        """Forward pass of one micro-batch."""
+        ...
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Everything that is trained."""
+        ...
+
+    def artifact(self) -> nn.Module:
+        """What a user takes away: the encoder, without heads."""
+        ...

@@ -1,0 +1,205 @@
+"""Recall at k, and dynamic time warping of all pairs of two lists of sequences.
+
+Shape legend: Q queries, C candidates, T frames, D dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from allophone.errors import ConfigError, DataError, NumericsError, ShapeError
+
+Distance = Literal["cosine", "euclidean"]
+
+
+def recall_at(similarity: Tensor, truth: Tensor, ks: Sequence[int] = (1, 5)) -> dict[int, Tensor]:
+    """Whether each query finds a right candidate among its k most similar.
+
+    Ties are broken as chance would: a query whose best right candidate ties with t wrong ones gets the
+    probability of being in the first k, so constant embeddings score chance and not 0 or 100 %.
+
+    Args:
+        similarity: Larger = more alike. Shape ``(Q, C)``.
+        truth: Index of the right candidate, shape ``(Q,)`` int64, or right ones marked, shape ``(Q, C)`` bool.
+        ks: Depths.
+
+    Returns:
+        For each k the hits in [0, 1], shape ``(Q,)`` float64.
+
+    Raises:
+        ShapeError: ``truth`` fits neither shape.
+        NumericsError: A similarity is NaN.
+        DataError: A query has no right candidate.
+    """
+    num_queries, num_candidates = similarity.shape
+    if truth.dtype != torch.bool and truth.shape == (num_queries,):
+        truth = torch.nn.functional.one_hot(truth, num_candidates).bool()
+    if truth.shape != similarity.shape or truth.dtype != torch.bool:
+        raise ShapeError(
+            f"recall_at: truth is {tuple(truth.shape)} {truth.dtype}, expected ({num_queries},) int64 "
+            f"or ({num_queries}, {num_candidates}) bool."
+        )
+    if bool(similarity.isnan().any()):
+        row = int(similarity.isnan().any(dim=1).nonzero()[0])
+        raise NumericsError(f"recall_at: a similarity of query {row} is NaN; look for empty or constant frames.")
+    if not bool(truth.any(dim=1).all()):
+        row = int((~truth.any(dim=1)).nonzero()[0])
+        raise DataError(f"recall_at: query {row} has no right candidate; drop it or add its partner.")
+    best = similarity.masked_fill(~truth, -math.inf).amax(dim=1, keepdim=True)
+    better = ((similarity > best) & ~truth).sum(dim=1).double()
+    tied = ((similarity == best) & ~truth).sum(dim=1).double()
+    return {k: ((k - better) / (tied + 1)).clamp(0.0, 1.0) for k in ks}
+
+
+def chance_recall(truth: Tensor, ks: Sequence[int] = (1, 5)) -> dict[int, float]:
+    """Expected recall of a random order; k/C when each query has one right candidate.
+
+    Args:
+        truth: Right candidates marked. Shape ``(Q, C)``, bool.
+        ks: Depths.
+    """
+    num_candidates = truth.shape[1]
+    right = truth.sum(dim=1).tolist()
+
+    def hit(relevant: int, k: int) -> float:
+        k = min(k, num_candidates)
+        return 1.0 - math.comb(num_candidates - relevant, k) / math.comb(num_candidates, k)
+
+    return {k: sum(hit(relevant, k) for relevant in right) / len(right) for k in ks}
+
+
+def dtw_distance(first: Tensor, second: Tensor, distance: Distance = "cosine") -> float:
+    """Path-normalized dynamic time warping distance of two sequences, shapes ``(T1, D)`` and ``(T2, D)``.
+
+    Example:
+        >>> dtw_distance(torch.eye(3), torch.eye(3))
+        0.0
+    """
+    return float(dtw_distances([first], [second], distance)[0, 0])
+
+
+def dtw_distances(
+    queries: Sequence[Tensor],
+    candidates: Sequence[Tensor],
+    distance: Distance = "cosine",
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Dynamic time warping distance of every query to every candidate.
+
+    The cheapest path of steps right, down and diagonal, each of weight 1, divided by T1 + T2. A diagonal step of
+    weight 2 (Sakoe and Chiba's symmetric form) makes that division exact but detours free: on two voices of the
+    same prompts it halves recall (log-mel, 24 slices: 20 against 34 % at 1), as does dividing by the path's length.
+
+    Args:
+        queries: Q tensors of shape ``(T, D)``; T may vary.
+        candidates: C tensors of shape ``(T, D)``.
+        distance: Of two frames. ``"cosine"``: 1 - cosine, in [0, 2] (of square roots of probabilities: the squared
+            Hellinger distance); ``"euclidean"``.
+        progress: Called with (queries done, Q).
+
+    Returns:
+        Distances, shape ``(Q, C)``, float32.
+
+    Raises:
+        ShapeError: A sequence is empty or not two-dimensional, or dims differ.
+        ConfigError: ``distance`` is unknown.
+
+    Source:
+        Sakoe and Chiba 1978, "Dynamic programming algorithm optimization for spoken word recognition", P = 0.
+        Deviations: no window; weights as above.
+    """
+    if distance not in ("cosine", "euclidean"):
+        raise ConfigError(f"dtw: unknown distance {distance!r}; known: cosine, euclidean.")
+    _check_sequences(queries, candidates)
+    result = torch.empty(len(queries), len(candidates))
+    prepared = [_prepare(query, distance) for query in queries]
+    chunks = _chunks_of_similar_length([_prepare(candidate, distance) for candidate in candidates])
+    for row, query in enumerate(prepared):
+        for columns, padded, lengths in chunks:
+            result[row, columns] = _warp(_local(query, padded, distance), lengths).cpu()
+        if progress is not None:
+            progress(row + 1, len(queries))
+    return result
+
+
+def _check_sequences(queries: Sequence[Tensor], candidates: Sequence[Tensor]) -> None:
+    if not queries or not candidates:
+        raise ShapeError(f"dtw: {len(queries)} queries and {len(candidates)} candidates; at least one each is needed.")
+    dim = queries[0].shape[-1]
+    for name, sequences in (("query", queries), ("candidate", candidates)):
+        for index, sequence in enumerate(sequences):
+            if sequence.ndim != 2 or len(sequence) == 0 or sequence.shape[1] != dim:
+                raise ShapeError(f"dtw: {name} {index} is {tuple(sequence.shape)}, expected (frames >= 1, {dim}).")
+
+
+def _prepare(sequence: Tensor, distance: Distance) -> Tensor:
+    sequence = sequence.detach().float()
+    return torch.nn.functional.normalize(sequence, dim=-1) if distance == "cosine" else sequence
+
+
+def _chunks_of_similar_length(candidates: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Groups of (column indices (n,), frames (D, T, n) padded, lengths (n,)), shortest candidates first."""
+    lengths = torch.tensor([len(candidate) for candidate in candidates])
+    order = lengths.argsort(stable=True)
+    # About 16 k candidate frames at a time: long enough vectors for one operation, little padding, bounded memory.
+    size = min(1024, max(1, 2**14 // int(lengths.max())))
+    chunks = []
+    for columns in order.split(size):
+        padded = torch.nn.utils.rnn.pad_sequence([candidates[int(column)] for column in columns])  # (T, n, D)
+        chunks.append((columns, padded.permute(2, 0, 1).contiguous(), lengths[columns]))
+    return chunks
+
+
+def _local(query: Tensor, candidates: Tensor, distance: Distance) -> Tensor:
+    """Distances of all frames: query (T1, D), candidates (D, T2, n) -> (T1, T2, n), contiguous."""
+    dim, frames, count = candidates.shape
+    flat = candidates.view(dim, frames * count)
+    product = query @ flat
+    if distance == "cosine":
+        # Rounding leaves about -1e-7 for equal frames; a distance is never negative.
+        local = product.neg_().add_(1.0).clamp_(min=0.0)
+    else:
+        squares = query.square().sum(dim=1)[:, None] + flat.square().sum(dim=0)[None, :]
+        local = squares.sub_(product, alpha=2.0).clamp_(min=0.0).sqrt_()
+    return local.view(len(query), frames, count)
+
+
+def _warp(local: Tensor, lengths: Tensor) -> Tensor:
+    """Best path cost over T1 + length of each pair, along anti-diagonals.
+
+    Args:
+        local: Frame distances, shape ``(T1, T2, n)``, contiguous.
+        lengths: Real frames of each of the n candidates, at most T2. Shape ``(n,)``.
+
+    Returns:
+        Shape ``(n,)``.
+    """
+    rows, columns, count = local.shape
+    # Index i + 1 of a diagonal holds row i, index 0 the wall before the first row.
+    before, last, current = (local.new_full((rows + 1, count), math.inf) for _ in range(3))
+    before[0] = 0.0
+    ends = local.new_empty(columns, count)
+    for diagonal in range(rows + columns - 1):
+        low, high = max(0, diagonal - columns + 1), min(rows - 1, diagonal)
+        step = local.as_strided(
+            (high - low + 1, count),
+            ((columns - 1) * count, 1),
+            local.storage_offset() + (low * columns + diagonal - low) * count,
+        )
+        target = current[low + 1 : high + 2]
+        torch.minimum(before[low : high + 1], last[low : high + 1], out=target)
+        torch.minimum(target, last[low + 1 : high + 2], out=target)
+        target.add_(step)
+        current[low] = math.inf
+        if high + 2 <= rows:
+            current[high + 2] = math.inf
+        if high == rows - 1:
+            ends[diagonal - rows + 1] = current[rows]
+        before, last, current = last, current, before
+    lengths = lengths.to(local.device)
+    return ends.gather(0, lengths[None, :] - 1)[0] / (rows + lengths)

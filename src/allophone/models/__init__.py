@@ -1,0 +1,1 @@
+"""Encoders: waveforms and lengths in, packed hidden states out."""

@@ -1,0 +1,33 @@
+"""From a config to an encoder: the one place that knows all families."""
+
+from __future__ import annotations
+
+from allophone.models.hubert import Hubert, HubertConfig
+from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
+
+EncoderConfig = HubertConfig | Wav2Vec2BertConfig
+Encoder = Hubert | Wav2Vec2Bert
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """A new encoder with random weights, in training mode.
+
+    Example:
+        >>> config = HubertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        >>> build_encoder(config).num_layers
+        1
+    """
+    match config:
+        case HubertConfig():
+            return Hubert(config)
+        case Wav2Vec2BertConfig():
+            return Wav2Vec2Bert(config)
+
+
+def attention_projections(encoder: Encoder) -> tuple[str, ...]:
+    """Names of the query, key, value and output projections of every layer, as PEFT's ``target_modules`` takes them."""
+    match encoder:
+        case Hubert():
+            return ("q_proj", "k_proj", "v_proj", "out_proj")
+        case Wav2Vec2Bert():
+            return ("linear_q", "linear_k", "linear_v", "linear_out")

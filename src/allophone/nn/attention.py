@@ -1,0 +1,115 @@
+"""Attention and other per-utterance operations on packed frames, without padding and without mixing utterances.
+
+Utterances of equal length share one call; an utterance with a length of its own is computed alone. So the result
+for an utterance does not depend on its batch mates, and nothing is spent on padding.
+
+Shape letters: B utterances, T frames of one of them, N frames of all, D and E dims, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from allophone.batch import Packed
+from allophone.errors import ShapeError
+
+
+def length_groups(lengths: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """Which utterances have which length.
+
+    Returns:
+        Pairs (length, indices of the utterances that have it), in order of first appearance.
+
+    Example:
+        >>> length_groups([5, 3, 5])
+        [(5, (0, 2)), (3, (1,))]
+    """
+    groups: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        groups.setdefault(length, []).append(index)
+    return [(length, tuple(indices)) for length, indices in groups.items()]
+
+
+def by_length(packed: Packed, function: Callable[[Tensor], Tensor]) -> Packed:
+    """Apply a function that sees whole utterances to each group of equally long ones.
+
+    Args:
+        packed: Frames of B utterances, ``values`` of shape ``(N, D)``.
+        function: From ``(B, T, D)`` to ``(B, any number of frames, E)``; row b may depend on row b only.
+
+    Returns:
+        Its outputs end to end in the order of ``packed``; ``lengths`` follow the function's frames. One call when
+        all lengths are equal. Gradients flow.
+    """
+    groups = length_groups(packed.lengths)
+    if len(groups) == 1:
+        batch = len(packed.lengths)
+        output = function(packed.values.reshape(batch, groups[0][0], *packed.values.shape[1:]))
+        return Packed(output.flatten(0, 1), (output.shape[1],) * batch)
+    utterances = packed.split()
+    outputs: list[Tensor] = [packed.values] * len(utterances)
+    for _, indices in groups:
+        rows = function(_stack([utterances[index] for index in indices]))
+        for index, row in zip(indices, rows.unbind(0), strict=True):
+            outputs[index] = row
+    return Packed(torch.cat(outputs), tuple(len(output) for output in outputs))
+
+
+def _stack(rows: list[Tensor]) -> Tensor:
+    return rows[0][None] if len(rows) == 1 else torch.stack(rows)
+
+
+def packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Sequence[int],
+    bias: Callable[[int], Tensor] | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Scaled dot-product attention inside each utterance, never across two.
+
+    Args:
+        q: Queries of all utterances end to end, not yet scaled. Shape ``(N, H, head_dim)``.
+        k: Keys, same shape.
+        v: Values, same shape.
+        lengths: Frames of each utterance; they add up to N.
+        bias: From a length T to what is added to the scaled logits, shape ``(H, T, T)``; None adds nothing.
+        dropout: Share of attention weights set to zero; give 0 in evaluation.
+
+    Returns:
+        Shape ``(N, H, head_dim)``.
+
+    Raises:
+        ShapeError: The three tensors differ in shape, or ``lengths`` do not add up to N.
+
+    Source:
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1, equation 1. Deviations: none.
+    """
+    if not q.shape == k.shape == v.shape or q.dim() != 3 or sum(lengths) != len(q):
+        raise ShapeError(
+            f"packed_attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} and lengths that add up to "
+            f"{sum(lengths)}; expected three equal shapes (frames, heads, head_dim), as many frames as the lengths say."
+        )
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        mask = None if bias is None else bias(queries.shape[1]).to(queries.dtype)
+        q_heads, k_heads, v_heads = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+        attended = functional.scaled_dot_product_attention(q_heads, k_heads, v_heads, attn_mask=mask, dropout_p=dropout)
+        return attended.transpose(1, 2)
+
+    groups = length_groups(lengths)
+    if len(groups) == 1:
+        shape = (len(lengths), groups[0][0], *q.shape[1:])
+        return attend(q.reshape(shape), k.reshape(shape), v.reshape(shape)).flatten(0, 1)
+    split_q, split_k, split_v = (torch.split(tensor, list(lengths)) for tensor in (q, k, v))
+    outputs: list[Tensor] = [q] * len(lengths)
+    for _, indices in groups:
+        rows = attend(*(_stack([parts[index] for index in indices]) for parts in (split_q, split_k, split_v)))
+        for index, row in zip(indices, rows.unbind(0), strict=True):
+            outputs[index] = row
+    return torch.cat(outputs)

@@ -1,0 +1,354 @@
+"""k-means on sufficient statistics: any number of frames in bounded memory, and the codebook that comes of it.
+
+The frames are streamed once per iteration and never kept, except for one seeded reservoir sample in which k-means++
+seeds the centroids and a short Lloyd warms them up. Sums are float64 and the stream is re-cut into fixed tiles, so
+the result does not depend on how the caller cuts it into batches. A stream that fits into the reservoir is read once.
+
+Shape letters: n frames of one batch, D dim, K clusters, R frames in the reservoir. No feature file is ever written.
+
+Source:
+    Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++), with several candidates per step as scikit-learn has it;
+    Hsu et al. 2021, arXiv:2106.07447, section IV-B (the use). Deviation: full Lloyd instead of mini-batch k-means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allophone.errors import ConfigError, DataError, NumericsError, ShapeError
+from allophone.nn.codebook import Codebook, CodebookInfo
+from allophone.seeding import derive, numpy_generator
+
+__all__ = ["Batches", "Codebook", "CodebookInfo", "KMeansResult", "assign", "fit_kmeans", "reservoir_frames"]
+
+Batches = Callable[[], Iterable[Tensor]]
+"""Starts the same stream of frames ``(n, D)`` anew at every call."""
+
+TILE_FRAMES = 2048
+"""Frames whose distances to all centroids are held at once."""
+RESERVOIR_FRAMES_PER_CLUSTER = 256
+SEEDING_FRAMES_PER_CLUSTER = 64
+RESERVOIR_VALUES = 2**26
+"""Values that the default reservoir may hold (256 MiB), unless that were under 16 frames a cluster."""
+STARTS, START_ITERATIONS = 3, 4
+WARM_UP_ITERATIONS = 15
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KMeansResult:
+    """Centroids and how the frames of the stream fall on them."""
+
+    centroids: Tensor
+    """Shape ``(K, D)``, float32, on the device of the stream."""
+    inertia_per_frame: float
+    """Mean squared distance of a frame to its centroid, under these centroids."""
+    counts: Tensor
+    """Frames of each cluster, under these centroids. Shape ``(K,)``, int64."""
+    iterations: int
+    """Updates of the centroids over the whole stream."""
+
+    @property
+    def frames(self) -> int:
+        """Frames of the stream."""
+        return int(self.counts.sum())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Statistics:
+    sums: Tensor
+    """Sum of the centered frames of each cluster. Shape ``(K, D)``, float64."""
+    counts: Tensor
+    """Shape ``(K,)``, int64."""
+    inertia: float
+
+    @property
+    def frames(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def inertia_per_frame(self) -> float:
+        return self.inertia / self.frames
+
+
+def assign(frames: Tensor, centroids: Tensor) -> Tensor:
+    """Nearest centroid of each frame; the lowest number wins a tie.
+
+    Args:
+        frames: Shape ``(n, D)``, floating point.
+        centroids: Shape ``(K, D)``, floating point, same device.
+
+    Returns:
+        Shape ``(n,)``, int64, 0 to K - 1.
+
+    Raises:
+        ShapeError: The two do not have the same D.
+    """
+    if frames.ndim != 2 or centroids.ndim != 2 or frames.shape[1] != centroids.shape[1]:
+        raise ShapeError(
+            f"assign: frames {tuple(frames.shape)} and centroids {tuple(centroids.shape)} do not fit; expected (n, D) "
+            "and (K, D). The codebook belongs to another front end or layer."
+        )
+    center = centroids.float().mean(0)
+    centered = centroids.float() - center
+    labels = [_nearest(tile.float() - center, centered)[0] for tile in torch.split(frames, TILE_FRAMES)]
+    return torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64, device=frames.device)
+
+
+def fit_kmeans(
+    batches: Batches,
+    num_clusters: int,
+    *,
+    seed: int,
+    iterations: int = 20,
+    init_frames: int | None = None,
+    tolerance: float = 1e-4,
+    progress: Callable[[int, int], None] | None = None,
+) -> KMeansResult:
+    """Cluster a stream of frames in memory that does not grow with it.
+
+    Args:
+        batches: Starts the stream; called once per pass, and must yield the same frames every time. Each batch has
+            shape ``(n, D)``, floating point, any n.
+        num_clusters: K.
+        seed: Of the reservoir, of k-means++ and of the re-seeding of empty clusters.
+        iterations: At most so many updates over the whole stream; one more pass measures the result.
+        init_frames: Frames in the reservoir; default :func:`reservoir_frames`.
+        tolerance: Stop when an update improves the inertia by less than this share of it.
+        progress: Called with (passes done, passes at most).
+
+    Returns:
+        Centroids with the counts and the inertia that they have on the stream.
+
+    Raises:
+        ConfigError: ``num_clusters``, ``iterations`` or ``init_frames`` is out of range.
+        DataError: Fewer (distinct) frames than clusters, or the stream changes from one pass to the next.
+        ShapeError: A batch is not ``(n, D)``.
+        NumericsError: A frame is not finite.
+    """
+    if num_clusters < 1 or iterations < 1 or (init_frames is not None and init_frames < num_clusters):
+        raise ConfigError(
+            f"fit_kmeans: got num_clusters {num_clusters}, iterations {iterations}, init_frames {init_frames}; "
+            "expected at least one cluster, one iteration and as many init_frames as clusters."
+        )
+    tick = progress or (lambda done, total: None)
+    passes = iterations + 2
+    sample = _reservoir(batches, num_clusters, seed, init_frames)
+    tick(1, passes)
+    centroids = _seeded(sample, num_clusters, seed)
+    if not sample.complete:
+        centroids, _, _ = _lloyd(sample.stream, centroids, sample, seed, WARM_UP_ITERATIONS, 1e-3, lambda done: None)
+    stream = sample.stream if sample.complete else batches
+    centroids, statistics, updates = _lloyd(
+        stream, centroids, sample, seed, iterations, tolerance, lambda done: tick(done + 1, passes)
+    )
+    tick(passes, passes)
+    return KMeansResult(
+        centroids=centroids + sample.center,
+        inertia_per_frame=statistics.inertia_per_frame,
+        counts=statistics.counts,
+        iterations=updates,
+    )
+
+
+def reservoir_frames(num_clusters: int, dim: int) -> int:
+    """Frames of the default reservoir: 256 a cluster, fewer where that exceeds 256 MiB, but at least 16 a cluster."""
+    most = max(16 * num_clusters, RESERVOIR_VALUES // dim)
+    return min(RESERVOIR_FRAMES_PER_CLUSTER * num_clusters, most)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    frames: Tensor
+    """Shape ``(R, D)``, float32, in the order of the stream."""
+    center: Tensor
+    """Their mean; distances are taken after subtracting it, which keeps float32 exact. Shape ``(D,)``."""
+    seen: int
+    """Frames of the stream that the sample was drawn from."""
+
+    @property
+    def complete(self) -> bool:
+        return self.seen == len(self.frames)
+
+    def stream(self) -> Iterator[Tensor]:
+        yield self.frames
+
+
+def _reservoir(batches: Batches, num_clusters: int, seed: int, size: int | None) -> _Sample:
+    """Uniform sample without replacement: every frame draws a key, the frames with the lowest keys stay."""
+    generator = numpy_generator(seed, "k-means reservoir")
+    kept: list[Tensor] = []
+    keys, held, seen, bar = np.zeros(0), 0, 0, np.inf
+    for batch in _checked(batches):
+        size = size or reservoir_frames(num_clusters, batch.shape[1])
+        drawn = generator.random(len(batch))
+        seen += len(batch)
+        chosen = np.flatnonzero(drawn < bar)
+        kept.append(batch[torch.from_numpy(chosen).to(batch.device)].float())
+        keys = np.concatenate([keys, drawn[chosen]])
+        held += len(chosen)
+        if held > size + max(size // 4, TILE_FRAMES):
+            kept, keys = _lowest(kept, keys, size)
+            held, bar = size, keys.max()
+    if seen < num_clusters:
+        raise DataError(f"fit_kmeans: the stream has {seen} frames, {num_clusters} clusters need at least as many.")
+    assert size is not None
+    frames = torch.cat(_lowest(kept, keys, min(size, held))[0])
+    return _Sample(frames, frames.double().mean(0).float(), seen)
+
+
+def _lowest(kept: list[Tensor], keys: np.ndarray, size: int) -> tuple[list[Tensor], np.ndarray]:
+    """The ``size`` frames with the lowest keys, still in the order of the stream."""
+    frames = torch.cat(kept)
+    if len(keys) == size:
+        return [frames], keys
+    rows = np.sort(np.argpartition(keys, size - 1)[:size])
+    return [frames[torch.from_numpy(rows).to(frames.device)]], keys[rows]
+
+
+def _seeded(sample: _Sample, num_clusters: int, seed: int) -> Tensor:
+    """The best of a few k-means++ starts, each judged on the sample after a few updates. Shape ``(K, D)``, centered."""
+    starts = []
+    for attempt in range(STARTS):
+        centroids = _plus_plus(sample.frames - sample.center, num_clusters, derive(seed, "start", attempt))
+        centroids, statistics, _ = _lloyd(
+            sample.stream, centroids, sample, seed, START_ITERATIONS, 0.0, lambda done: None
+        )
+        starts.append((statistics.inertia, attempt, centroids))
+    return min(starts)[2]
+
+
+def _plus_plus(frames: Tensor, num_clusters: int, seed: int) -> Tensor:
+    """Greedy k-means++ on the first frames of a random order. ``frames`` centered, ``(R, D)``; returns ``(K, D)``."""
+    generator = numpy_generator(seed, "k-means++")
+    rows = generator.permutation(len(frames))[: SEEDING_FRAMES_PER_CLUSTER * num_clusters]
+    frames = frames[torch.from_numpy(np.sort(rows)).to(frames.device)]
+    norms = frames.square().sum(1)
+    trials = 2 + int(math.log(num_clusters))
+    chosen = torch.from_numpy(generator.integers(len(frames), size=1)).to(frames.device)
+    closest = _squared_distances(frames, norms, chosen)[:, 0]
+    picked = [chosen]
+    for found in range(1, num_clusters):
+        cumulative = closest.double().cumsum(0)
+        if float(cumulative[-1]) <= 0:
+            raise DataError(
+                f"fit_kmeans: only {found} distinct frames among {len(frames)}, expected {num_clusters} clusters. "
+                "Use fewer clusters or more audio; constant or silent audio has almost no distinct frames."
+            )
+        draws = torch.from_numpy(generator.random(trials)).to(cumulative) * cumulative[-1]
+        candidates = torch.searchsorted(cumulative, draws, right=True).clamp_max(len(frames) - 1)
+        options = torch.minimum(closest[:, None], _squared_distances(frames, norms, candidates))
+        best = int(options.sum(0, dtype=torch.float64).argmin())
+        closest = options[:, best].contiguous()
+        picked.append(candidates[best : best + 1])
+    return frames[torch.cat(picked)]
+
+
+def _squared_distances(frames: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
+    """From all frames ``(R, D)`` to some of them ``(m,)``; rounding noise counts as 0. Shape ``(R, m)``."""
+    scale = norms[:, None] + norms[rows]
+    distances = scale - 2.0 * frames @ frames[rows].T
+    return distances.where(distances > 1e-6 * scale, 0.0)
+
+
+def _lloyd(
+    batches: Batches,
+    centroids: Tensor,
+    sample: _Sample,
+    seed: int,
+    iterations: int,
+    tolerance: float,
+    tick: Callable[[int], None],
+) -> tuple[Tensor, _Statistics, int]:
+    """Centered centroids, their statistics on the stream, and how many updates led to them."""
+    last: _Statistics | None = None
+    for update in range(iterations + 1):
+        now = _statistics(batches, centroids, sample.center)
+        tick(update + 1)
+        if last is not None and now.frames != last.frames:
+            raise DataError(
+                f"fit_kmeans: the stream had {last.frames} frames in one pass and {now.frames} in the next; it must "
+                "yield the same frames every time it is started."
+            )
+        settled = last is not None and last.inertia - now.inertia <= tolerance * last.inertia
+        if update == iterations or (settled and bool((now.counts > 0).all())):
+            return centroids, now, update
+        centroids = _updated(centroids, now, sample, seed + update)
+        last = now
+    raise AssertionError("unreachable: the last iteration returns")
+
+
+def _updated(centroids: Tensor, statistics: _Statistics, sample: _Sample, seed: int) -> Tensor:
+    """Means of the clusters; an empty one moves to a sampled frame, drawn by its distance to the nearest centroid."""
+    counts = statistics.counts
+    means = (statistics.sums / counts.clamp_min(1)[:, None]).float()
+    centroids = torch.where(counts[:, None] > 0, means, centroids)
+    empty = (counts == 0).nonzero()[:, 0]
+    if len(empty):
+        distances = [_nearest(tile - sample.center, centroids)[1] for tile in torch.split(sample.frames, TILE_FRAMES)]
+        weights = torch.cat(distances).double().cpu().numpy()
+        number = min(len(empty), int((weights > 0).sum()))
+        rows = numpy_generator(seed, "empty clusters").choice(
+            len(weights), size=number, replace=False, p=weights / weights.sum() if number else None
+        )
+        centroids[empty[:number]] = sample.frames[torch.from_numpy(rows).to(centroids.device)] - sample.center
+    return centroids
+
+
+def _statistics(batches: Batches, centroids: Tensor, center: Tensor) -> _Statistics:
+    """One pass over the stream."""
+    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=centroids.device)
+    counts = torch.zeros(len(centroids), dtype=torch.int64, device=centroids.device)
+    inertia = torch.zeros((), dtype=torch.float64, device=centroids.device)
+    for tile in _tiles(_checked(batches)):
+        frames = tile.float() - center
+        labels, distances = _nearest(frames, centroids)
+        sums.index_add_(0, labels, frames.double())
+        counts += torch.bincount(labels, minlength=len(centroids))
+        inertia += distances.sum(dtype=torch.float64)
+    return _Statistics(sums=sums, counts=counts, inertia=float(inertia))
+
+
+def _nearest(frames: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels and squared distances of a tile, both ``(n,)``; frames and centroids centered alike."""
+    scores = torch.addmm(centroids.square().sum(1), frames, centroids.T, alpha=-2.0)
+    lowest, labels = scores.min(1)
+    return labels, (lowest + frames.square().sum(1)).clamp_min(0.0)
+
+
+def _tiles(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same frames cut anew into ``TILE_FRAMES`` and a rest, so that the caller's cuts leave no trace."""
+    waiting: list[Tensor] = []
+    held = 0
+    for batch in batches:
+        waiting.append(batch)
+        held += len(batch)
+        if held >= TILE_FRAMES:
+            *full, rest = torch.split(torch.cat(waiting), TILE_FRAMES)
+            if len(rest) == TILE_FRAMES:
+                full, rest = [*full, rest], rest[:0]
+            yield from full
+            waiting, held = [rest], len(rest)
+    if held:
+        yield torch.cat(waiting)
+
+
+def _checked(batches: Batches) -> Iterator[Tensor]:
+    """The batches that have frames, detached; refuses what is not a finite ``(n, D)`` of one D."""
+    dim: int | None = None
+    for number, batch in enumerate(batches()):
+        if batch.ndim != 2 or not batch.is_floating_point() or batch.shape[1] != (dim or batch.shape[1]):
+            raise ShapeError(
+                f"fit_kmeans: batch {number} is {batch.dtype} of shape {tuple(batch.shape)}, expected floating point "
+                f"of shape (frames, {dim or 'dim'})."
+            )
+        dim = batch.shape[1]
+        if not bool(torch.isfinite(batch).all()):
+            raise NumericsError(f"fit_kmeans: batch {number} holds NaN or infinite values; check audio and model.")
+        if len(batch):
+            yield batch.detach()

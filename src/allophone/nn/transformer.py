@@ -1,0 +1,100 @@
+"""Transformer layers on packed frames: everything that works on one frame at a time is one product over all frames.
+
+Source: Vaswani et al. 2017, arXiv:1706.03762; pre-norm as in Baevski et al. 2020, arXiv:2006.11477 (large models).
+Module and parameter names are those of the HuBERT and wav2vec 2.0 models in ``transformers``. Every projection is a
+called ``nn.Linear``, so that adapters which wrap modules take effect. No layer drop.
+Shape letters: N frames of all utterances, D dim, F inner dim, H heads.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from allophone.batch import Packed
+from allophone.nn.attention import packed_attention
+from allophone.nn.convolution import activation
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention within each utterance."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.q_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, hidden: Packed) -> Tensor:
+        """Packed ``(N, D)`` to ``(N, D)``."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (projection(hidden.values).unflatten(-1, (self.num_heads, -1)) for projection in projections)
+        dropout = self.dropout if self.training else 0.0
+        attended: Tensor = self.out_proj(packed_attention(q, k, v, hidden.lengths, dropout=dropout).flatten(1))
+        return attended
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, Linear."""
+
+    def __init__(self, dim: int, inner_dim: int, activation_name: str, inner_dropout: float, dropout: float) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(dim, inner_dim)
+        self.intermediate_dropout = nn.Dropout(inner_dropout)
+        self.output_dense = nn.Linear(inner_dim, dim)
+        self.output_dropout = nn.Dropout(dropout)
+        self.activation = activation(activation_name)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``(N, D)`` to ``(N, D)``."""
+        inner = self.intermediate_dropout(self.activation(self.intermediate_dense(values)))
+        output: Tensor = self.output_dropout(self.output_dense(inner))
+        return output
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each with a residual and a layer norm.
+
+    Args:
+        dim: Width D.
+        num_heads: Heads; must divide ``dim``.
+        inner_dim: Width F of the feed-forward part.
+        activation_name: One of :data:`allophone.nn.convolution.ACTIVATIONS`.
+        norm_first: Normalize before each part (pre-norm) rather than after each sum (post-norm).
+        norm_eps: Added to variances.
+        dropout: After attention and after the feed-forward part.
+        attention_dropout: On attention weights.
+        inner_dropout: Inside the feed-forward part.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        inner_dim: int,
+        activation_name: str = "gelu",
+        *,
+        norm_first: bool,
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        inner_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.attention = SelfAttention(dim, num_heads, attention_dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.feed_forward = FeedForward(dim, inner_dim, activation_name, inner_dropout, dropout)
+        self.final_layer_norm = nn.LayerNorm(dim, eps=norm_eps)
+
+    def forward(self, hidden: Packed) -> Packed:
+        """Packed ``(N, D)`` to packed ``(N, D)``."""
+        values = hidden.values
+        if self.norm_first:
+            values = values + self.dropout(self.attention(hidden.with_values(self.layer_norm(values))))
+            return hidden.with_values(values + self.feed_forward(self.final_layer_norm(values)))
+        values = self.layer_norm(values + self.dropout(self.attention(hidden)))
+        return hidden.with_values(self.final_layer_norm(values + self.feed_forward(values)))

@@ -1,0 +1,438 @@
+"""Adding a language, from a folder of recordings to a language pack, a ledger and a page that tells what happened."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from allophone.config import config_hash, to_dict
+from allophone.data.corpus import Corpus
+from allophone.data.splits import split_corpus
+from allophone.errors import DataError
+from allophone.evaluate.forgetting import PosteriorSource, Spoken
+from allophone.evaluate.measurements import Measurement, System, changes, save_measurements, scores
+from allophone.evaluate.protocol import FrameSource
+from allophone.evaluate.report import write_report
+from allophone.evaluate.report_content import Clip, Curve, ReportContent
+from allophone.models.build import Encoder
+from allophone.models.conversion import model_hash, save_encoder
+from allophone.nn.codebook import Codebook
+from allophone.recipes.ledger import (
+    LedgerConfig,
+    draw_rows,
+    language_rows,
+    main_voices,
+    masked_rows,
+    retrieval_rows,
+    spoken,
+    systems_of,
+    text_rows,
+    voice_pair,
+)
+from allophone.run.execute import HEADS, Report, counted, silent, subset, usable, waveforms
+from allophone.run.expansion import Base, ExpandConfig, Expanded, expand_encoder, merge
+from allophone.run.starter import STARTER, open_base, starter_corpus
+from allophone.text.languages import parse_language
+from allophone.text.normalize import normalize
+from allophone.units.encode import encode_units
+from allophone.units.fit import fit_codebook
+
+KEEP = ("spa", "fra", "rus")
+"""Languages that are kept when nothing is said and the base is the starter."""
+FAST = LedgerConfig(probe_steps=250, few=(None,), most_test_clips=80, most_train_clips=300, kept_text=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpandResult:
+    """What an expansion leaves in its folder."""
+
+    out: Path
+    report: Path
+    """The page."""
+    pack: Path
+    """Language pack: PEFT adapter, codebook, heads."""
+    model: Path
+    """The adapted encoder with the adapter merged in, as a Hugging Face folder."""
+    measurements: tuple[Measurement, ...]
+    seconds: float
+    """Time of this call."""
+
+
+def expand(
+    base: str | Path,
+    corpus: Corpus | Path | str,
+    *,
+    language: str,
+    out: Path,
+    keep: Sequence[str] = (),
+    config: ExpandConfig | None = None,
+    ledger: LedgerConfig | None = None,
+    known: Sequence[Measurement] = (),
+    report: Report = silent,
+) -> ExpandResult | None:
+    """Add a language to a model.
+
+    Args:
+        base: ``starter``, a model folder or a hub id.
+        corpus: Recordings: a corpus, or anything that ``Corpus.open`` reads.
+        language: The new language, in any tag.
+        out: Run folder; the same call again goes on where it stopped.
+        keep: Languages that must not get worse; looked for in ``corpus`` and in the starter corpus. Empty = Spanish,
+            French and Russian when the base is the starter.
+        config: How the model is adapted.
+        ledger: How much is measured.
+        known: Measurements of the systems that do not change (filter bank, random encoder, before), with this seed.
+        report: Told how far each stage is.
+
+    Returns:
+        None when a signal stopped it.
+
+    Raises:
+        AllophoneError: The language is unknown or not in the corpus, recordings or model cannot be read, ...
+    """
+    started = time.monotonic()
+    config, ledger = config or ExpandConfig(), ledger or LedgerConfig()
+    tag = parse_language(language).tag
+    opened = open_recordings(corpus, language, report)
+    new = with_splits(opened.where(language=language), config.seed)
+    tag = new.languages()[0]
+    model, where = open_base(base)
+    kept = kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
+    together = None
+    for one in kept.values():
+        together = one if together is None else merge(together, one)
+    main = main_voices(new)
+    expanded = expand_encoder(
+        model, main, None if together is None else main_voices(together), config, out, report=report
+    )
+    if expanded is None:
+        return None
+    adapted = expanded.expansion.artifact()
+    languages = {tag: new, **kept}
+    found = masked_rows(model, expanded, languages, ledger, config.seed, report)
+    found += frame_rows(model, expanded, adapted, languages, tag, ledger, config.seed, known, report)  # type: ignore[arg-type]
+    save_measurements(found, out / "measurements.parquet")
+    codebook = own_codebook(adapted, expanded, main, together, config, report)  # type: ignore[arg-type]
+    folder = out / "model"
+    card = model_card(where, tag, new, config)
+    save_encoder(adapted, folder, card, parents=[model_hash(model.encoder)], created_by="allophone expand")  # type: ignore[arg-type]
+    codebook.save(folder)
+    pack = save_pack(expanded, codebook, model, out / "pack", card)
+    page = write_report(
+        report_content(where, model, expanded, adapted, codebook, new, kept, found, out, pack, config),  # type: ignore[arg-type]
+        out / "report.html",
+    )
+    seconds = time.monotonic() - started
+    write_result(out, found, config, new, model, seconds)
+    return ExpandResult(
+        out=out, report=page, pack=pack, model=folder, measurements=tuple(found), seconds=seconds
+    )
+
+
+def open_recordings(corpus: Corpus | Path | str, language: str, report: Report) -> Corpus:
+    """The corpus itself, or one made from a folder or manifest; ``language`` serves where the source names none."""
+    if isinstance(corpus, Corpus):
+        return corpus
+    told = counted(report("Reading recordings"))
+    if (Path(corpus) / "corpus.parquet").is_file():
+        return Corpus.open(corpus)
+    return Corpus.open(corpus, language=language, progress=told)
+
+
+def with_splits(corpus: Corpus, seed: int) -> Corpus:
+    """The corpus with a leak-safe split; one that has a training and a test split keeps it.
+
+    Where nothing says what is said, every recording counts as content of its own.
+
+    Raises:
+        DataError: There is no utterance.
+    """
+    if len(corpus) == 0:
+        raise DataError(
+            "No utterance is in the new language. Give the language that the corpus has, or pass a plain folder of "
+            "recordings with --language."
+        )
+    present = {row.split for row in corpus}
+    if {"train", "test"} <= present:
+        return corpus
+    texts = tuple(
+        row if row.group or not row.text else replace(row, group="text:" + normalize(row.text, row.language))
+        for row in corpus
+    )
+    return split_corpus(corpus.with_utterances(texts), dev=0.0, test=0.25, by=("group",), seed=seed)
+
+
+def kept_corpora(opened: Corpus, keep: Sequence[str], new: Corpus) -> dict[str, Corpus]:
+    """Audio of each language to keep, from the given corpus or, where it has none, from the starter corpus.
+
+    Raises:
+        DataError: Neither has recordings of a language.
+    """
+    found: dict[str, Corpus] = {}
+    own_languages = set(new.languages())
+    for language in keep:
+        one = opened.where(language=language)
+        if len(one) == 0:
+            one = starter_corpus().where(language=language)
+        if len(one) == 0:
+            raise DataError(
+                f"No recordings of {language!r} to keep: neither the given corpus nor the starter corpus has any. "
+                "Add some to the corpus, or leave the language out of --keep."
+            )
+        one = one if {"train", "test"} <= {row.split for row in one} else with_splits(one, 0)
+        if not set(one.languages()) & own_languages:
+            found[one.languages()[0]] = one
+    return found
+
+
+def frame_rows(
+    base: Base,
+    expanded: Expanded,
+    adapted: Encoder,
+    languages: dict[str, Corpus],
+    new: str,
+    config: LedgerConfig,
+    seed: int,
+    known: Sequence[Measurement],
+    report: Report,
+) -> list[Measurement]:
+    """Everything that is measured on frames, for the systems that ``known`` does not have."""
+    systems = systems_of(base, adapted, seed)
+    posteriors: dict[System, FrameSource] = {"after": PosteriorSource("after", expanded.expansion.method)}
+    method = base.method()
+    if method is not None:
+        posteriors["before"] = PosteriorSource("before", method)
+    if known:
+        systems, posteriors = {"after": systems["after"]}, {"after": posteriors["after"]}
+    return [
+        *(one for one in known if one.language in languages),
+        *measure_frames(systems, posteriors, languages, new, config, seed, report),
+    ]
+
+
+def measure_frames(
+    systems: dict[System, FrameSource],
+    posteriors: dict[System, FrameSource],
+    languages: dict[str, Corpus],
+    new: str | None,
+    config: LedgerConfig,
+    seed: int,
+    report: Report,
+    *,
+    everything: bool = False,
+) -> list[Measurement]:
+    """Retrieval, text and language identification of some systems.
+
+    Args:
+        systems: Rows with frames.
+        posteriors: Rows with unit posteriors.
+        languages: Corpus of each language.
+        new: The language whose text is always probed; None probes all.
+        config: How much.
+        seed: Of probes and the random encoder.
+        report: Told how far each stage is.
+        everything: Retrieve over all shared prompts, for encoders that heard none of them.
+    """
+    pairs: dict[str, tuple[Spoken, Spoken]] = {}
+    choosing: dict[str, tuple[Spoken, Spoken]] = {}
+    for language, corpus in languages.items():
+        for target, every in ((pairs, everything), (choosing, True)):
+            pair = voice_pair(corpus, config, everything=every)
+            if pair is not None:
+                target[language] = (spoken(corpus, pair[0]), spoken(corpus, pair[1]))
+    found = retrieval_rows(systems, posteriors, pairs, choosing, seed, report)
+    probed = languages if new is None or config.kept_text else {new: languages[new]}
+    found += text_rows(systems, probed, config, seed, report)
+    return found + language_rows(systems, languages, config, seed, report)
+
+
+def own_codebook(
+    adapted: Encoder, expanded: Expanded, new: Corpus, kept: Corpus | None, config: ExpandConfig, report: Report
+) -> Codebook:
+    """Units of the adapted encoder, clustered on new and kept languages together (preservation by re-clustering)."""
+    targets = expanded.config.targets
+    layer = targets.layer if targets.layer is not None else adapted.num_layers // 2
+    pool, _ = usable(new if kept is None or not config.recluster else merge(new, kept), expanded.config.data)
+    rows = subset(pool.utterances, config.fit_hours, config.seed)
+    return fit_codebook(
+        waveforms(pool, rows),
+        "model",
+        expanded.codebook.info.num_units,
+        seed=config.seed,
+        encoder=adapted,
+        layer=layer,
+        normalization=targets.normalization,
+        speakers={row.id: row.speaker for row in rows} if targets.normalization == "voice" else None,
+        init_frames=2**18,
+        parent=expanded.codebook.hash,
+        progress=counted(report("Units of the adapted encoder")),
+    )
+
+
+def save_pack(expanded: Expanded, codebook: Codebook, base: Base, folder: Path, card: str) -> Path:
+    """Write the language pack: what PEFT loads, and what only allophone reads beside it."""
+    expanded.expansion.save_pack(folder)
+    codebook.save(folder)
+    method = expanded.expansion.method
+    save_file(
+        {
+            "final_proj.weight": method.final_proj.weight.detach().contiguous(),
+            "final_proj.bias": method.final_proj.bias.detach().contiguous(),
+            "label_embeddings": method.label_embeddings.detach().contiguous(),
+        },
+        folder / HEADS,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    lineage = {
+        "format": "allophone-pack-1",
+        "base_model_hash": model_hash(base.encoder),
+        "codebook_hash": codebook.hash,
+        "targets_codebook_hash": expanded.codebook.hash,
+    }
+    (folder / "allophone.json").write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def model_card(base: Path | str, language: str, new: Corpus, config: ExpandConfig) -> str:
+    """Short card of model and pack."""
+    name = base.name if isinstance(base, Path) else base
+    licences = sorted({row.licence for row in new if row.licence})
+    return (
+        f"---\nlanguage: {language.split('_')[0]}\nbase_model: {name}\nbase_model_relation: adapter\n"
+        f"library_name: peft\n---\n\n# {language} added to {name}\n\nMade by `allophone expand` from "
+        f"{sum(new.hours().values()):.2f} h of {language} (licences: {', '.join(licences) or 'not stated'}); rank "
+        f"{config.rank}, {config.steps} updates, seed {config.seed}. The ledger of gains and losses is the report.\n"
+    )
+
+
+def report_content(
+    where: Path | str,
+    base: Base,
+    expanded: Expanded,
+    adapted: Encoder,
+    codebook: Codebook,
+    new: Corpus,
+    kept: dict[str, Corpus],
+    found: Sequence[Measurement],
+    out: Path,
+    pack: Path,
+    config: ExpandConfig,
+) -> ReportContent:
+    """Gather what stands on the page."""
+    tag = new.languages()[0]
+    name = parse_language(tag).name
+    trained = [row for row in main_voices(new) if row.split == "train"]
+    speakers = {row.speaker for row in trained if row.speaker}
+    share = 100 * expanded.trainable / expanded.parameters
+    facts = (
+        ("Audio added", f"{sum(row.duration_seconds for row in trained) / 3600:.2f} h, {len(trained)} recordings"),
+        ("Voices", str(len(speakers)) if speakers else "not stated"),
+        ("Trained parameters", f"{expanded.trainable:,} of {expanded.parameters:,} ({share:.3f} %)"),
+        ("Method", f"LoRA rank {config.rank}, {config.steps} updates, {config.iterations} iteration(s)"),
+        ("Preservation", preservation(config)),
+        ("Seed", str(config.seed)),
+        ("Base model hash", model_hash(base.encoder)),
+        ("Corpus hash", new.hash),
+        ("Codebook hash", codebook.hash),
+        ("Settings hash", config_hash(config)),
+    )
+    return ReportContent(
+        title=f"{name} added to {where.name if isinstance(where, Path) else where}",
+        new_language=tag,
+        new_language_name=name,
+        kept_languages=tuple(kept),
+        base_model=str(where.name if isinstance(where, Path) else where),
+        facts=facts,
+        measurements=tuple(found),
+        curves=curves(out / expanded.config.name),
+        clips=clips(base, adapted, codebook, new),
+        warnings=warnings(new, speakers),
+        commands=(f"allophone expand --base {where if isinstance(where, str) else STARTER} --corpus FOLDER --language {tag}",),
+        pack_path=str(pack),
+    )
+
+
+def preservation(config: ExpandConfig) -> str:
+    """The two measures against forgetting, in words."""
+    used = [name for name, on in (("data combination", config.combine), ("re-clustering", config.recluster)) if on]
+    return " and ".join(used) or "none"
+
+
+def curves(folder: Path) -> tuple[Curve, ...]:
+    """Training loss of LoRA and of the control, from their journals."""
+    found = []
+    for name, title in (("lora", "LoRA"), ("control", "head only")):
+        lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        points = [(line["step"], line["loss_masked"]) for line in lines if "loss_masked" in line]
+        found.append(Curve(name=title, steps=[p[0] for p in points], values=[p[1] for p in points]))
+    return tuple(found)
+
+
+def clips(base: Base, adapted: Encoder, codebook: Codebook, new: Corpus, count: int = 3) -> tuple[Clip, ...]:
+    """Held-out recordings with the units that were heard before and after."""
+    rows = draw_rows([row for row in main_voices(new) if row.split == "test" and row.duration_seconds < 8], count)
+    found = []
+    for row in rows:
+        waveform = new.audio(row)
+        heard = []
+        for encoder, book in ((base.encoder, base.codebook), (adapted, codebook)):
+            if book is None:
+                heard.append("")
+                continue
+            units = encode_units(lambda w=waveform, i=row.id: [(i, w)], book, encoder=encoder)[row.id].tolist()
+            heard.append(" ".join(str(u) for u, last in zip(units, [None, *units], strict=False) if u != last))
+        found.append(
+            Clip(
+                audio=waveform,
+                caption=f"{row.language}, never trained on",
+                text=row.text or "",
+                units_before=heard[0],
+                units_after=heard[1],
+            )
+        )
+    return tuple(found)
+
+
+def warnings(new: Corpus, speakers: set[str]) -> tuple[str, ...]:
+    """What a reader must know before believing the numbers."""
+    found = []
+    if len(speakers) == 1:
+        found.append("All training audio of the new language is one voice: what was learned may be this voice.")
+    if not speakers:
+        found.append("The recordings name no speakers, so test and training may share voices.")
+    if not any(row.text for row in new):
+        found.append("The recordings have no texts: reading (character error) could not be measured.")
+    held_out = sum(row.split == "test" for row in new)
+    if held_out < 20:
+        found.append(f"Only {held_out} recordings are held out; the intervals are wide.")
+    if new.quarantined:
+        reasons = sorted({one.reason for one in new.quarantined})
+        found.append(f"{len(new.quarantined)} recordings were left out: {'; '.join(reasons[:5])}.")
+    return tuple(found)
+
+
+def write_result(
+    out: Path, found: Sequence[Measurement], config: ExpandConfig, new: Corpus, base: Base, seconds: float
+) -> None:
+    """``result.json``: scores and changes with their signature."""
+    result = {
+        "format": "allophone-result-1",
+        "language": new.languages()[0],
+        "signature": {
+            "model": model_hash(base.encoder),
+            "corpus": new.hash,
+            "settings": config_hash(config),
+            "seed": config.seed,
+            "normalizer": "allophone.text.normalize",
+        },
+        "config": to_dict(config),
+        "seconds": round(seconds, 1),
+        "scores": [to_dict(score) for score in scores(found)],
+        "changes": [to_dict(change) for change in changes(found)],
+    }
+    (out / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,273 @@
+"""Which scores an expansion is judged by, on which recordings, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from allophone.data.corpus import Corpus
+from allophone.data.utterance import Utterance
+from allophone.evaluate.forgetting import (
+    PosteriorSource,
+    Spoken,
+    chance_masked_loss,
+    chance_retrieval,
+    chance_text,
+    choose_layer,
+    measure_languages,
+    measure_masked_loss,
+    measure_retrieval,
+    measure_text,
+)
+from allophone.evaluate.measurements import Measurement, System
+from allophone.evaluate.protocol import FrameSource
+from allophone.evaluate.sources import EncoderSource, FilterbankSource
+from allophone.methods.masked_prediction import MaskedPrediction
+from allophone.models.build import Encoder, build_encoder
+from allophone.run.execute import Report, aligned_units, silent, waveforms
+from allophone.run.expansion import Base, Expanded
+from allophone.seeding import derive, numpy_generator
+from allophone.units.encode import encode_units
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerConfig:
+    """How much is measured; fewer clips and steps for the quick look."""
+
+    probe_steps: int = 600
+    """Updates of each linear probe."""
+    few: tuple[int | None, ...] = (None, 150)
+    """Labelled clips; None = all."""
+    most_test_clips: int = 250
+    """Held-out utterances of one language, drawn by id."""
+    most_train_clips: int = 900
+    """Labelled utterances of one language."""
+    kept_text: bool = True
+    """Whether kept languages get a text probe too."""
+    min_pair_prompts: int = 20
+    """Fewest prompts that two voices must share to be compared."""
+
+
+def spoken(corpus: Corpus, rows: Iterable[Utterance]) -> Spoken:
+    """Decode utterances."""
+    rows = list(rows)
+    return Spoken(
+        ids=tuple(row.id for row in rows),
+        waveforms=tuple(corpus.audio(row) for row in rows),
+        texts=tuple(row.text for row in rows),
+        groups=tuple(row.group for row in rows),
+        speakers=tuple(row.speaker for row in rows),
+    )
+
+
+def draw_rows(rows: list[Utterance], most: int) -> list[Utterance]:
+    """At most ``most`` utterances, always the same ones."""
+    ordered = sorted(rows, key=lambda row: row.id)
+    if len(ordered) <= most:
+        return ordered
+    order = numpy_generator(0, "ledger").permutation(len(ordered))[:most]
+    return [ordered[index] for index in sorted(order)]
+
+
+def main_voices(corpus: Corpus) -> Corpus:
+    """Utterances of speakers that have a training split; a second voice is kept for retrieval alone."""
+    trained = {row.speaker for row in corpus if row.split == "train"}
+    return corpus.with_utterances(tuple(row for row in corpus if row.speaker in trained))
+
+
+def voice_pair(corpus: Corpus, config: LedgerConfig, *, everything: bool) -> tuple[list[Utterance], list[Utterance]] | None:
+    """Two voices of one language that share prompts, the trained one first; None where there are none.
+
+    Args:
+        corpus: One language.
+        config: Fewest prompts.
+        everything: All shared prompts; otherwise only those that are not in the first voice's training split.
+    """
+    voices: dict[str, dict[str, Utterance]] = {}
+    for row in corpus:
+        if row.group is not None and row.speaker is not None:
+            voices.setdefault(row.speaker, {}).setdefault(row.group, row)
+    trained = {row.speaker for row in corpus if row.split == "train"}
+    best: tuple[list[Utterance], list[Utterance]] | None = None
+    for first in sorted(trained & set(voices)):  # type: ignore[type-var]
+        for second in sorted(set(voices) - trained):
+            shared = sorted(set(voices[first]) & set(voices[second]))
+            shared = [group for group in shared if everything or voices[first][group].split != "train"]
+            if len(shared) >= config.min_pair_prompts and (best is None or len(shared) > len(best[0])):
+                best = [voices[first][g] for g in shared], [voices[second][g] for g in shared]
+    return best
+
+
+def systems_of(base: Base, adapted: Encoder, seed: int) -> dict[System, FrameSource]:
+    """The rows of every table that have frames."""
+    torch.manual_seed(derive(seed, "random encoder"))
+    random = build_encoder(base.encoder.config).eval()
+    stack = round(base.encoder.clock.hop / 160)
+    return {
+        "filter bank": FilterbankSource(stack),
+        "random encoder": EncoderSource("random encoder", random),
+        "before": EncoderSource("before", base.encoder),
+        "after": EncoderSource("after", adapted),
+    }
+
+
+def masked_rows(
+    base: Base, expanded: Expanded, corpora: dict[str, Corpus], config: LedgerConfig, seed: int, report: Report = silent
+) -> list[Measurement]:
+    """Masked-prediction loss under the new units and under the base's, for every language."""
+    found: list[Measurement] = []
+    clock, collate = base.encoder.clock, expanded.config.data.collate
+    own = {"head only": expanded.control, "after": expanded.expansion.method}
+    base_method = base.method()
+    told = report("Masked prediction")
+    for number, (language, corpus) in enumerate(corpora.items()):
+        held_out = spoken(corpus, draw_rows([row for row in main_voices(corpus) if row.split == "test"], config.most_test_clips))
+        training = [row.id for row in main_voices(corpus) if row.split == "train"]
+        labels = expanded.config.targets.labels_per_frame
+        units = aligned_units(expanded.units, corpus.utterances, clock, labels)
+        for system, method in own.items():
+            found.append(
+                measure_masked_loss(
+                    system,  # type: ignore[arg-type]
+                    method,
+                    held_out,
+                    units,
+                    clock,
+                    collate,
+                    measure="masked_loss_own_units",
+                    language=language,
+                    seed=seed,
+                )
+            )
+        found.append(chance_masked_loss(found[-1], units, training, expanded.codebook.info.num_units))
+        if base_method is not None:
+            found += _base_units_rows(base, base_method, expanded, corpus, held_out, training, language, seed)
+        told(number + 1, len(corpora), {})
+    return found
+
+
+def _base_units_rows(
+    base: Base,
+    method: MaskedPrediction,
+    expanded: Expanded,
+    corpus: Corpus,
+    held_out: Spoken,
+    training: list[str],
+    language: str,
+    seed: int,
+) -> list[Measurement]:
+    """The base's own units and head, around its encoder and around the adapted one."""
+    assert base.codebook is not None
+    clock = base.encoder.clock
+    of_voice = base.codebook.info.normalization == "voice"
+    encoded = encode_units(
+        waveforms(corpus, corpus.utterances),
+        base.codebook,
+        encoder=base.encoder,
+        speakers={row.id: row.speaker for row in corpus} if of_voice else None,
+    )
+    units = aligned_units(encoded, corpus.utterances, clock, method.config.labels_per_frame)
+    grafted = MaskedPrediction(expanded.expansion.encoder, method.config)
+    grafted.final_proj, grafted.label_embeddings = method.final_proj, method.label_embeddings
+    pairs: list[tuple[System, MaskedPrediction]] = [("before", method), ("after", grafted)]
+    found = [
+        measure_masked_loss(
+            system,
+            one,
+            held_out,
+            units,
+            clock,
+            expanded.config.data.collate,
+            measure="masked_loss_base_units",
+            language=language,
+            seed=seed,
+        )
+        for system, one in pairs
+    ]
+    return [*found, chance_masked_loss(found[0], units, training, base.codebook.info.num_units)]
+
+
+def retrieval_rows(
+    systems: dict[System, FrameSource],
+    posteriors: dict[System, FrameSource],
+    pairs: dict[str, tuple[Spoken, Spoken]],
+    choosing: dict[str, tuple[Spoken, Spoken]],
+    seed: int,
+    report: Report = silent,
+) -> list[Measurement]:
+    """Same prompt in another voice, for each pair of voices; every system picks its layer on other pairs.
+
+    Args:
+        systems: Rows with frames.
+        posteriors: Rows with unit posteriors.
+        pairs: Language to its two voices, held-out prompts.
+        choosing: Language to two voices on which a layer may be chosen; never the language reported on.
+        seed: Of the random encoder and the adaptation.
+        report: Told how far it is.
+    """
+    found: list[Measurement] = []
+    told, total = report("Same prompt, other voice"), max(1, len(pairs) * len(systems))
+    chosen: dict[tuple[System, str], int] = {}
+    for number, (language, (first, second)) in enumerate(pairs.items()):
+        others = [other for other in choosing if other != language]
+        for index, (system, source) in enumerate(systems.items()):
+            if others and (system, others[0]) not in chosen:
+                chosen[system, others[0]] = choose_layer(source, *choosing[others[0]])
+            layer = chosen[system, others[0]] if others else source.layers - 1
+            found += measure_retrieval(system, source, layer, first, second, language=language, seed=seed)
+            told(number * len(systems) + index + 1, total, {})
+        for system, source in posteriors.items():
+            found += measure_retrieval(
+                system, source, 0, first, second, language=language, seed=seed, measures=("retrieval_posteriors",)
+            )
+        found += [chance_retrieval(one) for one in found if one.system == "before" and one.language == language]
+    return found
+
+
+def text_rows(
+    systems: dict[System, FrameSource], corpora: dict[str, Corpus], config: LedgerConfig, seed: int, report: Report = silent
+) -> list[Measurement]:
+    """Character error of linear probes on each language that has texts."""
+    found: list[Measurement] = []
+    told, total = report("Linear probes"), max(1, len(corpora) * len(systems))
+    for number, (language, corpus) in enumerate(corpora.items()):
+        with_text = [row for row in main_voices(corpus) if row.text]
+        train = spoken(corpus, draw_rows([row for row in with_text if row.split == "train"], config.most_train_clips))
+        test = spoken(corpus, draw_rows([row for row in with_text if row.split == "test"], config.most_test_clips))
+        if len(train) < 20 or len(test) < 5:
+            continue
+        for index, (system, source) in enumerate(systems.items()):
+            found += measure_text(
+                system, source, train, test, language=language, seed=seed, few=config.few, steps=config.probe_steps
+            )
+            told(number * len(systems) + index + 1, total, {})
+        found += [chance_text(one, train, test) for one in found if one.system == "before" and one.language == language]
+    return found
+
+
+def language_rows(
+    systems: dict[System, FrameSource], corpora: dict[str, Corpus], config: LedgerConfig, seed: int, report: Report = silent
+) -> list[Measurement]:
+    """Which of these languages is spoken, on held-out content of the main voices, from a middle layer."""
+    sides: list[dict[str, Spoken]] = []
+    for split, most in (("train", config.most_test_clips), ("test", config.most_test_clips // 2)):
+        rows = {
+            language: draw_rows([row for row in main_voices(corpus) if row.split == split], most)
+            for language, corpus in corpora.items()
+        }
+        sides.append({language: spoken(corpora[language], members) for language, members in rows.items() if members})
+    if len(sides[1]) < 2:
+        return []
+    found: list[Measurement] = []
+    told = report("Language identification")
+    for index, (system, source) in enumerate(systems.items()):
+        layer = source.layers // 2
+        found += measure_languages(system, source, layer, sides[0], sides[1], seed=seed)
+        told(index + 1, len(systems), {})
+    return found + [
+        replace(one, system="chance", numerators=one.denominators / len(sides[1])) for one in found if one.system == "before"
+    ]
+
+

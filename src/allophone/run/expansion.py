@@ -1,0 +1,287 @@
+"""Wiring of a language expansion: targets, data, LoRA run and the control without LoRA."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from allophone.audio.augment import AugmentConfig
+from allophone.batch import SpeechBatch
+from allophone.config import config_hash, to_json
+from allophone.data.collate import CollateConfig
+from allophone.data.corpus import Corpus
+from allophone.data.loader import BatchStream
+from allophone.errors import ConfigError, DataError
+from allophone.methods.language_expansion import (
+    ExpansionConfig,
+    LanguageExpansion,
+    check_adaptation,
+    initialize_table,
+)
+from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
+from allophone.models.build import Encoder, attention_projections
+from allophone.nn.codebook import Codebook
+from allophone.run.config import DataConfig, RunConfig, TargetsConfig
+from allophone.run.execute import Report, build_stream, load_heads, prepare_targets, silent, usable
+from allophone.seeding import derive
+from allophone.train.config import TrainConfig
+from allophone.train.loop import TrainResult, train
+from allophone.units.encode import Units
+
+MASK_SECONDS = 0.2
+"""Length of one masked span in every frame rate; HuBERT's 10 frames of 20 ms."""
+TABLE_BATCHES = 12
+"""Batches from which the label table's first values are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpandConfig:
+    """How a language is added."""
+
+    seed: int = 0
+    """Of clustering, sampling, masks and initialization."""
+    rank: int = 24
+    """Rank of LoRA (arXiv:2406.14092: 24)."""
+    steps: int = 400
+    """Updates of LoRA, and as many of the control."""
+    learning_rate: float = 1e-3
+    """Peak, for LoRA and label table."""
+    batch_seconds: float = 32.0
+    """Audio in a batch."""
+    crop_seconds: float = 6.0
+    """Longest piece of an utterance in a batch."""
+    targets: Literal["base", "mfcc39"] = "base"
+    """First targets: clusters of the base's own layer, or of MFCC as in the paper."""
+    iterations: int = 1
+    """2 repeats LoRA from zero on clusters of the encoder that the first iteration adapted."""
+    layer: int | None = None
+    """Hidden state that is clustered; None = that of the base's codebook, or the middle."""
+    num_units: int | None = None
+    """Units; None = as many as the base's codebook has, or 500."""
+    normalization: Literal["none", "voice"] = "voice"
+    """Standardize frames per speaker before clustering."""
+    fit_hours: float = 1.0
+    """Audio that the clusters are fitted on, evenly over languages."""
+    combine: bool = True
+    """Preservation by data combination: kept languages' training audio is mixed in."""
+    recluster: bool = True
+    """Preservation by re-clustering: clusters are fitted on new and kept languages together."""
+    alpha: float = 0.5
+    """Exponent between languages when data are combined; 0 = all equal."""
+
+    def __post_init__(self) -> None:
+        if self.iterations not in (1, 2):
+            raise ConfigError(f"An expansion has 1 or 2 iterations; got {self.iterations}.")
+        if self.steps < 1 or self.rank < 1:
+            raise ConfigError(f"steps and rank must be at least 1; got {self.steps} and {self.rank}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """The model that is expanded, with what lies beside it."""
+
+    encoder: Encoder
+    """Frozen."""
+    codebook: Codebook | None
+    """Its own units, if it has any."""
+    heads: dict[str, torch.Tensor] | None
+    """Projection and label table for these units, if it has any."""
+
+    def method(self) -> MaskedPrediction | None:
+        """The base's own masked prediction; None where codebook or heads are missing."""
+        if self.codebook is None or self.heads is None:
+            return None
+        rows, width = self.heads["label_embeddings"].shape
+        labels = len(self.heads["final_proj.weight"]) // width
+        config = MaskedPredictionConfig(num_units=rows, projection_dim=width, labels_per_frame=labels)
+        method = MaskedPrediction(self.encoder, config)
+        method.load_state_dict({**method.state_dict(), **self.heads})
+        return method
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expanded:
+    """What the runs of one expansion leave."""
+
+    expansion: LanguageExpansion
+    """Adapted encoder with its heads."""
+    control: MaskedPrediction
+    """Base encoder with heads that were trained alone for as many steps."""
+    codebook: Codebook
+    """Targets of the last iteration."""
+    units: Units
+    """Of every utterance of the new and the kept languages, held-out ones included."""
+    config: RunConfig
+    """Data, masks and training of the last iteration."""
+    teacher: Encoder | None
+    """Encoder whose units are the targets; None for MFCC."""
+    results: dict[str, TrainResult]
+    """``lora`` and ``control``."""
+    trainable: int
+    """Trained parameters."""
+    parameters: int
+    """All parameters, heads included."""
+
+
+def run_config(base: Base, config: ExpandConfig, *, name: str, targets: Literal["base", "mfcc39"]) -> RunConfig:
+    """The masked-prediction run behind one iteration of an expansion."""
+    encoder, codebook = base.encoder, base.codebook
+    layer = config.layer
+    if layer is None:
+        layer = codebook.info.layer if codebook is not None else None
+    if layer is None:
+        layer = encoder.num_layers // 2
+    num_units = config.num_units or (codebook.info.num_units if codebook is not None else 500)
+    of_mfcc = targets == "mfcc39"
+    return RunConfig(
+        name=name,
+        seed=config.seed,
+        encoder=encoder.config,
+        targets=TargetsConfig(
+            front_end="mfcc39" if of_mfcc else "model",
+            layer=None if of_mfcc else layer,
+            num_units=min(num_units, 100) if of_mfcc else num_units,
+            normalization=config.normalization,
+            fit_hours=config.fit_hours,
+        ),
+        data=DataConfig(
+            collate=CollateConfig(
+                crop_seconds=config.crop_seconds,
+                mask_probability=0.65,
+                mask_length=max(1, round(MASK_SECONDS * encoder.clock.rate)),
+                augment=AugmentConfig(),
+            ),
+            batch_seconds=config.batch_seconds,
+            alpha=config.alpha,
+            beta=1.0,
+        ),
+        train=TrainConfig(
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+            warmup_steps=max(1, config.steps // 12),
+            weight_decay=0.0,
+            max_grad_norm=5.0,
+            save_every=max(50, config.steps // 4),
+            log_every=max(1, config.steps // 40),
+            seed=config.seed,
+        ),
+        projection_dim=base.heads["label_embeddings"].shape[1] if base.heads is not None else 256,
+    )
+
+
+def expand_encoder(
+    base: Base, new: Corpus, kept: Corpus | None, config: ExpandConfig, run_dir: Path, *, report: Report = silent
+) -> Expanded | None:
+    """Adapt a copy of the base's encoder to a language; the base itself is not changed.
+
+    Args:
+        base: What is expanded.
+        new: Audio of the new language; its training split is used.
+        kept: Audio of the languages to keep, or None.
+        config: How.
+        run_dir: Receives one folder an iteration and one for the control.
+        report: Told how far each stage is.
+
+    Returns:
+        None when a signal stopped it; the same call goes on.
+    """
+    first = run_config(base, config, name="iteration-1", targets=config.targets)
+    teacher = None if config.targets == "mfcc39" else base.encoder
+    result = _adapt(base, new, kept, config, first, teacher, run_dir, report)
+    if config.iterations == 2 and result is not None:
+        adapted = result.expansion.artifact()
+        second = run_config(base, config, name="iteration-2", targets="base")
+        result = _adapt(base, new, kept, config, second, adapted, run_dir, report)  # type: ignore[arg-type]
+    return result
+
+
+def _adapt(
+    base: Base,
+    new: Corpus,
+    kept: Corpus | None,
+    config: ExpandConfig,
+    run: RunConfig,
+    teacher: Encoder | None,
+    run_dir: Path,
+    report: Report,
+) -> Expanded | None:
+    """One iteration: targets, LoRA from zero, and the control."""
+    folder = run_dir / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(to_json(run), encoding="utf-8")
+    both = new if kept is None else merge(new, kept)
+    training, _ = usable(both if config.combine else new, run.data)
+    clustered, _ = usable(both if config.recluster else new, run.data)
+    codebook, units = prepare_targets(
+        both, run.targets, folder / "targets", seed=run.seed, teacher=teacher, fit_on=clustered, report=report
+    )
+    results: dict[str, TrainResult] = {}
+    methods: dict[str, LanguageExpansion] = {}
+    for name, rank in (("control", 0), ("lora", config.rank)):
+        encoder = copy.deepcopy(base.encoder)
+        expansion = _fresh(base, encoder, run, rank)
+        methods[name] = expansion
+        stream = build_stream(training, units, encoder, run)
+        initialize_table(expansion.method, first_batches(stream, TABLE_BATCHES))
+        check_adaptation(expansion, stream.batch(stream.state()))
+        identity = {"config": config_hash(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
+        title = "Adapting by LoRA" if rank else "Control: head only"
+        results[name] = train(expansion, stream, run.train, folder / name, identity=identity, progress=report(title))
+        stream.close()
+        if results[name].stopped == "signal":
+            return None
+    trainable, parameters = methods["lora"].trainable_share()
+    return Expanded(
+        expansion=methods["lora"],
+        control=methods["control"].method,
+        codebook=codebook,
+        units=units,
+        config=run,
+        teacher=teacher,
+        results=results,
+        trainable=trainable,
+        parameters=parameters,
+    )
+
+
+def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int) -> LanguageExpansion:
+    """Heads for the run's units around ``encoder``; the base's projection where it has one that fits."""
+    torch.manual_seed(derive(run.seed, "expansion"))
+    method = MaskedPrediction(encoder, run.method())
+    known = base.heads is not None and base.heads["final_proj.weight"].shape == method.final_proj.weight.shape
+    if known:
+        assert base.heads is not None
+        projection = {name: base.heads[name] for name in ("final_proj.weight", "final_proj.bias")}
+        method.load_state_dict({**method.state_dict(), **projection})
+    settings = ExpansionConfig(rank=rank, train_projection=not known)
+    return LanguageExpansion(method, settings, attention_projections(encoder))
+
+
+def first_batches(stream: BatchStream, count: int) -> Iterator[SpeechBatch]:
+    """The first batches of a stream, which stays where it is."""
+    state = stream.state()
+    for _ in range(count):
+        yield stream.batch(state)
+        state = stream.advance(state)
+
+
+def merge(first: Corpus, second: Corpus) -> Corpus:
+    """Both corpora as one, with absolute paths; an utterance that is in both counts once.
+
+    Raises:
+        DataError: Two different utterances have the same id.
+    """
+    rows = {}
+    for corpus in (first, second):
+        for row in corpus:
+            row = replace(row, path=str(corpus.audio_path(row)))
+            if rows.setdefault(row.id, row) != row:
+                raise DataError(f"Utterance id {row.id!r} means {rows[row.id].path} and {row.path}. Rename one of them.")
+    return first.with_utterances(tuple(rows.values()))
+
+

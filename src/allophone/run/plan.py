@@ -1,0 +1,190 @@
+"""What a run would do, how long it would take and how much disk and memory it needs, from a probe of a few steps.
+
+The probe uses random audio of the run's batch size on the run's own model, so it needs no corpus in memory and leaves
+nothing on disk. Times are of this machine as busy as it is now.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import nn
+
+from allophone.batch import SpeechBatch
+from allophone.frames import FrameClock, seconds_to_samples
+from allophone.methods.masked_prediction import MaskedPrediction
+from allophone.models.build import Encoder, build_encoder
+from allophone.nn.clustering import assign
+from allophone.run.config import RunConfig
+from allophone.run.duration import duration
+from allophone.run.expansion import Base, ExpandConfig, run_config
+from allophone.seeding import torch_generator
+from allophone.train.precision import use_bf16
+from allophone.units.extract import FrameExtractor
+
+PROBE_SECONDS = 10.0
+BYTES_PER_PARAMETER = 12
+"""Of a checkpoint in training: weights and two moments of Adam in float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One part of the work."""
+
+    name: str
+    work: str
+    """In numbers: steps, hours, passes."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run would take; ``str`` of it is for people."""
+
+    title: str
+    stages: tuple[Stage, ...]
+    parameters: int
+    disk_bytes: int
+    """At most, while training."""
+    memory_bytes: int
+    """Peak of this process during the probe."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def __str__(self) -> str:
+        rows = [f"  {stage.name:<28} {stage.work:<44} {duration(stage.seconds):>9}" for stage in self.stages]
+        return "\n".join(
+            [
+                self.title,
+                *rows,
+                f"  {'together':<73} {duration(self.seconds):>9}",
+                f"{self.parameters / 1e6:.1f} M parameters, up to {self.disk_bytes / 2**20:.0f} MiB of disk, "
+                f"about {self.memory_bytes / 2**30:.1f} GiB of memory and {'bf16' if _bf16() else 'fp32'}.",
+                "Reading recordings and scoring come on top. Nothing was done; leave out --plan to start.",
+            ]
+        )
+
+
+def plan_pretraining(configs: Sequence[RunConfig], hours: float) -> Plan:
+    """The iterations of a pretraining recipe on so many hours of training audio."""
+    stages: list[Stage] = []
+    parameters = 0
+    for config in configs:
+        method = _method(build_encoder(config.encoder), config)
+        parameters = _size(method)
+        teacher = None if config.targets.front_end == "mfcc39" else method.encoder
+        stages.append(_targets(config, teacher, hours))
+        stages.append(_training(f"{config.name}: training", method, config))
+    keep = max(config.train.keep_checkpoints for config in configs) + 1
+    return _plan(f"Pretraining in {len(configs)} iterations on {hours:.2f} h", stages, parameters, keep * len(configs))
+
+
+def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:
+    """An expansion, its control with a frozen encoder included, on so many hours of new and kept audio."""
+    stages: list[Stage] = []
+    parameters = 0
+    for number in range(1, config.iterations + 1):
+        targets = config.targets if number == 1 else "base"
+        run = run_config(base, config, name=f"iteration-{number}", targets=targets)
+        encoder = copy.deepcopy(base.encoder)
+        method = _method(encoder, run)
+        parameters = _size(method)
+        stages.append(_targets(run, None if targets == "mfcc39" else encoder, hours))
+        stages.append(_training(f"{run.name}: LoRA", method, run))
+        encoder.requires_grad_(False)
+        stages.append(_training(f"{run.name}: control", method, run))
+    return _plan(f"Expansion on {hours:.2f} h", stages, parameters, 6 * config.iterations)
+
+
+def _plan(title: str, stages: list[Stage], parameters: int, checkpoints: int) -> Plan:
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return Plan(
+        title=title,
+        stages=tuple(stages),
+        parameters=parameters,
+        disk_bytes=checkpoints * parameters * BYTES_PER_PARAMETER,
+        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    )
+
+
+def _method(encoder: Encoder, config: RunConfig) -> MaskedPrediction:
+    return MaskedPrediction(encoder, config.method()).train()
+
+
+def _size(method: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in method.parameters())
+
+
+def _targets(config: RunConfig, teacher: Encoder | None, hours: float) -> Stage:
+    """Clustering and encoding: every pass decodes, computes features and assigns them."""
+    targets = config.targets
+    extractor = FrameExtractor(targets.front_end, teacher, targets.layer)
+    waveform = torch.randn(seconds_to_samples(PROBE_SECONDS), generator=torch_generator(0, "plan")) / 10
+
+    def one_pass() -> None:
+        for _, frames in extractor.frames([("probe", waveform)]):
+            assign(frames, torch.zeros(targets.num_units, frames.shape[1]))
+
+    passes = targets.iterations * min(targets.fit_hours, hours) + hours
+    work = f"up to {targets.iterations} passes over {min(targets.fit_hours, hours):.2f} h, one over {hours:.2f} h"
+    return Stage(name=f"{config.name}: units", work=work, seconds=passes * 3600 / PROBE_SECONDS * _seconds(one_pass))
+
+
+def _training(name: str, method: MaskedPrediction, config: RunConfig) -> Stage:
+    """Forward and backward of every micro-batch; the update itself is small beside them."""
+    encoder: Encoder = method.encoder  # type: ignore[assignment]
+    batch = random_batch(config, encoder.clock)
+
+    def one_step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_bf16()):
+            output = method.step(batch)
+        output.loss_sum.backward()  # type: ignore[no-untyped-call]
+        method.zero_grad(set_to_none=True)
+
+    train = config.train
+    work = f"{train.steps} steps of {train.microbatches} x {config.data.batch_seconds:g} s"
+    return Stage(name=name, work=work, seconds=train.steps * train.microbatches * _seconds(one_step))
+
+
+def random_batch(config: RunConfig, clock: FrameClock) -> SpeechBatch:
+    """Noise in crops of full length, as many as a batch holds, with random units and masks."""
+    crop = config.data.collate.crop_seconds
+    rows, samples = max(1, int(config.data.batch_seconds / crop)), seconds_to_samples(crop)
+    frames = clock.count(samples)
+    generator = torch_generator(0, "plan", "batch")
+    units = torch.randint(
+        config.targets.num_units, (rows, frames, config.targets.labels_per_frame), generator=generator
+    )
+    return SpeechBatch(
+        ids=tuple(f"probe-{row}" for row in range(rows)),
+        waveform=torch.randn(rows, samples, generator=generator) / 10,
+        waveform_lengths=torch.full((rows,), samples),
+        frame_lengths=torch.full((rows,), frames),
+        units=units,
+        masked=torch.rand(rows, frames, generator=generator) < 0.5,
+    ).validate()
+
+
+def _seconds(work: Callable[[], None], repeats: int = 3) -> float:
+    """Median time of ``work`` after one unmeasured call."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _bf16() -> bool:
+    return use_bf16("auto", torch.device("cpu"))

@@ -1,0 +1,315 @@
+"""Audio to units with a codebook, units on disk, and units laid beside the frames of an encoder.
+
+Shape letters: S samples, T frames of an encoder, U units of an utterance, R labels of one frame.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from allophone.data.corpus import Corpus
+from allophone.errors import CheckpointError, DataError
+from allophone.metrics.units import usage_entropy
+from allophone.models.build import Encoder
+from allophone.models.conversion import load_encoder, model_hash
+from allophone.nn.clustering import assign
+from allophone.nn.codebook import Codebook
+from allophone.units.extract import FrameExtractor, Speakers, VoiceNormalizer, Waveforms
+
+FORMAT = 1
+METADATA_KEY = b"allophone.units"
+COLLAPSED_ENTROPY = 0.02
+"""Usage entropy (share of log K) under which units are refused: about 99 % of all frames in one unit."""
+COLLAPSE_SECONDS = 10.0
+"""Units of less audio than this are never called collapsed: it may be a pause."""
+FRAME_TOLERANCE = 2
+"""Frames by which units and audio may disagree, for receptive fields of different length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units(Mapping[str, Tensor]):
+    """Units of many utterances, read as a mapping from utterance id to int64 ``(U,)``."""
+
+    labels: dict[str, NDArray[np.integer]]
+    """Unit ids by utterance id, each of shape ``(U,)``, in the smallest unsigned type that holds K."""
+    codebook_hash: str
+    """Of the codebook that they were made with."""
+    unit_rate: float
+    """Units a second."""
+    num_units: int
+    """K."""
+
+    def __getitem__(self, utterance_id: str) -> Tensor:
+        return torch.from_numpy(self.labels[utterance_id].astype(np.int64))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Frames of each unit over all utterances. Shape ``(K,)``."""
+        total = np.zeros(self.num_units, dtype=np.int64)
+        for labels in self.labels.values():
+            total += np.bincount(labels, minlength=self.num_units)
+        return total
+
+    def check(self, codebook: Codebook | None = None) -> Units:
+        """Return self, or refuse units that belong to another codebook or are collapsed.
+
+        Raises:
+            DataError: The hash of ``codebook`` is another one, an id is out of range, or nearly all frames have one id.
+        """
+        if codebook is not None and codebook.hash != self.codebook_hash:
+            raise DataError(
+                f"These units were made with codebook {self.codebook_hash}, but the codebook given is {codebook.hash} "
+                f"({codebook.info.num_units} units from {codebook.info.front_end}). Ids of two codebooks have nothing "
+                "in common; encode again with `allophone units encode`."
+            )
+        for name, labels in self.labels.items():
+            if len(labels) and (int(labels.max()) >= self.num_units or int(labels.min()) < 0):
+                raise DataError(f"Utterance {name!r} has unit {labels.max()}, expected 0 to {self.num_units - 1}.")
+        counts = self.counts()
+        if counts.sum() < COLLAPSE_SECONDS * self.unit_rate:
+            return self
+        entropy, most = usage_entropy(counts), int(counts.argmax())
+        if entropy < COLLAPSED_ENTROPY:
+            raise DataError(
+                f"The units are collapsed: {100 * counts[most] / counts.sum():.1f} % of {counts.sum()} frames are unit "
+                f"{most}, usage entropy {entropy:.3f} of 1. A model would learn them at once and learn nothing. Check "
+                "that the codebook fits the front end and layer, and that the audio is not silent."
+            )
+        return self
+
+    def aligned(
+        self, frames: Mapping[str, int], frame_rate: float, labels_per_frame: int = 1
+    ) -> dict[str, NDArray[np.integer]]:
+        """Units laid beside an encoder's frames, as the data loader takes them.
+
+        Args:
+            frames: Encoder frames of each utterance that is wanted.
+            frame_rate: Encoder frames a second.
+            labels_per_frame: R.
+
+        Returns:
+            Shape ``(T, R)`` by utterance id.
+
+        Raises:
+            DataError: An utterance has no units, or they disagree with its frames.
+        """
+        missing = [name for name in frames if name not in self.labels]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(frames)} utterances have no units, the first is {missing[0]!r}. The corpus "
+                "has grown since; encode it again with `allophone units encode`."
+            )
+        rows = {}
+        for name, count in frames.items():
+            index = _label_index(len(self.labels[name]), self.unit_rate, frame_rate, count, labels_per_frame, name)
+            rows[name] = self.labels[name][index]
+        return rows
+
+    def save(self, path: Path | str) -> Path:
+        """Write one Parquet file, whole or not at all.
+
+        Returns:
+            The path.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        described = {
+            "format": FORMAT,
+            "codebook_hash": self.codebook_hash,
+            "unit_rate": self.unit_rate,
+            "num_units": self.num_units,
+        }
+        kind = pa.uint16() if self.num_units <= 2**16 else pa.uint32()
+        table = pa.table(
+            {"id": pa.array(list(self.labels), pa.string()), "units": pa.array(self.labels.values(), pa.list_(kind))}
+        ).replace_schema_metadata({METADATA_KEY: json.dumps(described).encode()})
+        partial = path.with_name(path.name + ".partial")
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+        return path
+
+    @staticmethod
+    def load(path: Path | str, codebook: Codebook | None = None) -> Units:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: The Parquet file.
+            codebook: Refuse the units if they were made with another one.
+
+        Raises:
+            CheckpointError: The file is missing, truncated or holds no units.
+            DataError: The units belong to another codebook or are collapsed.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file. Make it with `allophone units encode`.")
+        try:
+            table = pq.read_table(path, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            raise CheckpointError(f"{path}: truncated or not Parquet ({error}). Encode the corpus again.") from error
+        described = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        if described.get("format") != FORMAT or table.column_names != ["id", "units"]:
+            raise CheckpointError(
+                f"{path}: columns {table.column_names}, format {described.get('format')}; expected units of format "
+                f"{FORMAT} with the columns id and units."
+            )
+        lists = table["units"].combine_chunks()
+        flat, offsets = lists.flatten().to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
+        pieces = np.split(flat, offsets[1:-1] - offsets[0]) if len(lists) else []
+        labels = dict(zip(table["id"].to_pylist(), pieces, strict=True))
+        if len(labels) != len(lists):
+            raise CheckpointError(f"{path}: {len(lists)} rows but {len(labels)} utterance ids; an id stands twice.")
+        units = Units(labels, described["codebook_hash"], described["unit_rate"], described["num_units"])
+        return units.check(codebook)
+
+
+def encode_units(
+    waveforms: Waveforms,
+    codebook: Codebook,
+    *,
+    encoder: Encoder | None = None,
+    speakers: Speakers | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    total: int = 0,
+) -> Units:
+    """Units of every utterance of a stream.
+
+    Args:
+        waveforms: Starts the stream of (utterance id, waveform ``(S,)``, 16 kHz); called once, or twice for a codebook
+            with ``voice`` normalization and known speakers.
+        codebook: What the units are the numbers of.
+        encoder: The one that the codebook was fitted on, for front end ``model``.
+        speakers: Speaker of each utterance id, for ``voice``; statistics come from the speaker's utterances in this
+            stream. None or an empty name: from the utterance itself.
+        progress: Called with (utterances done, ``total``).
+        total: Utterances of the stream, for ``progress``.
+
+    Returns:
+        The units, keyed by utterance id.
+
+    Raises:
+        ConfigError: The codebook needs an encoder, or takes none.
+        AudioError: An utterance is shorter than one frame.
+        DataError: The encoder is another than the codebook's, an id occurs twice, or the units are collapsed.
+    """
+    info = codebook.info
+    extractor = FrameExtractor(info.front_end, encoder, info.layer)
+    if encoder is not None and (given := model_hash(encoder)) != info.model_hash:
+        raise DataError(
+            f"The codebook was fitted on model {info.model_hash}, the encoder given is {given}. Its frames lie "
+            "elsewhere, so the units would mean nothing; use that model or fit a codebook on this one."
+        )
+    voices = VoiceNormalizer(speakers) if info.normalization == "voice" else None
+    if voices is not None and voices.needs_gathering:
+        voices.gather(extractor.frames(waveforms()))
+    kind = np.uint16 if info.num_units <= 2**16 else np.uint32
+    labels: dict[str, NDArray[np.integer]] = {}
+    for name, frames in extractor.frames(waveforms()):
+        if name in labels:
+            raise DataError(f"Utterance id {name!r} occurs twice in the stream; ids must be unique.")
+        values = frames if voices is None else voices(name, frames)
+        labels[name] = assign(values, codebook.centroids.to(values.device)).cpu().numpy().astype(kind)
+        if progress is not None:
+            progress(len(labels), max(total, len(labels)))
+    return Units(labels, codebook.hash, info.unit_rate, info.num_units).check()
+
+
+def encode(
+    corpus: Corpus | Path | str,
+    codebook: Codebook | Path | str,
+    *,
+    model: str | Path | None = None,
+    out: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Units:
+    """Units of every utterance of a corpus.
+
+    Args:
+        corpus: A corpus, or what ``Corpus.open`` takes.
+        codebook: A codebook, or its folder.
+        model: Folder or hub id of the encoder that the codebook was fitted on.
+        out: Parquet file to write.
+        progress: Called with (utterances done, utterances in all).
+
+    Raises:
+        AllophoneError: What ``Corpus.open``, ``Codebook.load``, ``load_encoder`` and :func:`encode_units` raise.
+    """
+    opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
+    units = encode_units(
+        lambda: ((row.id, opened.audio(row)) for row in opened),
+        codebook if isinstance(codebook, Codebook) else Codebook.load(codebook),
+        encoder=None if model is None else load_encoder(model),
+        speakers={row.id: row.speaker for row in opened},
+        progress=progress,
+        total=len(opened),
+    )
+    if out is not None:
+        units.save(out)
+    return units
+
+
+def labels_for_frames(
+    units: Tensor, label_rate: float, frame_rate: float, frames: int, labels_per_frame: int = 1
+) -> Tensor:
+    """Lay units beside the frames of an encoder: label r of frame t is unit floor((t + r / R) label_rate / frame_rate).
+
+    Where the last frame has fewer units than labels, its last unit is repeated. Frames without any unit are cut off;
+    that happens at the end of an utterance, when a unit sees more samples than a frame.
+
+    Args:
+        units: Shape ``(U,)``, int64.
+        label_rate: Units a second.
+        frame_rate: Encoder frames a second.
+        frames: T, encoder frames of the same audio.
+        labels_per_frame: R.
+
+    Returns:
+        Shape ``(T, R)``, or up to two rows fewer, int64.
+
+    Raises:
+        DataError: Units and frames disagree by more than two frames, or a rate is not positive.
+
+    Source:
+        fairseq's HuBERT (``ratio = label_rate * hop / 16000``). Deviation: it crops the audio when ratio T exceeds the
+        number of units, here only frames without their first label go.
+    """
+    index = _label_index(len(units), label_rate, frame_rate, frames, labels_per_frame, "")
+    return units[torch.from_numpy(index).to(units.device)]
+
+
+def _label_index(
+    count: int, label_rate: float, frame_rate: float, frames: int, labels_per_frame: int, name: str
+) -> NDArray[np.int64]:
+    """Which unit stands at which frame and place. Shape ``(T, R)``, int64."""
+    if label_rate <= 0 or frame_rate <= 0 or labels_per_frame < 1 or frames < 0:
+        raise DataError(
+            f"Rates and labels a frame must be positive; got {label_rate}, {frame_rate} Hz, {labels_per_frame} labels."
+        )
+    ratio = label_rate / frame_rate
+    with_unit = min(frames, math.ceil(count / ratio - 1e-9))
+    slack = FRAME_TOLERANCE * max(1.0, 1.0 / ratio)
+    if frames - with_unit > slack or count / ratio - frames > FRAME_TOLERANCE + max(1.0, 1.0 / ratio):
+        where = f" for utterance {name!r}" if name else ""
+        raise DataError(
+            f"Units and audio disagree{where}: got {count} units at {label_rate:g} Hz = {count / label_rate:.2f} s, "
+            f"audio has {frames} frames at {frame_rate:g} Hz = {frames / frame_rate:.2f} s. More than "
+            f"{FRAME_TOLERANCE} frames apart; encode this corpus again with `allophone units encode`."
+        )
+    places = np.arange(with_unit)[:, None] + np.arange(labels_per_frame)[None, :] / labels_per_frame
+    return np.minimum(np.floor(places * ratio + 1e-9).astype(np.int64), max(count - 1, 0))

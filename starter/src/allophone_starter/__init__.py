@@ -1,0 +1,15 @@
+"""Starter corpus and starter encoder of allophone; data only."""
+
+from pathlib import Path
+
+__all__ = ["corpus_path", "encoder_path"]
+
+
+def corpus_path() -> Path:
+    """Folder of the starter corpus: ``corpus.parquet``, ``corpus.json``, ``phones.parquet``, audio and licences."""
+    return Path(__file__).parent / "corpus"
+
+
+def encoder_path() -> Path:
+    """Folder of the starter encoder, in Hugging Face format."""
+    return Path(__file__).parent / "encoder"
