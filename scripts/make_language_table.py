@@ -69,7 +69,9 @@ def main() -> None:
         code = LANGUAGE_ALPHA3[subtag] if len(subtag) == 2 else subtag
         if len(code) != 3:
             continue
-        macro = two_letter.get(inverse[code], inverse[code]) if code in inverse else record.get("Macrolanguage", [None])[0]
+        macro = (
+            two_letter.get(inverse[code], inverse[code]) if code in inverse else record.get("Macrolanguage", [None])[0]
+        )
         script, regions = script_of(subtag, macro)
         part1 = subtag if len(subtag) == 2 else ""
         part2b = bibliographic.get(subtag, "") if bibliographic.get(subtag) != code else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -33,14 +34,14 @@ def audited(tmp_path_factory: pytest.TempPathFactory, speech: Speech) -> tuple[A
     for number in range(4):
         soundfile.write(source / f"fr/{number}.wav", speech(1 + number / 2, seed=number).numpy(), SAMPLE_RATE)
         (source / f"fr/{number}.txt").write_text("aab é" if number else HOSTILE, encoding="utf-8")
-    samples = speech(2.2, seed=9).numpy()
+    samples = (speech(2.2, seed=9).numpy() * 32767).astype(np.int16)
     soundfile.write(source / "el/original.wav", samples, SAMPLE_RATE)
     soundfile.write(source / "el/copy.flac", samples, SAMPLE_RATE)
     soundfile.write(source / "el/through_mp3.mp3", samples, SAMPLE_RATE)
     soundfile.write(source / "el/clipped.wav", np.clip(speech(12, seed=5).numpy() * 20, -1, 1), SAMPLE_RATE)
     (source / "el/broken.wav").touch()
     corpus = import_corpus(source, out=root / "corpus", max_loss=0.5).corpus
-    result = audit(Corpus.open(corpus.folder), root / "audit.html", players=2)
+    result = audit(Corpus.open(corpus.folder), root / "audit.html", players=4)
     return result, (root / "audit.html").read_text(encoding="utf-8")
 
 
@@ -83,11 +84,9 @@ def test_the_page_is_one_offline_file_and_escapes_everything(audited: tuple[Audi
 
 
 def test_players_play_ten_seconds_of_opus(audited: tuple[Audit, str], tmp_path: Path) -> None:
-    import base64
-
     result, _ = audited
     greek, french = result.languages
-    assert len(greek.players) == len(french.players) == 2
+    assert len(greek.players) == len(french.players) == 4
     for player in greek.players + french.players:
         (tmp_path / "a.ogg").write_bytes(base64.b64decode(player.sound.split(",")[1]))
         info = soundfile.info(tmp_path / "a.ogg")
@@ -134,14 +133,14 @@ def test_fingerprints_survive_gain_rate_and_noise_but_tell_recordings_apart(spee
 
 def test_similar_pairs_finds_exactly_the_pairs_that_a_full_search_finds() -> None:
     generator = np.random.default_rng(0)
-    prints = generator.standard_normal((700, 8)).astype(np.float32)
+    prints = generator.standard_normal((300, 8)).astype(np.float32)
     prints /= np.linalg.norm(prints, axis=1, keepdims=True)
-    seconds = generator.uniform(0.5, 20, 700)
+    seconds = generator.uniform(0.5, 20, 300)
     expected = [
         (a, b)
-        for a in range(700)
-        for b in range(a + 1, 700)
+        for a in range(300)
+        for b in range(a + 1, 300)
         if prints[a] @ prints[b] >= 0.7
         and max(seconds[a], seconds[b]) <= max(min(seconds[a], seconds[b]) * 1.03, min(seconds[a], seconds[b]) + 0.05)
     ]
-    assert [pair[:2] for pair in similar_pairs(prints, seconds, 0.7)] == expected and len(expected) > 10
+    assert [pair[:2] for pair in similar_pairs(prints, seconds, 0.7)] == expected and len(expected) > 5

@@ -49,7 +49,9 @@ def broken(tmp_path: Path, speech: Speech) -> Path:
     whole = (root / "truncated_flac.flac").read_bytes()
     (root / "truncated_flac.flac").write_bytes(whole[: len(whole) // 2])
     (root / "text.wav").write_text("This is the transcript, not the sound. " * 100)
-    soundfile.write(root / "nan.wav", np.where(np.arange(32_000) == 8_000, np.nan, waveform), SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(
+        root / "nan.wav", np.where(np.arange(32_000) == 8_000, np.nan, waveform), SAMPLE_RATE, subtype="FLOAT"
+    )
     soundfile.write(root / "silence.wav", np.zeros(32_000), SAMPLE_RATE)
     soundfile.write(root / "one_sample.wav", waveform[:1], SAMPLE_RATE)
     (root / "folder.wav").mkdir()

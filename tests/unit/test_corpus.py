@@ -49,13 +49,17 @@ def test_saved_and_opened_is_the_same(corpus: Corpus, tmp_path: Path) -> None:
     assert opened.utterances == corpus.utterances
     assert opened.name == "small" and opened.info["made_by"] == "a test" and opened.hash == corpus.hash
     card = json.loads((tmp_path / "corpus.json").read_text())
-    assert card["hash"] == corpus.hash and card["licences"] == ["CC0-1.0"] and set(card["hours"]) == set(corpus.languages)
+    assert (
+        card["hash"] == corpus.hash and card["licences"] == ["CC0-1.0"] and set(card["hours"]) == set(corpus.languages)
+    )
 
 
 def test_saved_elsewhere_it_still_finds_its_files(corpus: Corpus, tmp_path: Path) -> None:
     elsewhere = corpus.save(tmp_path / "other")
     assert Path(elsewhere.utterances[0].path).is_absolute()
-    assert torch.equal(Corpus.open(tmp_path / "other").audio(elsewhere.utterances[0]), corpus.audio(corpus.utterances[0]))
+    assert torch.equal(
+        Corpus.open(tmp_path / "other").audio(elsewhere.utterances[0]), corpus.audio(corpus.utterances[0])
+    )
     assert elsewhere.hash == corpus.hash
 
 
@@ -96,7 +100,13 @@ def test_two_rows_with_one_id_are_named(corpus: Corpus) -> None:
 
 
 def test_translations_may_be_a_struct_or_json_and_columns_may_be_missing(tmp_path: Path) -> None:
-    base = {"id": ["a"], "path": ["a.wav"], "duration_seconds": [1.0], "sample_rate": [16_000], "language": ["eng_Latn"]}
+    base = {
+        "id": ["a"],
+        "path": ["a.wav"],
+        "duration_seconds": [1.0],
+        "sample_rate": [16_000],
+        "language": ["eng_Latn"],
+    }
     for translations in ([{"fra_Latn": "x", "deu_Latn": None}], ['{"fra_Latn": "x"}']):
         pq.write_table(pa.table({**base, "translations": translations, "text": [""]}), tmp_path / "corpus.parquet")
         row = Corpus.open(tmp_path).utterances[0]

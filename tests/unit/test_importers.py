@@ -107,7 +107,13 @@ def test_two_files_with_one_id_are_both_named(clips: Path) -> None:
 
 def rows_of(clips: Path) -> list[dict[str, object]]:
     return [
-        {"file_name": f"{number}.wav", "sentence": text, "locale": "ro", "client_id": f"s{number % 2}", "age": 30 + number}
+        {
+            "file_name": f"{number}.wav",
+            "sentence": text,
+            "locale": "ro",
+            "client_id": f"s{number % 2}",
+            "age": 30 + number,
+        }
         for number, text in enumerate(TEXTS)
     ]
 
@@ -254,7 +260,13 @@ def test_bad_kaldi_folders_name_the_line(kaldi: Path, name: str, line: str, mess
 
 def test_nemo(clips: Path, tmp_path: Path) -> None:
     rows = [
-        {"audio_filepath": f"clips/{number}.wav", "duration": 0.5 + number / 10, "text": text, "lang": "ro", "speaker": 7}
+        {
+            "audio_filepath": f"clips/{number}.wav",
+            "duration": 0.5 + number / 10,
+            "text": text,
+            "lang": "ro",
+            "speaker": 7,
+        }
         for number, text in enumerate(TEXTS)
     ]
     manifest = write_lines(tmp_path / "train_manifest.json", [json.dumps(row) for row in rows])
@@ -315,7 +327,10 @@ def test_lhotse_supervisions_inside_a_cut_are_utterances(clips: Path, tmp_path: 
     [
         ({"sources": [{"type": "command", "channels": [0], "source": "rm -rf x"}]}, "'command' source.*never run"),
         ({"sources": [{"type": "url", "channels": [0], "source": "http://x"}]}, "'url' source; expected a file"),
-        ({"sources": [{"type": "file", "channels": [0, 1], "source": "x.wav"}]}, r"channel 0 of a file with channels \[0, 1\]"),
+        (
+            {"sources": [{"type": "file", "channels": [0, 1], "source": "x.wav"}]},
+            r"channel 0 of a file with channels \[0, 1\]",
+        ),
         ({"sources": []}, "a recording in 0 files"),
         ({"transforms": [{"name": "Speed"}]}, "transformed on the fly.*save_audios"),
         ({"type": "MixedCut"}, "a MixedCut"),
@@ -385,7 +400,9 @@ def test_a_text_is_kept_up_to_a_minute_and_counted_when_lost(tmp_path: Path, spe
     assert report.texts_lost == 1
 
 
-@pytest.mark.parametrize(("to", "name"), [("tsv", "out.tsv"), ("nemo", "out.json"), ("lhotse", "out.jsonl"), ("audiofolder", "out")])
+@pytest.mark.parametrize(
+    ("to", "name"), [("tsv", "out.tsv"), ("nemo", "out.json"), ("lhotse", "out.jsonl"), ("audiofolder", "out")]
+)
 def test_what_is_exported_is_imported_again(clips: Path, tmp_path: Path, to: str, name: str) -> None:
     write_lines(clips / "metadata.jsonl", [json.dumps(row) for row in rows_of(clips)])
     corpus = Corpus.open(clips)

@@ -42,7 +42,9 @@ def test_decodes_what_was_written(tmp_path: Path, speech: Speech, name: str, opt
 
 
 @pytest.mark.parametrize(("name", "options", "tolerance"), CONTAINERS)
-def test_a_file_cut_short_is_truncated(tmp_path: Path, speech: Speech, name: str, options: dict, tolerance: float) -> None:
+def test_a_file_cut_short_is_truncated(
+    tmp_path: Path, speech: Speech, name: str, options: dict, tolerance: float
+) -> None:
     path = write(tmp_path / name, speech(3), **options)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with pytest.raises(AudioError, match="truncated"):

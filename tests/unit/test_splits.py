@@ -14,7 +14,9 @@ from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError
 
 
-def utterance(number: int, speaker: int | None, group: int | None, language: str = "fra_Latn", seconds: float = 2.0) -> Utterance:
+def utterance(
+    number: int, speaker: int | None, group: int | None, language: str = "fra_Latn", seconds: float = 2.0
+) -> Utterance:
     return Utterance(
         id=f"u{number:04d}",
         path="x.wav",
@@ -37,7 +39,9 @@ def splits_of(corpus: Corpus) -> dict[str, str | None]:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.one_of(st.none(), st.integers(0, 30)), st.one_of(st.none(), st.integers(0, 30)), st.floats(0.5, 20)),
+        st.tuples(
+            st.one_of(st.none(), st.integers(0, 30)), st.one_of(st.none(), st.integers(0, 30)), st.floats(0.5, 20)
+        ),
         min_size=3,
         max_size=60,
     ),
@@ -48,7 +52,9 @@ def test_no_speaker_or_group_is_ever_in_two_splits(rows: list[tuple[int | None, 
     try:
         split = split_corpus(corpus, seed=seed)
     except DataError:
-        assert len(connected(corpus.utterances, ("speaker", "group"))) < 30  # only small or entangled corpora are refused
+        assert (
+            len(connected(corpus.utterances, ("speaker", "group"))) < 30
+        )  # only small or entangled corpora are refused
         return
     assert find_leaks(split) == {} and {row.split for row in split} == {"train", "dev", "test"}
     assert [row.id for row in split] == [row.id for row in corpus]
@@ -84,9 +90,16 @@ def test_clusters_join_through_others() -> None:
 
 def test_a_leak_is_named() -> None:
     rows = [utterance(n, n % 2, None) for n in range(4)]
-    leaky = made_of([Utterance(**{**_values(row), "split": split}) for row, split in zip(rows, ("train", "dev", "test", "dev"), strict=True)])
+    leaky = made_of(
+        [
+            Utterance(**{**_values(row), "split": split})
+            for row, split in zip(rows, ("train", "dev", "test", "dev"), strict=True)
+        ]
+    )
     assert find_leaks(leaky) == {"speaker": {"s0": ("test", "train")}}
-    with pytest.raises(DataError, match=r"1 values of speaker lie in more than one split, first 's0' in \['test', 'train'\]"):
+    with pytest.raises(
+        DataError, match=r"1 values of speaker lie in more than one split, first 's0' in \['test', 'train'\]"
+    ):
         require_no_leaks(leaky)
 
 
@@ -95,7 +108,9 @@ def _values(row: Utterance) -> dict[str, object]:
 
 
 def test_one_speaker_cannot_be_parted() -> None:
-    with pytest.raises(DataError, match=r"no utterances of fra_Latn for \['dev', 'test'\]: they share speaker.*--by group"):
+    with pytest.raises(
+        DataError, match=r"no utterances of fra_Latn for \['dev', 'test'\]: they share speaker.*--by group"
+    ):
         split_corpus(made_of([utterance(n, 0, n) for n in range(50)]))
     split = split_corpus(made_of([utterance(n, 0, n) for n in range(50)]), by=["group"])
     assert {row.split for row in split} == {"train", "dev", "test"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import soxr
 import torch
 from torch import Tensor
 
@@ -62,8 +63,28 @@ def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator)
     return waveform
 
 
+def limit_bandwidth(waveform: Tensor, sample_rate: int) -> Tensor:
+    """The waveform as if it had been recorded at a lower rate, so that two voices cannot be told by bandwidth.
+
+    Args:
+        waveform: Shape ``(samples,)``, float32, 16 kHz.
+        sample_rate: Rate whose half is the highest frequency kept, Hz; 16 kHz and above change nothing.
+
+    Returns:
+        Shape ``(samples,)``, float32, 16 kHz.
+    """
+    if sample_rate >= SAMPLE_RATE:
+        return waveform
+    narrow = soxr.resample(waveform.numpy(), SAMPLE_RATE, sample_rate)
+    wide = torch.from_numpy(soxr.resample(narrow, sample_rate, SAMPLE_RATE))
+    return torch.nn.functional.pad(wide, (0, max(0, len(waveform) - len(wide))))[: len(waveform)]
+
+
 def _warp(spectrum: Tensor, factor: float) -> Tensor:
-    """Move content at frequency f to ``factor * f`` by linear interpolation over bins. ``(bins, frames)``, complex."""
+    """Move content at frequency f to ``factor * f`` by linear interpolation over bins. ``(bins, frames)``, complex.
+
+    The envelope moves smoothly; phases are copied, so the fine structure between 8-ms hops becomes rough.
+    """
     bins = spectrum.shape[0]
     source = (torch.arange(bins) / factor).clamp(max=bins - 1)
     below = source.floor().long()

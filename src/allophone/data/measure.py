@@ -54,7 +54,7 @@ def measure(samples: Samples, sample_rate: int) -> Measurement:
     loud = float(np.percentile(level, 95))
     quiet = float(np.percentile(level, 10))
     silent = level < max(loud - SILENCE_BELOW_DB, SILENCE_FLOOR_DB)
-    speech = level[level >= loud - 20.0]
+    speech = level[level >= (loud + quiet) / 2]
     signal = 10.0 * np.log10(max(float(np.mean(10.0 ** (speech / 10.0))) - 10.0 ** (quiet / 10.0), 1e-12))
     return Measurement(
         sha256=samples_sha256(samples),

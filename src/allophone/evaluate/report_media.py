@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,7 +39,7 @@ VERDICT_STYLE: dict[Verdict, tuple[str, str]] = {
 }
 """Marker and color."""
 LINE_STYLES = (("-", "#1d4e79"), ("--", "#a15c00"), (":", "#1b6b52"), ("-.", "#7a3b69"), ((0, (1, 1)), "#1f2933"))
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "allophone",
     "font.family": "DejaVu Sans",

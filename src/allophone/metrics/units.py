@@ -103,7 +103,8 @@ def _probabilities(joint: ArrayLike) -> Array:
     table = np.asarray(joint, dtype=np.float64)
     if table.ndim != 2 or table.sum() <= 0:
         raise DataError(f"Expected a (units, phones) table of counts with at least one frame, got shape {table.shape}.")
-    return table / table.sum()
+    probabilities: Array = table / table.sum()
+    return probabilities
 
 
 def _entropy(probabilities: Array) -> float:

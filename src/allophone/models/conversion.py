@@ -151,7 +151,7 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
         value = tensors[name].detach().cpu()
         value = value.float() if value.is_floating_point() else value
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -202,8 +202,9 @@ def _read_config(folder: Path) -> EncoderConfig:
         )
     preprocessor = _read_preprocessor(folder)
     try:
-        family = wav2vec2_bert if model_type == "wav2vec2-bert" else hubert
-        return family.from_transformers(values, preprocessor)
+        if model_type == "wav2vec2-bert":
+            return wav2vec2_bert.from_transformers(values, preprocessor)
+        return hubert.from_transformers(values, preprocessor)
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
 

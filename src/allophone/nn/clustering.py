@@ -212,22 +212,22 @@ def _lowest(kept: list[Tensor], keys: np.ndarray, size: int) -> tuple[list[Tenso
 
 
 def _seeded(sample: _Sample, num_clusters: int, seed: int) -> Tensor:
-    """The best of a few k-means++ starts, each judged on the sample after a few updates. Shape ``(K, D)``, centered."""
+    """The best of a few k-means++ starts on a part of the sample, after a few updates on it. ``(K, D)``, centered."""
+    rows = numpy_generator(seed, "frames to start from").permutation(len(sample.frames))
+    rows = np.sort(rows[: SEEDING_FRAMES_PER_CLUSTER * num_clusters])
+    frames = sample.frames[torch.from_numpy(rows).to(sample.frames.device)]
+    part, centered = _Sample(frames, sample.center, len(frames)), frames - sample.center
     starts = []
     for attempt in range(STARTS):
-        centroids = _plus_plus(sample.frames - sample.center, num_clusters, derive(seed, "start", attempt))
-        centroids, statistics, _ = _lloyd(
-            sample.stream, centroids, sample, seed, START_ITERATIONS, 0.0, lambda done: None
-        )
+        centroids = _plus_plus(centered, num_clusters, derive(seed, "start", attempt))
+        centroids, statistics, _ = _lloyd(part.stream, centroids, part, seed, START_ITERATIONS, 0.0, lambda done: None)
         starts.append((statistics.inertia, attempt, centroids))
     return min(starts)[2]
 
 
 def _plus_plus(frames: Tensor, num_clusters: int, seed: int) -> Tensor:
-    """Greedy k-means++ on the first frames of a random order. ``frames`` centered, ``(R, D)``; returns ``(K, D)``."""
+    """Greedy k-means++. ``frames`` centered, ``(n, D)``; returns some of them, ``(K, D)``."""
     generator = numpy_generator(seed, "k-means++")
-    rows = generator.permutation(len(frames))[: SEEDING_FRAMES_PER_CLUSTER * num_clusters]
-    frames = frames[torch.from_numpy(np.sort(rows)).to(frames.device)]
     norms = frames.square().sum(1)
     trials = 2 + int(math.log(num_clusters))
     chosen = torch.from_numpy(generator.integers(len(frames), size=1)).to(frames.device)
@@ -250,7 +250,7 @@ def _plus_plus(frames: Tensor, num_clusters: int, seed: int) -> Tensor:
 
 
 def _squared_distances(frames: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
-    """From all frames ``(R, D)`` to some of them ``(m,)``; rounding noise counts as 0. Shape ``(R, m)``."""
+    """From all frames ``(n, D)`` to some of them ``(m,)``; rounding noise counts as 0. Shape ``(n, m)``."""
     scale = norms[:, None] + norms[rows]
     distances = scale - 2.0 * frames @ frames[rows].T
     return distances.where(distances > 1e-6 * scale, 0.0)

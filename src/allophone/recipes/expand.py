@@ -29,7 +29,7 @@ from allophone.recipes.ledger import (
     main_voices,
     masked_rows,
     retrieval_rows,
-    spoken,
+    spoken_pair,
     systems_of,
     text_rows,
     voice_pair,
@@ -100,7 +100,7 @@ def expand(
     tag = parse_language(language).tag
     opened = open_recordings(corpus, language, report)
     new = with_splits(opened.where(language=language), config.seed)
-    tag = new.languages()[0]
+    tag = new.languages[0]
     model, where = open_base(base)
     kept = kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
     together = None
@@ -174,7 +174,7 @@ def kept_corpora(opened: Corpus, keep: Sequence[str], new: Corpus) -> dict[str, 
         DataError: Neither has recordings of a language.
     """
     found: dict[str, Corpus] = {}
-    own_languages = set(new.languages())
+    own_languages = set(new.languages)
     for language in keep:
         one = opened.where(language=language)
         if len(one) == 0:
@@ -185,8 +185,8 @@ def kept_corpora(opened: Corpus, keep: Sequence[str], new: Corpus) -> dict[str, 
                 "Add some to the corpus, or leave the language out of --keep."
             )
         one = one if {"train", "test"} <= {row.split for row in one} else with_splits(one, 0)
-        if not set(one.languages()) & own_languages:
-            found[one.languages()[0]] = one
+        if not set(one.languages) & own_languages:
+            found[one.languages[0]] = one
     return found
 
 
@@ -207,12 +207,11 @@ def frame_rows(
     method = base.method()
     if method is not None:
         posteriors["before"] = PosteriorSource("before", method)
+    named = language_rows(systems, languages, config, seed, report)
     if known:
         systems, posteriors = {"after": systems["after"]}, {"after": posteriors["after"]}
-    return [
-        *(one for one in known if one.language in languages),
-        *measure_frames(systems, posteriors, languages, new, config, seed, report),
-    ]
+    measured = measure_frames(systems, posteriors, languages, new, config, seed, report)
+    return [*(one for one in known if one.language in languages), *measured, *named]
 
 
 def measure_frames(
@@ -226,7 +225,7 @@ def measure_frames(
     *,
     everything: bool = False,
 ) -> list[Measurement]:
-    """Retrieval, text and language identification of some systems.
+    """Retrieval and text of some systems.
 
     Args:
         systems: Rows with frames.
@@ -244,11 +243,10 @@ def measure_frames(
         for target, every in ((pairs, everything), (choosing, True)):
             pair = voice_pair(corpus, config, everything=every)
             if pair is not None:
-                target[language] = (spoken(corpus, pair[0]), spoken(corpus, pair[1]))
+                target[language] = spoken_pair(corpus, pair)
     found = retrieval_rows(systems, posteriors, pairs, choosing, seed, report)
     probed = languages if new is None or config.kept_text else {new: languages[new]}
-    found += text_rows(systems, probed, config, seed, report)
-    return found + language_rows(systems, languages, config, seed, report)
+    return found + text_rows(systems, probed, config, seed, report)
 
 
 def own_codebook(
@@ -324,7 +322,7 @@ def report_content(
     config: ExpandConfig,
 ) -> ReportContent:
     """Gather what stands on the page."""
-    tag = new.languages()[0]
+    tag = new.languages[0]
     name = parse_language(tag).name
     trained = [row for row in main_voices(new) if row.split == "train"]
     speakers = {row.speaker for row in trained if row.speaker}
@@ -422,7 +420,7 @@ def write_result(
     """``result.json``: scores and changes with their signature."""
     result = {
         "format": "allophone-result-1",
-        "language": new.languages()[0],
+        "language": new.languages[0],
         "signature": {
             "model": model_hash(base.encoder),
             "corpus": new.hash,

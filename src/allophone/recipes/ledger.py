@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from allophone.audio.augment import limit_bandwidth
 from allophone.data.corpus import Corpus
 from allophone.data.utterance import Utterance
 from allophone.evaluate.forgetting import (
@@ -24,6 +25,7 @@ from allophone.evaluate.forgetting import (
 from allophone.evaluate.measurements import Measurement, System
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
+from allophone.frames import SAMPLE_RATE
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.build import Encoder, build_encoder
 from allophone.run.execute import Report, aligned_units, silent, waveforms
@@ -46,16 +48,18 @@ class LedgerConfig:
     """Labelled utterances of one language."""
     kept_text: bool = True
     """Whether kept languages get a text probe too."""
+    min_labelled_clips: int = 20
+    """Fewest transcribed training clips of a language for a text probe; below, its cells stay empty."""
     min_pair_prompts: int = 20
     """Fewest prompts that two voices must share to be compared."""
 
 
-def spoken(corpus: Corpus, rows: Iterable[Utterance]) -> Spoken:
-    """Decode utterances."""
+def spoken(corpus: Corpus, rows: Iterable[Utterance], *, sample_rate: int = SAMPLE_RATE) -> Spoken:
+    """Decode utterances, with no more bandwidth than recordings at ``sample_rate`` have."""
     rows = list(rows)
     return Spoken(
         ids=tuple(row.id for row in rows),
-        waveforms=tuple(corpus.audio(row) for row in rows),
+        waveforms=tuple(limit_bandwidth(corpus.audio(row), sample_rate) for row in rows),
         texts=tuple(row.text for row in rows),
         groups=tuple(row.group for row in rows),
         speakers=tuple(row.speaker for row in rows),
@@ -100,6 +104,12 @@ def voice_pair(corpus: Corpus, config: LedgerConfig, *, everything: bool) -> tup
     return best
 
 
+def spoken_pair(corpus: Corpus, pair: tuple[list[Utterance], list[Utterance]]) -> tuple[Spoken, Spoken]:
+    """Decode two voices with the bandwidth of the narrower one, so that it is no cue and no handicap."""
+    rates = [int(row.extra.get("original_sample_rate") or row.sample_rate) for rows in pair for row in rows]
+    return spoken(corpus, pair[0], sample_rate=min(rates)), spoken(corpus, pair[1], sample_rate=min(rates))
+
+
 def systems_of(base: Base, adapted: Encoder, seed: int) -> dict[System, FrameSource]:
     """The rows of every table that have frames."""
     torch.manual_seed(derive(seed, "random encoder"))
@@ -122,9 +132,10 @@ def masked_rows(
     own = {"head only": expanded.control, "after": expanded.expansion.method}
     base_method = base.method()
     told = report("Masked prediction")
-    for number, (language, corpus) in enumerate(corpora.items()):
-        held_out = spoken(corpus, draw_rows([row for row in main_voices(corpus) if row.split == "test"], config.most_test_clips))
-        training = [row.id for row in main_voices(corpus) if row.split == "train"]
+    for number, (language, every) in enumerate(corpora.items()):
+        corpus = main_voices(every)
+        held_out = spoken(corpus, draw_rows([row for row in corpus if row.split == "test"], config.most_test_clips))
+        training = [row.id for row in corpus if row.split == "train"]
         labels = expanded.config.targets.labels_per_frame
         units = aligned_units(expanded.units, corpus.utterances, clock, labels)
         for system, method in own.items():
@@ -236,7 +247,7 @@ def text_rows(
         with_text = [row for row in main_voices(corpus) if row.text]
         train = spoken(corpus, draw_rows([row for row in with_text if row.split == "train"], config.most_train_clips))
         test = spoken(corpus, draw_rows([row for row in with_text if row.split == "test"], config.most_test_clips))
-        if len(train) < 20 or len(test) < 5:
+        if len(train) < config.min_labelled_clips or len(test) < 5:
             continue
         for index, (system, source) in enumerate(systems.items()):
             found += measure_text(

@@ -83,7 +83,7 @@ def hubert_base(seed: int = 0) -> tuple[RunConfig, ...]:
     first = RunConfig(
         name="iteration-1",
         seed=seed,
-        encoder=published_config("base"),
+        encoder=published_config("hubert-base"),
         targets=TargetsConfig(front_end="mfcc39", num_units=100, fit_hours=96.0),
         data=DataConfig(collate=collate, batch_seconds=87.5, min_seconds=2.0),
         train=train,

@@ -279,7 +279,7 @@ def merge(first: Corpus, second: Corpus) -> Corpus:
     rows = {}
     for corpus in (first, second):
         for row in corpus:
-            row = replace(row, path=str(corpus.audio_path(row)))
+            row = replace(row, path=str(corpus.audio_path(row).absolute()))
             if rows.setdefault(row.id, row) != row:
                 raise DataError(f"Utterance id {row.id!r} means {rows[row.id].path} and {row.path}. Rename one of them.")
     return first.with_utterances(tuple(rows.values()))

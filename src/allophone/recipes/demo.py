@@ -1,0 +1,43 @@
+"""The whole story on the starter corpus: one new language, one seed, the same code as for a user's own folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from allophone.recipes.expand import FAST, KEEP, ExpandResult, expand
+from allophone.recipes.ledger import LedgerConfig
+from allophone.run.execute import Report, silent
+from allophone.run.expansion import ExpandConfig
+from allophone.run.starter import STARTER, starter_corpus
+
+
+def demo(
+    out: Path, *, language: str = "bul", fast: bool = False, seed: int = 0, report: Report = silent
+) -> ExpandResult | None:
+    """Add a language that the starter encoder never heard, and write the report.
+
+    Args:
+        out: Run folder; the same call again goes on where it stopped.
+        language: ``bul``, ``ell``, ``ita`` or ``dan``.
+        fast: Fewer steps, clips and probes: two minutes instead of ten.
+        seed: Of everything that is drawn.
+        report: Told how far each stage is.
+
+    Returns:
+        None when a signal stopped it.
+    """
+    config = ExpandConfig(seed=seed)
+    if fast:
+        config = replace(config, steps=60, fit_hours=0.25)
+    keep = KEEP[:1] if fast else KEEP
+    return expand(
+        STARTER,
+        starter_corpus(),
+        language=language,
+        keep=keep,
+        out=out,
+        config=config,
+        ledger=FAST if fast else LedgerConfig(kept_text=False),
+        report=report,
+    )

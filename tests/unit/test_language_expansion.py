@@ -1,0 +1,144 @@
+"""LoRA for a new language: the published share, a live adapter, merging, and a pack that PEFT itself loads."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModel
+
+from allophone.errors import ConfigError, NumericsError
+from allophone.methods.language_expansion import (
+    ExpansionConfig,
+    LanguageExpansion,
+    check_adaptation,
+    initialize_table,
+)
+from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
+from allophone.models.build import attention_projections
+from allophone.models.conversion import save_encoder
+from allophone.models.hubert import Hubert, published_config
+from test_masked_prediction import batch, encoder
+
+
+def expansion(rank: int = 4) -> LanguageExpansion:
+    method = MaskedPrediction(encoder(), MaskedPredictionConfig(num_units=5, projection_dim=8))
+    return LanguageExpansion(method, ExpansionConfig(rank=rank), attention_projections(method.encoder))
+
+
+def train(one: LanguageExpansion, steps: int = 3) -> None:
+    optimizer = torch.optim.SGD([p for group in one.parameter_groups() for p in group.parameters], lr=0.5)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (one.step(batch()).loss_sum / one.count(batch())).backward()
+        optimizer.step()
+
+
+def test_share_of_hubert_base_is_the_published_one() -> None:
+    with torch.device("meta"):
+        method = MaskedPrediction(
+            Hubert(published_config("hubert-base")), MaskedPredictionConfig(num_units=1_000, extra_rows=4, projection_dim=256)
+        )
+        one = LanguageExpansion(method, ExpansionConfig(rank=24), attention_projections(method.encoder))
+    trained, every = one.trainable_share()
+    assert (trained, every) == (2_026_496, 96_595_072)
+    assert round(100 * trained / every, 3) == 2.098
+
+
+def test_untrained_adapter_changes_nothing_and_only_lora_and_table_are_trained() -> None:
+    base = encoder().eval()
+    one = expansion()
+    one.method.encoder.load_state_dict(base.state_dict(), strict=False)
+    trained = {name for name, p in one.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in name or name.endswith("label_embeddings") for name in trained)
+    check_adaptation(one, batch())
+
+
+def test_training_moves_every_lora_tensor_and_nothing_frozen() -> None:
+    one = expansion()
+    before = copy.deepcopy(one.state_dict())
+    train(one)
+    for name, value in one.state_dict().items():
+        moves = "lora_" in name or name.endswith("label_embeddings")
+        if not name.startswith("adapter."):
+            assert torch.equal(value, before[name]) != moves, name
+
+
+def test_merged_equals_unmerged() -> None:
+    one = expansion()
+    train(one)
+    merged = one.artifact().eval()
+    one.eval()
+    waveform, lengths = 0.1 * torch.randn(2, 9_000), torch.tensor([9_000, 5_000])
+    adapted = one.encoder(waveform, lengths).hidden_states[-1].values
+    torch.testing.assert_close(merged(waveform, lengths).hidden_states[-1].values, adapted, atol=1e-5, rtol=0)
+    assert not any("lora" in name for name in merged.state_dict())
+
+
+def test_pack_loads_in_peft_on_the_transformers_model(tmp_path) -> None:
+    base = encoder().eval()
+    save_encoder(base, tmp_path / "base", "card")
+    one = expansion()
+    train(one)
+    one.save_pack(tmp_path / "pack")
+    theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "base"), tmp_path / "pack").eval()
+    waveform, lengths = 0.1 * torch.randn(1, 880 + 640 * 9), torch.tensor([880 + 640 * 9])
+    one.eval()
+    features = base.features(waveform, lengths)
+    with torch.no_grad():
+        expected = theirs(input_features=features.values[None]).last_hidden_state[0]
+    mine = one.encoder(waveform, lengths).hidden_states[-1].values
+    torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
+    untouched = base(waveform, lengths).hidden_states[-1].values
+    assert float((mine - untouched).abs().max()) > 2e-4
+
+
+def test_a_layer_that_is_read_but_not_called_is_found_out() -> None:
+    one = expansion()
+    attention = one.method.encoder.encoder.layers[0].self_attn
+
+    class Bypass(nn.Module):
+        def __init__(self, wrapped: nn.Module) -> None:
+            super().__init__()
+            self.wrapped = wrapped
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(values, self.wrapped.base_layer.weight, self.wrapped.base_layer.bias)
+
+    attention.linear_q = Bypass(attention.linear_q)
+    with pytest.raises(NumericsError, match=r"LoRA tensors got no gradient and did not move.*linear_q"):
+        check_adaptation(one, batch())
+
+
+def test_table_starts_at_the_mean_direction_of_its_frames() -> None:
+    method = MaskedPrediction(encoder(), MaskedPredictionConfig(num_units=6, projection_dim=8)).eval()
+    row = method.label_embeddings[5].detach().clone()
+    initialize_table(method, [batch()])
+    one = batch()
+    hidden = method.encoder(one.waveform, one.waveform_lengths).hidden_states[-1].split()
+    directions = [
+        nn.functional.normalize(method.final_proj(frames), dim=-1)[one.units[i, : len(frames), 0] == 2]
+        for i, frames in enumerate(hidden)
+    ]
+    expected = nn.functional.normalize(torch.cat(directions).sum(0), dim=-1)
+    torch.testing.assert_close(method.label_embeddings[2], expected, atol=1e-5, rtol=0)
+    assert torch.equal(method.label_embeddings[5], row)
+
+
+def test_control_trains_the_table_alone_and_has_no_pack(tmp_path) -> None:
+    one = expansion(rank=0)
+    assert {name for name, p in one.named_parameters() if p.requires_grad} == {"method.label_embeddings"}
+    with pytest.raises(ConfigError, match="rank 0 has no adapter"):
+        one.save_pack(tmp_path)
+    check_adaptation(one, batch())
+
+
+def test_refuses_layers_that_do_not_exist_and_bad_ranks() -> None:
+    method = MaskedPrediction(encoder(), MaskedPredictionConfig(num_units=5))
+    with pytest.raises(ConfigError, match=r"No layer named \['nothing'\] in Wav2Vec2Bert"):
+        LanguageExpansion(method, ExpansionConfig(), ("nothing",))
+    with pytest.raises(ConfigError, match="rank >= 0 and a positive alpha"):
+        ExpansionConfig(rank=-1)
