@@ -21,8 +21,8 @@ help:  ## this list
 install: $(READY)  ## make .venv and install everything into it (the other targets do this themselves)
 
 $(READY): pyproject.toml constraints.txt $(wildcard starter/pyproject.toml)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "allophone needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)."; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "allophone needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)."; \
 	  echo "Name another one: make PYTHON=/path/to/python3.12 demo"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "Could not make $(VENV). On Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt $(wildcard starter/pyproject.toml)
 	@$(PIP) install -c constraints.txt -e '.[dev]' $(if $(wildcard starter/pyproject.toml),-e ./starter)
 	@touch $@
 
-demo: $(READY)  ## add one language to the starter encoder and write the report (about ten minutes on two cores)
+demo: $(READY)  ## add one language to the starter encoder and write the report
 	@$(NICE) $(BIN)/allophone demo $(ARGS)
 
 test: $(READY)  ## the default tests, with the share of covered lines in L0 to L4
@@ -48,10 +48,10 @@ format: $(READY)  ## rewrite the files as `make check` wants them
 	@$(BIN)/ruff format .
 
 bench: $(READY)  ## timings against named peers
-	@$(NICE) $(BIN)/python -m allophone.benchmarks $(ARGS)
+	@$(NICE) $(BIN)/allophone benchmark $(or $(ARGS),ragged)
 
 evidence: $(READY)  ## expansion to four languages with three seeds each: hours
-	@$(NICE) $(BIN)/python -m allophone.recipes.evidence $(ARGS)
+	@$(NICE) $(BIN)/python scripts/evidence.py $(ARGS)
 
 parity: $(READY)  ## every comparison with an independent implementation, slow ones included
 	@$(PYTEST) -m "parity and not gpu and not network" $(ARGS)

@@ -88,7 +88,7 @@ def main() -> None:
     )
     body = "".join("\t".join(rows[code]) + "\n" for code in sorted(rows))
     (TARGET / "languages.tsv").write_text(head + body, encoding="utf-8")
-    head = "# Scripts of ISO 15924: IANA language subtag registry (public domain, CC0 1.0); newer ones from Unicode CLDR.\ncode\tname\n"
+    head = "# Scripts of ISO 15924: IANA language subtag registry (public domain, CC0 1.0), Unicode CLDR.\ncode\tname\n"
     known = {line.split("\t")[0] for line in scripts}
     names = Locale("en").scripts
     scripts += [f"{code}\t{names.get(code, code)}" for code in {row[4] for row in rows.values()} - known]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from allophone.cli.main import build_parser
+from allophone.run.doctor import starter_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -71,7 +71,7 @@ def test_mapped_files_exist() -> None:
     assert not [row for row in rows if not (ROOT / "src/allophone" / row).is_dir() and not (ROOT / row).is_dir()]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("allophone_starter") is None, reason="needs the starter distribution")
+@pytest.mark.skipif(not starter_files().get("encoder"), reason="needs the starter distribution with its encoder")
 def test_python_example_runs(tmp_path: Path) -> None:
     for example in blocks(ROOT / "README.md", "python"):
         done = subprocess.run(

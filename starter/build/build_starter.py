@@ -100,7 +100,7 @@ def build(packages: Path, out: Path, keep_audio: bool) -> None:
     phones: list[dict[str, object]] = []
     left_out: Counter[str] = Counter()
     seen: set[tuple[str, bytes]] = set()
-    chosen = select(grouped)
+    chosen = select(grouped, splits)
     for number, clip in enumerate(chosen):
         if clip.id in suspects and clip.source == tuxpaint.SOURCE:
             left_out["suspect"] += 1

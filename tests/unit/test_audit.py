@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -101,6 +102,18 @@ def test_a_file_that_went_missing_is_listed_not_fatal(tmp_path: Path, speech: Sp
     seen: list[int] = []
     result = audit(corpus, tmp_path / "out.html", progress=lambda done, _: seen.append(done))
     assert [item.id for item in result.unreadable] == ["1"] and result.languages[0].utterances == 1 and seen == [1, 2]
+
+
+def test_a_file_that_changed_its_rate_or_lost_the_part_is_listed(tmp_path: Path, speech: Speech) -> None:
+    soundfile.write(tmp_path / "a.wav", speech(1).numpy(), SAMPLE_RATE)
+    corpus = Corpus.open(tmp_path, language="fr")
+    row = corpus.utterances[0]
+    for change, reason in (
+        ({"sample_rate": 8_000}, "16000 Hz, but the corpus says 8000 Hz"),
+        ({"offset_seconds": 5.0}, "25 ms"),
+    ):
+        result = audit(corpus.with_utterances((replace(row, **change),)), tmp_path / "out.html")
+        assert reason in result.unreadable[0].reason and result.languages == ()
 
 
 def test_an_empty_corpus_gives_a_page(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def corpus(tmp_path: Path, speech: Speech) -> Corpus:
             text="l'été", group="g", translations={"eng_Latn": "summer"}, split="train", licence="CC0-1.0",
             extra={"age": 30},
         ),
-        Utterance(id="b", path="audio/1.flac", duration_seconds=2.0, sample_rate=16_000, language="srp_Latn", split="test"),
+        Utterance(
+            id="b", path="audio/1.flac", duration_seconds=2.0, sample_rate=16_000, language="srp_Latn", split="test"
+        ),
         Utterance(
             id="c", path="audio/2.flac", offset_seconds=0.5, duration_seconds=1.0, sample_rate=16_000,
             language="srp_Cyrl", split="train",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_folder_without_a_language_says_how_to_give_one(clips: Path, tmp_path: P
 
 
 def test_empty_and_missing_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no sound files.*it is empty"):
+    with pytest.raises(DataError, match=r"no sound files.*it is empty"):
         Corpus.open(tmp_path, language="fra")
     (tmp_path / "readme.md").write_text("x")
     with pytest.raises(DataError, match=r"no sound files.*\.md"):
@@ -206,7 +207,7 @@ def test_fairseq(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ron_Latn 1 of 5 \(20\.0%\)(?s:.*)has 14400 samples, but .*line 6 says 99999"):
         Corpus.open(manifest, language="ron")
     write_lines(manifest, [*lines[:2], "1.wav"])
-    with pytest.raises(DataError, match="line 3.*expected a path, a tab and the number of samples"):
+    with pytest.raises(DataError, match=r"line 3.*expected a path, a tab and the number of samples"):
         Corpus.open(manifest, language="ron")
 
 
@@ -306,8 +307,8 @@ def test_lhotse_cuts_as_lhotse_writes_them(clips: Path, tmp_path: Path) -> None:
 
 def lhotse_cut(clips: Path, **changes: object) -> dict[str, object]:
     recording = {
-        "id": "r", "sources": [{"type": "file", "channels": [0], "source": str(clips / "0.wav")}], "sampling_rate": 16_000,
-        "num_samples": 8_000, "duration": 0.5,
+        "id": "r", "sources": [{"type": "file", "channels": [0], "source": str(clips / "0.wav")}],
+        "sampling_rate": 16_000, "num_samples": 8_000, "duration": 0.5,
     }  # fmt: skip
     cut = {"id": "c", "start": 0.0, "duration": 0.5, "channel": 0, "recording": recording, "type": "MonoCut"}
     for key, value in changes.items():
@@ -365,7 +366,7 @@ def test_hugging_face_datasets(clips: Path, tmp_path: Path, monkeypatch: pytest.
     check(Corpus.open(tmp_path / "out"), clips)
     assert {row.split for row in report.corpus} == {"dev"} and report.corpus.utterances[0].path.startswith("audio/")
     check(Corpus.open(held, language="ro"), clips)
-    with pytest.raises(DataError, match="no Audio column.*cast_column"):
+    with pytest.raises(DataError, match=r"no Audio column.*cast_column"):
         Corpus.open(datasets.Dataset.from_dict({"audio": paths}))
     with pytest.raises(DataError, match="row 0: the Audio column holds neither"):
         Corpus.open(datasets.Dataset.from_dict({"audio": [None]}).cast_column("audio", datasets.Audio()))
@@ -418,3 +419,30 @@ def test_progress_and_threads(clips: Path) -> None:
     one = Corpus.open(clips, language="ro", workers=1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert Corpus.open(clips, language="ro", workers=4).hash == one.hash
+
+
+def test_a_part_must_lie_in_the_file(clips: Path) -> None:
+    for offset, duration, reason in (
+        (-1, 1, "names 1.0 s from -1.0 s"),
+        (0.1, -1, "duration above 0"),
+        (9, 1, "ends at"),
+    ):
+        line = json.dumps({"path": "0.wav", "lang": "ro", "offset": offset, "duration": duration})
+        corpus = Corpus.open(write_lines(clips / "m.jsonl", [line]), max_loss=1.0)
+        assert len(corpus) == 0 and reason in corpus.quarantined[0].reason
+
+
+def test_texts_that_are_not_utf8_and_manifests_without_rows(clips: Path, tmp_path: Path) -> None:
+    (clips / "0.txt").write_bytes("l'été".encode("latin-1"))
+    with pytest.raises(DataError, match=r"0\.txt: not UTF-8"):
+        Corpus.open(clips, language="fr")
+    write_lines(tmp_path / "empty.jsonl", [""])
+    with pytest.raises(DataError, match="no rows; expected one an utterance"):
+        Corpus.open(tmp_path / "empty.jsonl")
+
+
+def test_hugging_face_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="pip install datasets"):
+        Corpus.open(tmp_path)

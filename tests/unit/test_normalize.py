@@ -1,4 +1,4 @@
-"""text/normalize: transcripts of the same words become the same string, and nothing that distinguishes words is lost."""
+"""text/normalize: transcripts of the same words become one string, and nothing that tells words apart is lost."""
 
 from __future__ import annotations
 

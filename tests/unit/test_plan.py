@@ -12,7 +12,7 @@ from allophone.models.build import build_encoder
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.expansion import Base, ExpandConfig
-from allophone.run.plan import plan_expansion, plan_pretraining, random_batch
+from allophone.run.plan import plan_evaluation, plan_expansion, plan_pretraining, random_batch
 from allophone.train.config import TrainConfig
 
 ENCODER = Wav2Vec2BertConfig(
@@ -55,7 +55,7 @@ def test_the_plan_of_a_pretraining_adds_up_its_stages(one_second: None) -> None:
     text = str(plan)
     assert "10 steps of 1 x 3 s" in text
     assert "36.3 min" in text
-    assert "scoring come on top" in text
+    assert "come on top" in text
 
 
 def test_the_plan_of_an_expansion_has_its_control_and_leaves_the_base_alone(one_second: None) -> None:
@@ -66,6 +66,11 @@ def test_the_plan_of_an_expansion_has_its_control_and_leaves_the_base_alone(one_
     assert [stage.name.split(": ")[1] for stage in plan.stages] == ["units", "LoRA", "control"] * 2
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_the_plan_of_an_evaluation_counts_encoders_and_seeds(one_second: None) -> None:
+    base = Base(encoder=build_encoder(ENCODER), codebook=None, heads=None)
+    assert plan_evaluation(base, seeds=3, hours=0.5).seconds == 4 * 180
 
 
 def test_the_probed_batch_is_as_large_as_the_run_says() -> None:

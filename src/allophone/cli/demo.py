@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allophone.cli.console import progress, say, wrote
+from allophone.cli.console import ended, say, stages
 from allophone.cli.parser import Verbs, add_out, add_plan, add_verb
-
-LANGUAGES = ("bul", "ell", "ita", "dan")
 
 
 def add(verbs: Verbs) -> None:
@@ -23,11 +21,11 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--language",
-        choices=LANGUAGES,
         default="bul",
-        help="new language, one that the encoder never heard (default: bul)",
+        metavar="ISO",
+        help="new language that the encoder never heard: bul, ell, ita or dan (default: bul)",
     )
-    parser.add_argument("--fast", action="store_true", help="fewer steps and clips: two minutes instead of ten")
+    parser.add_argument("--fast", action="store_true", help="fewer steps, clips and probes: a quick look")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of everything that is drawn (default: 0)"
     )
@@ -35,20 +33,29 @@ def add(verbs: Verbs) -> None:
     add_plan(parser)
 
 
-def command(arguments: argparse.Namespace) -> None:
+def command(arguments: argparse.Namespace) -> int:
     """Run the demo."""
     from allophone.recipes.demo import demo
 
-    with progress("demo") as report:
-        result = demo(
-            arguments.out,
-            fast=arguments.fast,
-            language=arguments.language,
-            seed=arguments.seed,
-            plan=arguments.plan,
-            progress=report,
-        )
     if arguments.plan:
-        say(str(result))
-    else:
-        wrote(arguments.out / "report.html", "report:")
+        return _plan(arguments)
+    with stages() as report:
+        result = demo(
+            arguments.out, language=arguments.language, fast=arguments.fast, seed=arguments.seed, report=report
+        )
+    return ended(result is not None, arguments.out / "report.html")
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from allophone.errors import ConfigError
+    from allophone.recipes.expand import KEEP
+    from allophone.run.expansion import ExpandConfig
+    from allophone.run.plan import plan_expansion
+    from allophone.run.starter import STARTER, open_base, starter_corpus
+
+    if arguments.fast:
+        raise ConfigError("--plan tells about the whole demo; leave out --fast.")
+    base, _ = open_base(STARTER)
+    audio = starter_corpus().where(language=(arguments.language, *KEEP))
+    say(str(plan_expansion(base, ExpandConfig(seed=arguments.seed), sum(audio.hours().values()))))
+    return 0

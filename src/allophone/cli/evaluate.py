@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allophone.cli.console import progress, say, wrote
-from allophone.cli.parser import Verbs, add_corpus, add_out, add_plan, add_verb, languages
+from allophone.cli.console import say, stages, wrote
+from allophone.cli.parser import Verbs, add_corpus, add_out, add_plan, add_verb, counts, languages
+from allophone.cli.places import open_corpus
 
 
 def add(verbs: Verbs) -> None:
@@ -21,7 +22,9 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")
     add_corpus(parser)
     parser.add_argument("--language", type=languages, default=(), metavar="A,B,...", help="only these (default: all)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of probes and intervals (default: 0)")
+    parser.add_argument(
+        "--seeds", type=counts, default=(0,), metavar="A,B,...", help="seeds of probes and random encoders (default: 0)"
+    )
     add_out(parser, "the scores", Path("runs/evaluate"))
     add_plan(parser)
 
@@ -30,17 +33,23 @@ def command(arguments: argparse.Namespace) -> None:
     """Score the encoder."""
     from allophone.recipes.evaluate import evaluate
 
-    with progress("evaluate") as report:
+    corpus = open_corpus(arguments.corpus)
+    if arguments.plan:
+        from allophone.run.plan import plan_evaluation
+        from allophone.run.starter import open_base
+
+        chosen = corpus.where(language=arguments.language or None)
+        base, _ = open_base(arguments.model)
+        say(str(plan_evaluation(base, len(arguments.seeds), sum(chosen.hours().values()))))
+        return
+    with stages() as report:
         result = evaluate(
             arguments.model,
-            arguments.corpus,
-            languages=arguments.language,
-            seed=arguments.seed,
+            corpus,
             out=arguments.out,
-            plan=arguments.plan,
-            progress=report,
+            languages=arguments.language,
+            seeds=arguments.seeds,
+            report=report,
         )
-    if arguments.plan:
-        say(str(result))
-    else:
-        wrote(arguments.out)
+    say(result.tables.read_text(encoding="utf-8"))
+    wrote(result.tables)

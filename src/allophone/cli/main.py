@@ -12,12 +12,12 @@ import traceback
 from collections.abc import Sequence
 
 from allophone import __version__
-from allophone.cli import corpus, demo, doctor, evaluate, expand, pretrain, report, units
+from allophone.cli import benchmark, corpus, demo, doctor, evaluate, expand, pretrain, report, units
 from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, units, evaluate, report)
+VERBS = (demo, doctor, corpus, pretrain, expand, units, evaluate, report, benchmark)
 
 
 def build_parser() -> Parser:

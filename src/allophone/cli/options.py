@@ -101,8 +101,8 @@ def _settings(annotation: ast.expr) -> dict[str, Any]:
             return {"type": lambda text: tuple(inner(part) for part in text.split(",") if part), "metavar": "A,B,..."}
     if ast.unparse(annotation) == "bool":
         return {"action": argparse.BooleanOptionalAction}
-    kind = _simple(annotation)
-    return {"type": kind, "metavar": {int: "N", float: "X", str: "NAME", Path: "PATH"}[kind]}
+    metavar = {"int": "N", "float": "X", "str": "NAME", "Path": "PATH"}
+    return {"type": _simple(annotation), "metavar": metavar[ast.unparse(annotation)]}
 
 
 def _elements(node: ast.expr) -> list[ast.expr]:

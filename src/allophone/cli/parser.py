@@ -26,7 +26,9 @@ class Parser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**settings)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         """Parse as usual, but refuse here, where the known options are at hand, what is not one of them."""
         self._refuse_unknown(sys.argv[1:] if args is None else args)
         parsed, extras = super().parse_known_args(args, namespace)

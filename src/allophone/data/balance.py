@@ -30,8 +30,8 @@ def language_weights(amounts: Mapping[str, float], alpha: float) -> dict[str, fl
         DataError: An amount is not a positive number.
 
     Example:
-        >>> language_weights({"eng_Latn": 16.0, "bul_Cyrl": 1.0}, alpha=0.5)
-        {'eng_Latn': 0.8, 'bul_Cyrl': 0.2}
+        >>> language_weights({"eng_Latn": 3.0, "bul_Cyrl": 1.0}, alpha=1.0)
+        {'eng_Latn': 0.75, 'bul_Cyrl': 0.25}
     """
     if not 0.0 <= alpha <= 1.0:
         raise ConfigError(f"A balancing exponent lies between 0 (all equal) and 1 (as they are); got {alpha}.")

@@ -118,7 +118,7 @@ def choose_layer(source: FrameSource, first: Spoken, second: Spoken) -> int:
     """Index of the layer that finds the same prompt best between two voices that are not those reported on."""
     first, second = _sample_prompts(first, second)
     frames = [extract_all(source, spoken.waveforms) for spoken in (first, second)]
-    recalls = [_retrieve(frames, (first, second), layer, "slices").recall(1) for layer in range(source.layers)]
+    recalls = [_retrieve(frames, (first, second), layer, "frames").recall(1) for layer in range(source.layers)]
     return int(np.argmax(recalls))
 
 
@@ -135,12 +135,12 @@ def measure_retrieval(
 ) -> list[Measurement]:
     """Same-prompt retrieval between two voices, both directions; each frame standardized by its voice.
 
-    ``retrieval_mean`` pools over time, every other measure warps time over 24 slices.
+    ``retrieval_mean`` pools over time, every other measure warps time over all frames.
     """
     frames = [extract_all(source, spoken.waveforms) for spoken in (first, second)]
     found = []
     for measure in measures:
-        representation = "mean" if measure == "retrieval_mean" else "slices"
+        representation = "mean" if measure == "retrieval_mean" else "frames"
         result = _retrieve(frames, (first, second), layer, representation)
         found.append(_as_measurement(result.hits[1].astype(np.float64), result, measure, language, system, seed))
     return found

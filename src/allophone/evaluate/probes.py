@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,9 @@ class CTCProbeConfig:
 
     def __post_init__(self) -> None:
         if min(self.outputs_per_frame, self.steps, self.batch_size, len(self.learning_rates)) < 1:
-            raise ConfigError(f"CTCProbeConfig: outputs, steps, batch size and learning rates must be at least 1; got {self}.")
+            raise ConfigError(
+                f"CTCProbeConfig: outputs, steps, batch size and learning rates must be at least 1; got {self}."
+            )
         if not (0 <= self.input_dropout < 1 and 0 < self.dev_fraction < 1) or min(self.learning_rates) <= 0:
             raise ConfigError(f"CTCProbeConfig: dropout in [0, 1), dev_fraction in (0, 1), positive rates; got {self}.")
         if self.few is not None and self.few < 2:
@@ -189,7 +192,7 @@ def _usable(
     unseen = {index: text for index, text in train.items() if text not in test_texts}
 
     def fits(index: int, text: str) -> bool:
-        repeats = sum(a == b for a, b in zip(text, text[1:], strict=False))
+        repeats = sum(a == b for a, b in pairwise(text))
         return len(text) + repeats <= frames[index].shape[1] * outputs_per_frame
 
     usable = {index: text for index, text in unseen.items() if fits(index, text)}
@@ -296,7 +299,9 @@ class _Trainer:
     def by_length(self, frames: Sequence[Tensor], indices: list[int]) -> list[list[int]]:
         """Positions in batches of similar length."""
         ordered = sorted(indices, key=lambda index: frames[index].shape[1])
-        return [ordered[start : start + self.config.batch_size] for start in range(0, len(ordered), self.config.batch_size)]
+        return [
+            ordered[start : start + self.config.batch_size] for start in range(0, len(ordered), self.config.batch_size)
+        ]
 
     def batch(self, frames: Sequence[Tensor], indices: list[int], texts: dict[int, str]) -> _Batch:
         """Pad and standardize some clips; without texts the targets are empty."""

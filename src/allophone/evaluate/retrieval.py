@@ -60,7 +60,7 @@ def retrieve_prompts(
 ) -> PromptRetrieval:
     """Search each voice with the utterances of the other.
 
-    Prompts that only one of the voices has spoken are left out on both sides.
+    Prompts that only one of the voices has spoken, and utterances without a prompt (None), are left out.
 
     Args:
         first: Frames of one voice, shape ``(T, D)`` each; hidden states, square roots of unit posteriors, ...
@@ -83,7 +83,7 @@ def retrieve_prompts(
     name = describe(representation, distance, slices, standardize)
     _check(first, first_groups, "first")
     _check(second, second_groups, "second")
-    shared = set(first_groups) & set(second_groups)
+    shared = (set(first_groups) & set(second_groups)) - {None}
     if not shared:
         raise DataError(
             f"retrieve_prompts: no prompt of the {len(first)} utterances of the first voice is among the "
@@ -127,9 +127,7 @@ def _check(frames: Sequence[Tensor], groups: Sequence[Hashable], name: str) -> N
         )
 
 
-def _represent(
-    frames: list[Tensor], representation: Representation, slices: int, standardize: bool
-) -> list[Tensor]:
+def _represent(frames: list[Tensor], representation: Representation, slices: int, standardize: bool) -> list[Tensor]:
     """Sequences to compare, of one voice: one vector, ``slices`` vectors or all frames each."""
     if representation == "mean":
         frames = list(mean_pool(frames).split(1))

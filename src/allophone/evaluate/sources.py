@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from allophone.audio.features import stacked_fbank
+from allophone.audio.features import kaldi_fbank, stacked_fbank
 from allophone.errors import ConfigError, DataError, ShapeError
 from allophone.evaluate.protocol import FrameSource
 from allophone.frames import SAMPLE_RATE, FrameClock
@@ -90,16 +90,24 @@ class EncoderSource:
 
 
 class FilterbankSource:
-    """Log-mel energies, normalized over the utterance, stacked to an encoder's frame rate."""
+    """Log-mel energies stacked to an encoder's frame rate: the row that no learning has touched."""
 
     layers = 1
 
-    def __init__(self, stack: int, name: str = "filter bank") -> None:
-        """Give the number of 10-ms frames that make one frame (4 = 40 ms, 320 dimensions)."""
+    def __init__(self, stack: int, name: str = "filter bank", *, normalize: bool = False) -> None:
+        """Choose the frame.
+
+        Args:
+            stack: 10-ms frames that make one frame (4 = 40 ms, 320 dimensions).
+            name: Row label.
+            normalize: Give each mel zero mean and unit variance over the utterance, as the log-mel encoders see it.
+                Its mean over frames then says nothing, so a fair row of a mean-pooled score leaves it off.
+        """
         if stack < 1:
             raise ConfigError(f"FilterbankSource: stack is {stack}; expected at least 1 frame.")
         self.name = name
         self.stack = stack
+        self.normalize = normalize
         self.frame_rate = FBANK_RATE / stack
 
     def extract(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -111,7 +119,14 @@ class FilterbankSource:
         Returns:
             One tensor of shape ``(1, frames, 80 * stack)``, float32, per waveform.
         """
-        return [stacked_fbank(waveform, self.stack)[None].float().cpu() for waveform in waveforms]
+        return [self._stacked(waveform)[None].float().cpu() for waveform in waveforms]
+
+    def _stacked(self, waveform: Tensor) -> Tensor:
+        if self.normalize:
+            return stacked_fbank(waveform, self.stack)
+        mels = kaldi_fbank(waveform)
+        frames = len(mels) // self.stack
+        return mels[: frames * self.stack].reshape(frames, -1)
 
 
 def extract_all(
@@ -166,7 +181,9 @@ def standardize_by_voice(frames: Sequence[Tensor], speakers: Sequence[Hashable])
         DataError: Not one speaker an utterance.
     """
     if len(frames) != len(speakers):
-        raise DataError(f"standardize_by_voice: {len(frames)} utterances, {len(speakers)} speakers; one each is needed.")
+        raise DataError(
+            f"standardize_by_voice: {len(frames)} utterances, {len(speakers)} speakers; one each is needed."
+        )
     members: dict[Hashable, list[int]] = {}
     for index, speaker in enumerate(speakers):
         members.setdefault(speaker, []).append(index)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -176,6 +177,7 @@ class _Draws:
         return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
+@lru_cache(maxsize=8)
 def _draw(num_seeds: int, num_groups: int, *, resamples: int, confidence: float, seed: int) -> _Draws:
     _check_options(resamples, confidence)
     generator = numpy_generator(seed, "bootstrap")

@@ -25,6 +25,7 @@ from allophone.recipes.ledger import LedgerConfig, systems_of
 from allophone.run.execute import Report, silent
 from allophone.run.expansion import Base, ExpandConfig
 from allophone.run.starter import STARTER, open_base, starter_corpus
+from allophone.units.extract import FrameCache
 
 LANGUAGES = ("bul", "ell", "ita", "dan")
 
@@ -53,18 +54,19 @@ def evidence(
     Returns:
         ``evidence.md``; None when a signal stopped it.
     """
-    corpus, (base, _) = starter_corpus(), open_base(STARTER)
+    corpus = starter_corpus()
     settings = ledger or LedgerConfig()
     every: dict[str, list[Measurement]] = {}
+    model, cache = open_base(STARTER), FrameCache()
     for seed in seeds:
-        known = unchanged(base, corpus, languages, settings, seed, out / f"unchanged-seed{seed}.parquet", report)
+        known = unchanged(model[0], corpus, languages, settings, seed, out / f"unchanged-seed{seed}.parquet", report)
         for language in languages:
             run = out / f"{language}-seed{seed}"
             path = run / "measurements.parquet"
             if not (run / "result.json").exists():
                 chosen = replace(config or ExpandConfig(), seed=seed)
                 result = expand(
-                    STARTER,
+                    model,
                     corpus,
                     language=language,
                     keep=KEEP,
@@ -72,6 +74,7 @@ def evidence(
                     config=chosen,
                     ledger=settings,
                     known=known,
+                    cache=cache,
                     report=report,
                 )
                 if result is None:

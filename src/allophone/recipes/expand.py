@@ -34,12 +34,14 @@ from allophone.recipes.ledger import (
     text_rows,
     voice_pair,
 )
+from allophone.recipes.phones import phone_table
 from allophone.run.execute import HEADS, Report, counted, silent, subset, usable, waveforms
 from allophone.run.expansion import Base, ExpandConfig, Expanded, expand_encoder, merge
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.text.languages import parse_language
 from allophone.text.normalize import normalize
 from allophone.units.encode import encode_units
+from allophone.units.extract import FrameCache
 from allophone.units.fit import fit_codebook
 
 KEEP = ("spa", "fra", "rus")
@@ -64,7 +66,7 @@ class ExpandResult:
 
 
 def expand(
-    base: str | Path,
+    base: str | Path | tuple[Base, Path | str],
     corpus: Corpus | Path | str,
     *,
     language: str,
@@ -73,12 +75,13 @@ def expand(
     config: ExpandConfig | None = None,
     ledger: LedgerConfig | None = None,
     known: Sequence[Measurement] = (),
+    cache: FrameCache | None = None,
     report: Report = silent,
 ) -> ExpandResult | None:
     """Add a language to a model.
 
     Args:
-        base: ``starter``, a model folder or a hub id.
+        base: ``starter``, a model folder or a hub id; or what ``open_base`` gave for one.
         corpus: Recordings: a corpus, or anything that ``Corpus.open`` reads.
         language: The new language, in any tag.
         out: Run folder; the same call again goes on where it stopped.
@@ -87,6 +90,7 @@ def expand(
         config: How the model is adapted.
         ledger: How much is measured.
         known: Measurements of the systems that do not change (filter bank, random encoder, before), with this seed.
+        cache: Frames of the base at the layer of its codebook, to share between expansions of one base.
         report: Told how far each stage is.
 
     Returns:
@@ -101,31 +105,35 @@ def expand(
     opened = open_recordings(corpus, language, report)
     new = with_splits(opened.where(language=language), config.seed)
     tag = new.languages[0]
-    model, where = open_base(base)
-    kept = kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
+    model, where = base if isinstance(base, tuple) else open_base(base)
+    kept = kept_corpora(opened, keep or (KEEP if base == STARTER else ()), new)
+    heard = {language: portion(one, config, ledger) for language, one in kept.items()}
     together = None
-    for one in kept.values():
+    for one in heard.values():
         together = one if together is None else merge(together, one)
     main = main_voices(new)
+    shared = cache or FrameCache()
+    own_layer = model.codebook is not None and config.layer in (None, model.codebook.info.layer)
     expanded = expand_encoder(
-        model, main, None if together is None else main_voices(together), config, out, report=report
+        model, main, together, config, out, cache=shared if own_layer else None, report=report
     )
     if expanded is None:
         return None
     adapted = expanded.expansion.artifact()
     languages = {tag: new, **kept}
-    found = masked_rows(model, expanded, languages, ledger, config.seed, report)
+    found = masked_rows(model, expanded, {tag: main, **heard}, ledger, config.seed, cache=shared, report=report)
     found += frame_rows(model, expanded, adapted, languages, tag, ledger, config.seed, known, report)  # type: ignore[arg-type]
     save_measurements(found, out / "measurements.parquet")
     codebook = own_codebook(adapted, expanded, main, together, config, report)  # type: ignore[arg-type]
+    phones = [phone_table(one, model, adapted, codebook, seed=config.seed, report=report) for one in languages.values()]  # type: ignore[arg-type]
     folder = out / "model"
     card = model_card(where, tag, new, config)
     save_encoder(adapted, folder, card, parents=[model_hash(model.encoder)], created_by="allophone expand")  # type: ignore[arg-type]
     codebook.save(folder)
     pack = save_pack(expanded, codebook, model, out / "pack", card)
+    content = report_content(where, model, expanded, adapted, codebook, new, kept, found, out, pack, config)  # type: ignore[arg-type]
     page = write_report(
-        report_content(where, model, expanded, adapted, codebook, new, kept, found, out, pack, config),  # type: ignore[arg-type]
-        out / "report.html",
+        replace(content, extra_tables=tuple(table for table in phones if table is not None)), out / "report.html"
     )
     seconds = time.monotonic() - started
     write_result(out, found, config, new, model, seconds)
@@ -190,6 +198,15 @@ def kept_corpora(opened: Corpus, keep: Sequence[str], new: Corpus) -> dict[str, 
     return found
 
 
+def portion(corpus: Corpus, config: ExpandConfig, ledger: LedgerConfig) -> Corpus:
+    """What training and masked prediction use of a kept language: some training audio and the held-out utterances."""
+    main = main_voices(corpus)
+    training = [row for row in main if row.split == "train"]
+    test = [row for row in main if row.split == "test"]
+    rows = [*subset(training, config.kept_hours, 0), *draw_rows(test, ledger.most_test_clips)]
+    return corpus.with_utterances(tuple(rows))
+
+
 def frame_rows(
     base: Base,
     expanded: Expanded,
@@ -203,13 +220,18 @@ def frame_rows(
 ) -> list[Measurement]:
     """Everything that is measured on frames, for the systems that ``known`` does not have."""
     systems = systems_of(base, adapted, seed)
-    posteriors: dict[System, FrameSource] = {"after": PosteriorSource("after", expanded.expansion.method)}
+    posteriors: dict[System, FrameSource] = {
+        "random encoder": PosteriorSource("random encoder", expanded.random),
+        "head only": PosteriorSource("head only", expanded.control),
+        "after": PosteriorSource("after", expanded.expansion.method),
+    }
     method = base.method()
     if method is not None:
         posteriors["before"] = PosteriorSource("before", method)
     named = language_rows(systems, languages, config, seed, report)
     if known:
-        systems, posteriors = {"after": systems["after"]}, {"after": posteriors["after"]}
+        systems = {"after": systems["after"]}
+        posteriors.pop("before", None)
     measured = measure_frames(systems, posteriors, languages, new, config, seed, report)
     return [*(one for one in known if one.language in languages), *measured, *named]
 
@@ -267,6 +289,7 @@ def own_codebook(
         normalization=targets.normalization,
         speakers={row.id: row.speaker for row in rows} if targets.normalization == "voice" else None,
         init_frames=2**18,
+        cache=FrameCache(),
         parent=expanded.codebook.hash,
         progress=counted(report("Units of the adapted encoder")),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import torch
 
 from allophone.audio.augment import limit_bandwidth
 from allophone.data.corpus import Corpus
@@ -27,11 +26,12 @@ from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.frames import SAMPLE_RATE
 from allophone.methods.masked_prediction import MaskedPrediction
-from allophone.models.build import Encoder, build_encoder
+from allophone.models.build import Encoder
 from allophone.run.execute import Report, aligned_units, silent, waveforms
-from allophone.run.expansion import Base, Expanded
-from allophone.seeding import derive, numpy_generator
+from allophone.run.expansion import Base, Expanded, random_encoder
+from allophone.seeding import numpy_generator
 from allophone.units.encode import encode_units
+from allophone.units.extract import FrameCache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,8 +112,7 @@ def spoken_pair(corpus: Corpus, pair: tuple[list[Utterance], list[Utterance]]) -
 
 def systems_of(base: Base, adapted: Encoder, seed: int) -> dict[System, FrameSource]:
     """The rows of every table that have frames."""
-    torch.manual_seed(derive(seed, "random encoder"))
-    random = build_encoder(base.encoder.config).eval()
+    random = random_encoder(base.encoder, seed)
     stack = round(base.encoder.clock.hop / 160)
     return {
         "filter bank": FilterbankSource(stack),
@@ -124,12 +123,26 @@ def systems_of(base: Base, adapted: Encoder, seed: int) -> dict[System, FrameSou
 
 
 def masked_rows(
-    base: Base, expanded: Expanded, corpora: dict[str, Corpus], config: LedgerConfig, seed: int, report: Report = silent
+    base: Base,
+    expanded: Expanded,
+    corpora: dict[str, Corpus],
+    config: LedgerConfig,
+    seed: int,
+    *,
+    cache: FrameCache | None = None,
+    report: Report = silent,
 ) -> list[Measurement]:
-    """Masked-prediction loss under the new units and under the base's, for every language."""
+    """Masked-prediction loss under the new units and under the base's, for every language.
+
+    ``cache`` holds frames of the base at the layer of its codebook.
+    """
     found: list[Measurement] = []
     clock, collate = base.encoder.clock, expanded.config.data.collate
-    own = {"head only": expanded.control, "after": expanded.expansion.method}
+    own: dict[System, MaskedPrediction] = {
+        "random encoder": expanded.random,
+        "head only": expanded.control,
+        "after": expanded.expansion.method,
+    }
     base_method = base.method()
     told = report("Masked prediction")
     for number, (language, every) in enumerate(corpora.items()):
@@ -141,7 +154,7 @@ def masked_rows(
         for system, method in own.items():
             found.append(
                 measure_masked_loss(
-                    system,  # type: ignore[arg-type]
+                    system,
                     method,
                     held_out,
                     units,
@@ -154,7 +167,7 @@ def masked_rows(
             )
         found.append(chance_masked_loss(found[-1], units, training, expanded.codebook.info.num_units))
         if base_method is not None:
-            found += _base_units_rows(base, base_method, expanded, corpus, held_out, training, language, seed)
+            found += _base_units_rows(base, base_method, expanded, corpus, held_out, training, language, seed, cache)
         told(number + 1, len(corpora), {})
     return found
 
@@ -168,6 +181,7 @@ def _base_units_rows(
     training: list[str],
     language: str,
     seed: int,
+    cache: FrameCache | None,
 ) -> list[Measurement]:
     """The base's own units and head, around its encoder and around the adapted one."""
     assert base.codebook is not None
@@ -178,6 +192,7 @@ def _base_units_rows(
         base.codebook,
         encoder=base.encoder,
         speakers={row.id: row.speaker for row in corpus} if of_voice else None,
+        cache=cache,
     )
     units = aligned_units(encoded, corpus.utterances, clock, method.config.labels_per_frame)
     grafted = MaskedPrediction(expanded.expansion.encoder, method.config)

@@ -71,9 +71,15 @@ def starter(seed: int = 0) -> tuple[RunConfig, ...]:
         table_init="normal",
         unmasked_weight=1.0,
     )
-    targets = TargetsConfig(front_end="model", layer=3, num_units=256, normalization="voice")
-    longer = replace(first.train, steps=12_000)
-    return first, replace(first, name="iteration-2", targets=targets, train=longer, warm_start=True)
+    second = replace(
+        first,
+        name="iteration-2",
+        targets=TargetsConfig(front_end="model", layer=4, num_units=256, normalization="voice"),
+        data=replace(first.data, collate=replace(collate, augment=AugmentConfig(warp_range=0.22))),
+        train=replace(first.train, steps=12_000),
+        warm_start=True,
+    )
+    return first, second
 
 
 def hubert_base(seed: int = 0) -> tuple[RunConfig, ...]:

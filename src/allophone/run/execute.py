@@ -18,7 +18,7 @@ from torch import Tensor
 
 from allophone.config import config_hash, to_json
 from allophone.data.corpus import Corpus
-from allophone.data.loader import BatchStream
+from allophone.data.loader import BatchStream, WaveformCache
 from allophone.data.sampler import BatchSampler
 from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError, DataError
@@ -31,6 +31,7 @@ from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.seeding import derive, numpy_generator
 from allophone.train.loop import TrainResult, train
 from allophone.units.encode import Units, encode_units
+from allophone.units.extract import FrameCache
 from allophone.units.fit import fit_codebook
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -100,9 +101,13 @@ def subset(rows: Sequence[Utterance], hours: float, seed: int) -> list[Utterance
 
 
 def waveforms(corpus: Corpus, rows: Sequence[Utterance]) -> Callable[[], Iterator[tuple[str, Tensor]]]:
-    """The stream that codebooks and units are made from, in order of duration so that encoders batch well."""
+    """The stream that codebooks and units are made from, in order of duration so that encoders batch well.
+
+    Audio is decoded once and kept for later passes, as far as the loader's budget goes.
+    """
     ordered = sorted(rows, key=lambda row: (row.duration_seconds, row.id))
-    return lambda: ((row.id, corpus.audio(row)) for row in ordered)
+    audio = WaveformCache(corpus)
+    return lambda: ((row.id, audio.get(row)) for row in ordered)
 
 
 def prepare_targets(
@@ -113,6 +118,7 @@ def prepare_targets(
     seed: int,
     teacher: Encoder | None,
     fit_on: Corpus | None = None,
+    cache: FrameCache | None = None,
     report: Report = silent,
 ) -> tuple[Codebook, Units]:
     """Codebook and units of a corpus, from ``folder`` where they are already.
@@ -120,6 +126,7 @@ def prepare_targets(
     Args:
         corpus: What is labelled; all of its utterances, so that a voice is standardized by all that it said.
         fit_on: What is clustered; None = ``corpus``.
+        cache: Frames of ``teacher`` at the targets' layer; None = one that lives as long as this call.
         targets: Front end and number of units.
         folder: Receives ``codebook.*`` and ``units.parquet``.
         seed: Of the clustering.
@@ -130,6 +137,7 @@ def prepare_targets(
         CheckpointError: ``folder`` holds a codebook of another encoder.
     """
     speakers = {row.id: row.speaker for row in corpus} if targets.normalization == "voice" else None
+    cache = FrameCache() if cache is None and teacher is not None else cache
     if (folder / "codebook.json").exists():
         codebook = Codebook.load(folder)
         if teacher is not None and codebook.info.model_hash != model_hash(teacher):
@@ -148,6 +156,7 @@ def prepare_targets(
             normalization=targets.normalization,
             speakers=speakers,
             init_frames=2**20 if teacher is None else 2**18,
+            cache=cache,
             progress=counted(report("Clustering")),
         )
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +168,7 @@ def prepare_targets(
             codebook,
             encoder=teacher,
             speakers=speakers,
+            cache=cache,
             progress=counted(report("Encoding units")),
             total=len(corpus),
         ).check(codebook).save(path)

@@ -24,7 +24,7 @@ from allophone.methods.language_expansion import (
     initialize_table,
 )
 from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
-from allophone.models.build import Encoder, attention_projections
+from allophone.models.build import Encoder, attention_projections, build_encoder
 from allophone.nn.codebook import Codebook
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.execute import Report, build_stream, load_heads, prepare_targets, silent, usable
@@ -32,11 +32,18 @@ from allophone.seeding import derive
 from allophone.train.config import TrainConfig
 from allophone.train.loop import TrainResult, train
 from allophone.units.encode import Units
+from allophone.units.extract import FrameCache
 
 MASK_SECONDS = 0.2
 """Length of one masked span in every frame rate; HuBERT's 10 frames of 20 ms."""
 TABLE_BATCHES = 12
 """Batches from which the label table's first values are averaged."""
+TITLES = {
+    "random": "Control: head only, random encoder",
+    "control": "Control: head only",
+    "lora": "Adapting by LoRA",
+}
+"""What is told of each training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +72,14 @@ class ExpandConfig:
     """Units; None = as many as the base's codebook has, or 500."""
     normalization: Literal["none", "voice"] = "voice"
     """Standardize frames per speaker before clustering."""
-    fit_hours: float = 1.0
+    fit_hours: float = 0.5
     """Audio that the clusters are fitted on, evenly over languages."""
     combine: bool = True
     """Preservation by data combination: kept languages' training audio is mixed in."""
     recluster: bool = True
     """Preservation by re-clustering: clusters are fitted on new and kept languages together."""
+    kept_hours: float = 0.25
+    """Most training audio of each kept language that is combined and clustered."""
     alpha: float = 0.5
     """Exponent between languages when data are combined; 0 = all equal."""
 
@@ -112,6 +121,8 @@ class Expanded:
     """Adapted encoder with its heads."""
     control: MaskedPrediction
     """Base encoder with heads that were trained alone for as many steps."""
+    random: MaskedPrediction
+    """Random encoder of the same kind with heads that were trained alone for as many steps."""
     codebook: Codebook
     """Targets of the last iteration."""
     units: Units
@@ -121,7 +132,7 @@ class Expanded:
     teacher: Encoder | None
     """Encoder whose units are the targets; None for MFCC."""
     results: dict[str, TrainResult]
-    """``lora`` and ``control``."""
+    """``lora``, ``control`` and ``random``."""
     trainable: int
     """Trained parameters."""
     parameters: int
@@ -175,7 +186,14 @@ def run_config(base: Base, config: ExpandConfig, *, name: str, targets: Literal[
 
 
 def expand_encoder(
-    base: Base, new: Corpus, kept: Corpus | None, config: ExpandConfig, run_dir: Path, *, report: Report = silent
+    base: Base,
+    new: Corpus,
+    kept: Corpus | None,
+    config: ExpandConfig,
+    run_dir: Path,
+    *,
+    cache: FrameCache | None = None,
+    report: Report = silent,
 ) -> Expanded | None:
     """Adapt a copy of the base's encoder to a language; the base itself is not changed.
 
@@ -184,7 +202,8 @@ def expand_encoder(
         new: Audio of the new language; its training split is used.
         kept: Audio of the languages to keep, or None.
         config: How.
-        run_dir: Receives one folder an iteration and one for the control.
+        run_dir: Receives one folder an iteration, with one for each control in it.
+        cache: Frames of the base at the layer that is clustered, shared between expansions.
         report: Told how far each stage is.
 
     Returns:
@@ -192,11 +211,12 @@ def expand_encoder(
     """
     first = run_config(base, config, name="iteration-1", targets=config.targets)
     teacher = None if config.targets == "mfcc39" else base.encoder
-    result = _adapt(base, new, kept, config, first, teacher, run_dir, report)
+    shared = cache if teacher is not None else None
+    result = _adapt(base, new, kept, config, first, teacher, run_dir, shared, report)
     if config.iterations == 2 and result is not None:
         adapted = result.expansion.artifact()
         second = run_config(base, config, name="iteration-2", targets="base")
-        result = _adapt(base, new, kept, config, second, adapted, run_dir, report)  # type: ignore[arg-type]
+        result = _adapt(base, new, kept, config, second, adapted, run_dir, None, report)  # type: ignore[arg-type]
     return result
 
 
@@ -208,6 +228,7 @@ def _adapt(
     run: RunConfig,
     teacher: Encoder | None,
     run_dir: Path,
+    cache: FrameCache | None,
     report: Report,
 ) -> Expanded | None:
     """One iteration: targets, LoRA from zero, and the control."""
@@ -218,20 +239,28 @@ def _adapt(
     training, _ = usable(both if config.combine else new, run.data)
     clustered, _ = usable(both if config.recluster else new, run.data)
     codebook, units = prepare_targets(
-        both, run.targets, folder / "targets", seed=run.seed, teacher=teacher, fit_on=clustered, report=report
+        both,
+        run.targets,
+        folder / "targets",
+        seed=run.seed,
+        teacher=teacher,
+        fit_on=clustered,
+        cache=cache,
+        report=report,
     )
     results: dict[str, TrainResult] = {}
     methods: dict[str, LanguageExpansion] = {}
-    for name, rank in (("control", 0), ("lora", config.rank)):
-        encoder = copy.deepcopy(base.encoder)
+    for name, rank in (("random", 0), ("control", 0), ("lora", config.rank)):
+        encoder = random_encoder(base.encoder, run.seed) if name == "random" else copy.deepcopy(base.encoder)
         expansion = _fresh(base, encoder, run, rank)
         methods[name] = expansion
         stream = build_stream(training, units, encoder, run)
         initialize_table(expansion.method, first_batches(stream, TABLE_BATCHES))
         check_adaptation(expansion, stream.batch(stream.state()))
         identity = {"config": config_hash(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
-        title = "Adapting by LoRA" if rank else "Control: head only"
-        results[name] = train(expansion, stream, run.train, folder / name, identity=identity, progress=report(title))
+        results[name] = train(
+            expansion, stream, run.train, folder / name, identity=identity, progress=report(TITLES[name])
+        )
         stream.close()
         if results[name].stopped == "signal":
             return None
@@ -239,6 +268,7 @@ def _adapt(
     return Expanded(
         expansion=methods["lora"],
         control=methods["control"].method,
+        random=methods["random"].method,
         codebook=codebook,
         units=units,
         config=run,
@@ -260,6 +290,12 @@ def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int) -> LanguageE
         method.load_state_dict({**method.state_dict(), **projection})
     settings = ExpansionConfig(rank=rank, train_projection=not known)
     return LanguageExpansion(method, settings, attention_projections(encoder))
+
+
+def random_encoder(like: Encoder, seed: int) -> Encoder:
+    """An encoder of the same kind with random weights, in evaluation mode."""
+    torch.manual_seed(derive(seed, "random encoder"))
+    return build_encoder(like.config).eval()
 
 
 def first_batches(stream: BatchStream, count: int) -> Iterator[SpeechBatch]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from allophone.batch import SpeechBatch
 from allophone.frames import FrameClock, seconds_to_samples
@@ -70,7 +70,7 @@ class Plan:
                 f"  {'together':<73} {duration(self.seconds):>9}",
                 f"{self.parameters / 1e6:.1f} M parameters, up to {self.disk_bytes / 2**20:.0f} MiB of disk, "
                 f"about {self.memory_bytes / 2**30:.1f} GiB of memory and {'bf16' if _bf16() else 'fp32'}.",
-                "Reading recordings and scoring come on top. Nothing was done; leave out --plan to start.",
+                "Reading recordings, probes and intervals come on top. Nothing was done; leave out --plan to start.",
             ]
         )
 
@@ -104,6 +104,20 @@ def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:
         encoder.requires_grad_(False)
         stages.append(_training(f"{run.name}: control", method, run))
     return _plan(f"Expansion on {hours:.2f} h", stages, parameters, 6 * config.iterations)
+
+
+def plan_evaluation(base: Base, seeds: int, hours: float) -> Plan:
+    """Hidden states of the encoder, and of a random one for each seed, on so many hours; probes are not in it."""
+    extractor = FrameExtractor("model", base.encoder.eval(), base.encoder.num_layers)
+    waveform = torch.randn(seconds_to_samples(PROBE_SECONDS), generator=torch_generator(0, "plan")) / 10
+    once = hours * 3600 / PROBE_SECONDS * _seconds(lambda: _exhaust(extractor, waveform))
+    work = f"{hours:.2f} h by {1 + seeds} encoders"
+    return _plan("Evaluation", [Stage(name="frames", work=work, seconds=(1 + seeds) * once)], _size(base.encoder), 0)
+
+
+def _exhaust(extractor: FrameExtractor, waveform: Tensor) -> None:
+    for _ in extractor.frames([("probe", waveform)]):
+        pass
 
 
 def _plan(title: str, stages: list[Stage], parameters: int, checkpoints: int) -> Plan:

@@ -25,7 +25,7 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash
 from allophone.nn.clustering import assign
 from allophone.nn.codebook import Codebook
-from allophone.units.extract import FrameExtractor, Speakers, VoiceNormalizer, Waveforms
+from allophone.units.extract import FrameCache, FrameExtractor, Speakers, VoiceNormalizer, Waveforms
 
 FORMAT = 1
 METADATA_KEY = b"allophone.units"
@@ -185,6 +185,7 @@ def encode_units(
     *,
     encoder: Encoder | None = None,
     speakers: Speakers | None = None,
+    cache: FrameCache | None = None,
     progress: Callable[[int, int], None] | None = None,
     total: int = 0,
 ) -> Units:
@@ -197,6 +198,7 @@ def encode_units(
         encoder: The one that the codebook was fitted on, for front end ``model``.
         speakers: Speaker of each utterance id, for ``voice``; statistics come from the speaker's utterances in this
             stream. None or an empty name: from the utterance itself.
+        cache: Keeps frames between passes and calls, within its budget.
         progress: Called with (utterances done, ``total``).
         total: Utterances of the stream, for ``progress``.
 
@@ -209,7 +211,7 @@ def encode_units(
         DataError: The encoder is another than the codebook's, an id occurs twice, or the units are collapsed.
     """
     info = codebook.info
-    extractor = FrameExtractor(info.front_end, encoder, info.layer)
+    extractor = FrameExtractor(info.front_end, encoder, info.layer, cache)
     if encoder is not None and (given := model_hash(encoder)) != info.model_hash:
         raise DataError(
             f"The codebook was fitted on model {info.model_hash}, the encoder given is {given}. Its frames lie "

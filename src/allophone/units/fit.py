@@ -19,7 +19,7 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash
 from allophone.nn.clustering import fit_kmeans
 from allophone.nn.codebook import Codebook, CodebookInfo, FrontEnd, Normalization
-from allophone.units.extract import FrameExtractor, Speakers, VoiceNormalizer, Waveforms
+from allophone.units.extract import FrameCache, FrameExtractor, Speakers, VoiceNormalizer, Waveforms
 
 
 def fit_codebook(
@@ -34,6 +34,7 @@ def fit_codebook(
     normalization: Normalization = "none",
     speakers: Speakers | None = None,
     init_frames: int | None = None,
+    cache: FrameCache | None = None,
     parent: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Codebook:
@@ -52,6 +53,7 @@ def fit_codebook(
         speakers: Speaker of each utterance id, for ``voice``; where it is None, or a name None or empty, each
             utterance is its own voice.
         init_frames: Frames in the reservoir of the clustering.
+        cache: Keeps frames between passes and calls, within its budget.
         parent: Hash of a codebook that this one derives from.
         progress: Called with (passes done, passes at most).
 
@@ -63,7 +65,7 @@ def fit_codebook(
         AudioError: An utterance is shorter than one frame.
         DataError: Too few distinct frames, an utterance without an entry in ``speakers``, or a stream that changes.
     """
-    extractor = FrameExtractor(front_end, encoder, layer)
+    extractor = FrameExtractor(front_end, encoder, layer, cache)
     voices = VoiceNormalizer(speakers) if normalization == "voice" else None
     heard = _Heard()
     if voices is not None and voices.needs_gathering:

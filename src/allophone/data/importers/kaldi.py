@@ -70,7 +70,7 @@ def _path(value: str, scp: Path, recording: str) -> Path:
     if value.endswith("|") or value.startswith("|"):
         raise DataError(
             f"{where}: a pipe ({value[:60]!r}). Commands in manifests are never run. Write the recordings once "
-            "as files (your command with '> out.wav', or lhotse's `kaldi import` on a machine that you trust with them) "
+            "as files (your command with '> out.wav', or lhotse's `kaldi import` where you trust them) "
             "and list those in wav.scp."
         )
     if _ARCHIVE.search(value):
