@@ -37,11 +37,13 @@ class Packed:
 
     def __post_init__(self) -> None:
         if sum(self.lengths) != len(self.values):
-            raise ShapeError(f"Packed: {len(self.values)} rows, but lengths {self.lengths} add up to {sum(self.lengths)}.")
+            raise ShapeError(
+                f"Packed: {len(self.values)} rows, but lengths {self.lengths} add up to {sum(self.lengths)}."
+            )
 
     def split(self) -> tuple[Tensor, ...]:
         """One view ``(frames, dim)`` per utterance."""
-        return self.values.split(self.lengths)
+        return tuple(self.values.split(list(self.lengths)))  # type: ignore[no-untyped-call]
 
     def padded(self) -> Tensor:
         """Zero-padded copy. Shape ``(batch, longest, dim)``."""
@@ -74,11 +76,13 @@ class SpeechBatch:
         batch, samples = self.waveform.shape
         if len(self.ids) != batch or self.waveform_lengths.shape != (batch,) or self.frame_lengths.shape != (batch,):
             raise ShapeError(
-                f"SpeechBatch: waveform has {batch} rows, but ids {len(self.ids)}, "
-                f"waveform_lengths {tuple(self.waveform_lengths.shape)}, frame_lengths {tuple(self.frame_lengths.shape)}."
+                f"SpeechBatch: waveform has {batch} rows, but ids {len(self.ids)}, waveform_lengths "
+                f"{tuple(self.waveform_lengths.shape)}, frame_lengths {tuple(self.frame_lengths.shape)}."
             )
         if int(self.waveform_lengths.max()) > samples:
-            raise ShapeError(f"SpeechBatch: longest length {int(self.waveform_lengths.max())} exceeds {samples} samples.")
+            raise ShapeError(
+                f"SpeechBatch: longest length {int(self.waveform_lengths.max())} exceeds {samples} samples."
+            )
         frames = int(self.frame_lengths.max())
         for name in ("units", "masked"):
             tensor = getattr(self, name)

@@ -68,7 +68,9 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(inner) != len(value):
             raise ConfigError(f"{where}: expected {len(inner)} values, got {len(value)}.")
-        return tuple(_decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(inner, value, strict=True)))
+        return tuple(
+            _decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(inner, value, strict=True))
+        )
     if origin is dict:
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is typing.Literal:

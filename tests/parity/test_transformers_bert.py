@@ -33,9 +33,10 @@ def small(stride: int) -> Wav2Vec2BertConfig:
 def test_every_hidden_state_equals_transformers_on_its_own_folder(tmp_path, stride: int) -> None:
     torch.manual_seed(stride)
     config = small(stride)
-    theirs = TheirModel(TheirConfig(**{k: v for k, v in to_transformers(config).items() if k != "architectures"})).eval()
+    theirs = TheirModel(
+        TheirConfig(**{k: v for k, v in to_transformers(config).items() if k != "architectures"})
+    ).eval()
     theirs.save_pretrained(tmp_path)
-
 
     SeamlessM4TFeatureExtractor(stride=stride).save_pretrained(tmp_path)
     ours = load_encoder(tmp_path)
@@ -69,7 +70,9 @@ def test_gradients_equal_transformers() -> None:
     torch.manual_seed(1)
     config = small(2)
     ours = Wav2Vec2Bert(config).eval()
-    theirs = TheirModel(TheirConfig(**{k: v for k, v in to_transformers(config).items() if k != "architectures"})).eval()
+    theirs = TheirModel(
+        TheirConfig(**{k: v for k, v in to_transformers(config).items() if k != "architectures"})
+    ).eval()
     theirs.load_state_dict(ours.state_dict())
     waveform, lengths = 0.1 * torch.randn(1, 8_000), torch.tensor([8_000])
     weight = torch.randn(ours.clock.count(8_000), 32)

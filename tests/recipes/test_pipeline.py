@@ -34,7 +34,9 @@ def write_corpus(folder: Path, speech) -> Corpus:
         for index in range(24 if speaker != "second" else 12):
             name = f"{language}-{speaker}-{index}"
             (folder / "audio").mkdir(parents=True, exist_ok=True)
-            soundfile.write(folder / "audio" / f"{name}.wav", speech(1.2 + 0.05 * index, seed=100 * number + index), 16_000)
+            soundfile.write(
+                folder / "audio" / f"{name}.wav", speech(1.2 + 0.05 * index, seed=100 * number + index), 16_000
+            )
             split = "test" if speaker == "second" or index < 8 else "train"
             rows.append(
                 {
@@ -60,8 +62,12 @@ def world(tmp_path_factory, speech):
 
     def tiny(seed: int = 0):
         def shrink(config):
-            encoder = replace(config.encoder, hidden_size=32, num_hidden_layers=2, intermediate_size=32, num_attention_heads=2)
-            targets = replace(config.targets, num_units=12, fit_hours=0.01, layer=None if config.targets.layer is None else 1)
+            encoder = replace(
+                config.encoder, hidden_size=32, num_hidden_layers=2, intermediate_size=32, num_attention_heads=2
+            )
+            targets = replace(
+                config.targets, num_units=12, fit_hours=0.01, layer=None if config.targets.layer is None else 1
+            )
             train = replace(config.train, log_every=2, save_every=4, tensorboard=False)
             data = replace(config.data, batch_seconds=6.0, collate=replace(config.data.collate, crop_seconds=2.0))
             return replace(config, encoder=encoder, targets=targets, train=train, data=data, projection_dim=16)
@@ -115,7 +121,9 @@ def test_expansion_leaves_pack_model_ledger_and_page(world, expanded) -> None:
     assert "Bulgarian" in page and "http" not in page.split("</style>")[0].replace("http-equiv", "")
     summary = json.loads((out / "result.json").read_text())
     assert summary["language"] == "bul_Cyrl" and summary["changes"]
-    assert {"adapter_config.json", "adapter_model.safetensors", "codebook.json"} <= {p.name for p in result.pack.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "codebook.json"} <= {
+        p.name for p in result.pack.iterdir()
+    }
     assert model_hash(load_encoder(result.model)) != model_hash(load_encoder(model))
     assert Codebook.load(result.model).info.model_hash == model_hash(load_encoder(result.model))
 
@@ -128,14 +136,18 @@ def test_the_same_call_again_trains_nothing_and_finds_the_same(world, expanded) 
     assert (out / "pack" / "adapter_model.safetensors").read_bytes() == before
     for first, second in zip(result.measurements, again.measurements, strict=True):
         assert (first.measure, first.system, first.items) == (second.measure, second.system, second.items)
-        torch.testing.assert_close(torch.tensor(first.numerators), torch.tensor(second.numerators), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor(first.numerators), torch.tensor(second.numerators), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_a_plain_folder_without_texts_is_enough(world, tmp_path, speech) -> None:
     _, model, _ = world
     for index in range(12):
         soundfile.write(tmp_path / f"take{index}.wav", speech(1.5, seed=index), 16_000)
-    config = ExpandConfig(steps=3, rank=2, batch_seconds=6.0, crop_seconds=2.0, fit_hours=0.02, targets="mfcc39", iterations=2)
+    config = ExpandConfig(
+        steps=3, rank=2, batch_seconds=6.0, crop_seconds=2.0, fit_hours=0.02, targets="mfcc39", iterations=2
+    )
     result = expand(model, tmp_path, language="quy", out=tmp_path / "run", config=config, ledger=LEDGER)
     assert result is not None and "no texts" in result.report.read_text()
 

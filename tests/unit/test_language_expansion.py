@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from peft import PeftModel
+from tiny_model import batch, encoder
 from torch import nn
 from transformers import AutoModel
 
@@ -21,7 +22,6 @@ from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredicti
 from allophone.models.build import attention_projections
 from allophone.models.conversion import save_encoder
 from allophone.models.hubert import Hubert, published_config
-from test_masked_prediction import batch, encoder
 
 
 def expansion(rank: int = 4) -> LanguageExpansion:
@@ -40,7 +40,8 @@ def train(one: LanguageExpansion, steps: int = 3) -> None:
 def test_share_of_hubert_base_is_the_published_one() -> None:
     with torch.device("meta"):
         method = MaskedPrediction(
-            Hubert(published_config("hubert-base")), MaskedPredictionConfig(num_units=1_000, extra_rows=4, projection_dim=256)
+            Hubert(published_config("hubert-base")),
+            MaskedPredictionConfig(num_units=1_000, extra_rows=4, projection_dim=256),
         )
         one = LanguageExpansion(method, ExpansionConfig(rank=24), attention_projections(method.encoder))
     trained, every = one.trainable_share()

@@ -5,43 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_model import batch, encoder
 
 from allophone.batch import SpeechBatch
 from allophone.errors import ConfigError, DataError
 from allophone.losses.masked_prediction import masked_prediction_loss
 from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
-from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
-
-
-def encoder() -> Wav2Vec2Bert:
-    torch.manual_seed(0)
-    return Wav2Vec2Bert(
-        Wav2Vec2BertConfig(
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            feature_stride=4,
-            left_max_position_embeddings=4,
-            right_max_position_embeddings=4,
-            conv_depthwise_kernel_size=3,
-            conformer_conv_dropout=0.0,
-        )
-    )
-
-
-def batch(labels: int = 1, rows: int = 3) -> SpeechBatch:
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.tensor([16_000, 9_000, 12_000])[:rows]
-    frames = torch.tensor([(int(n) - 880) // 640 + 1 for n in lengths])
-    size = int(frames.max())
-    units = torch.randint(5, (rows, size, labels), generator=generator)
-    masked = torch.rand(rows, size, generator=generator) < 0.5
-    for row, length in enumerate(frames.tolist()):
-        units[row, length:] = -1
-        masked[row, length:] = False
-    waveform = 0.1 * torch.randn(rows, 16_000, generator=generator)
-    return SpeechBatch(tuple("abc")[:rows], waveform, lengths, frames, units, masked).validate()
+from allophone.models.hubert import Hubert, HubertConfig
 
 
 def test_loss_equals_fairseqs_positive_first_formulation() -> None:
@@ -71,7 +41,9 @@ def test_no_prediction_gives_zero() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_count_is_known_before_the_forward_pass(weight: float) -> None:
-    method = MaskedPrediction(encoder(), MaskedPredictionConfig(num_units=5, labels_per_frame=2, unmasked_weight=weight))
+    method = MaskedPrediction(
+        encoder(), MaskedPredictionConfig(num_units=5, labels_per_frame=2, unmasked_weight=weight)
+    )
     one = batch(labels=2)
     masked = int(one.masked.sum())
     assert int(method.count(one)) == 2 * (masked if weight == 0 else int(one.frame_lengths.sum()))
@@ -109,8 +81,6 @@ def test_only_masked_frames_count_when_visible_ones_weigh_nothing() -> None:
 
 
 def test_penalty_is_scaled_by_the_count() -> None:
-    from allophone.models.hubert import Hubert, HubertConfig
-
     torch.manual_seed(0)
     config = HubertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     lengths = torch.tensor([8_000])

@@ -104,4 +104,5 @@ def _noise(waveform: Tensor, snr_db: float, generator: torch.Generator) -> Tenso
     frequency = torch.arange(len(shape)).clamp(min=1).float()
     noise = torch.fft.irfft(shape * frequency ** (-exponent), n=size)[: len(waveform)]
     level = waveform.square().mean() / (noise.square().mean() + 1e-12) * 10 ** (-snr_db / 10)
-    return noise * level.sqrt()
+    scaled: Tensor = noise * level.sqrt()
+    return scaled

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Timings beside named peers, and proofs by repetition."""

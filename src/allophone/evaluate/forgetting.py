@@ -194,7 +194,13 @@ def chance_text(like: Measurement, train: Spoken, test: Spoken) -> Measurement:
 
 
 def measure_languages(
-    system: System, source: FrameSource, layer: int, train: Mapping[str, Spoken], test: Mapping[str, Spoken], *, seed: int
+    system: System,
+    source: FrameSource,
+    layer: int,
+    train: Mapping[str, Spoken],
+    test: Mapping[str, Spoken],
+    *,
+    seed: int,
 ) -> list[Measurement]:
     """Language identification, one measurement a language: hits on its held-out utterances."""
     pooled = [
@@ -226,7 +232,7 @@ def measure_languages(
 
 def _sample_prompts(first: Spoken, second: Spoken) -> tuple[Spoken, Spoken]:
     """The same prompts of both voices, at most :data:`CHOOSING_PROMPTS`."""
-    shared = sorted({g for g in first.groups if g is not None} & set(second.groups))  # type: ignore[type-var]
+    shared = sorted({g for g in first.groups if g is not None} & set(second.groups))
     order = numpy_generator(0, "choosing prompts").permutation(len(shared))[:CHOOSING_PROMPTS]
     chosen = {shared[index] for index in order}
     return tuple(select(s, [i for i, g in enumerate(s.groups) if g in chosen]) for s in (first, second))  # type: ignore[return-value]

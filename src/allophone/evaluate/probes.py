@@ -280,7 +280,7 @@ class _Trainer:
                     "look for NaN in the frames or leave out that learning rate."
                 )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         return head
 

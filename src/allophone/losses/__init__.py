@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tensors to sums; nothing here divides."""

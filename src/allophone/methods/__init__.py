@@ -1,1 +1,1 @@
-"""TODO."""
+"""One file a method of a paper."""

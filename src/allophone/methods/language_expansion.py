@@ -1,4 +1,4 @@
-"""Adding a language by LoRA: masked prediction goes on, with low-rank updates of attention and a label table of its own.
+"""Adding a language by LoRA: masked prediction goes on, with low-rank updates of attention and a new label table.
 
 Source: Seamless Language Expansion, arXiv:2406.14092. The paper trains 2.098 percent of HuBERT Base with rank 24; the
 only combination that gives this number is q, k, v and output projections of all layers plus a label table of
@@ -72,15 +72,17 @@ class LanguageExpansion(nn.Module):
         if config.rank > 0:
             settings = LoraConfig(
                 r=config.rank,
-                lora_alpha=config.alpha or config.rank,
+                lora_alpha=config.alpha or config.rank,  # type: ignore[arg-type]
                 lora_dropout=config.dropout,
                 target_modules=list(projections),
                 bias="none",
             )
             try:
-                self.adapter = get_peft_model(method.encoder, settings)  # type: ignore[arg-type]
+                self.adapter = get_peft_model(method.encoder, settings)
             except ValueError as error:
-                raise ConfigError(f"No layer named {list(projections)} in {type(method.encoder).__name__}: {error}") from error
+                raise ConfigError(
+                    f"No layer named {list(projections)} in {type(method.encoder).__name__}: {error}"
+                ) from error
         method.label_embeddings.requires_grad_(True)
         method.final_proj.requires_grad_(config.train_projection)
 

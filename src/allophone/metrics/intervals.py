@@ -174,7 +174,8 @@ class _Draws:
         above = (self.seeds * (self.groups @ numerators.T)).sum(axis=1)
         below = (self.seeds * (self.groups @ denominators.T)).sum(axis=1)
         # A resample may hold only items of weight 0 (empty references); it says nothing and is left out later.
-        return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+        ratios: Array = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+        return ratios
 
 
 @lru_cache(maxsize=8)

@@ -149,7 +149,7 @@ def _chunks_of_similar_length(candidates: list[Tensor]) -> list[tuple[Tensor, Te
     # About 16 k candidate frames at a time: long enough vectors for one operation, little padding, bounded memory.
     size = min(1024, max(1, 2**14 // int(lengths.max())))
     chunks = []
-    for columns in order.split(size):
+    for columns in order.split(size):  # type: ignore[no-untyped-call]
         padded = torch.nn.utils.rnn.pad_sequence([candidates[int(column)] for column in columns])  # (T, n, D)
         chunks.append((columns, padded.permute(2, 0, 1).contiguous(), lengths[columns]))
     return chunks

@@ -97,7 +97,8 @@ class FeatureProjection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, mels * stride)`` to ``(N, D)``."""
-        return self.dropout(self.projection(self.layer_norm(features)))
+        projected: Tensor = self.dropout(self.projection(self.layer_norm(features)))
+        return projected
 
 
 class FeedForward(nn.Module):
@@ -113,7 +114,8 @@ class FeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """``(N, D)`` to ``(N, D)``."""
         inner = self.intermediate_dropout(F.silu(self.intermediate_dense(hidden)))
-        return self.output_dropout(self.output_dense(inner))
+        output: Tensor = self.output_dropout(self.output_dense(inner))
+        return output
 
 
 class SelfAttention(nn.Module):
@@ -135,7 +137,8 @@ class SelfAttention(nn.Module):
         """``(N, D)`` packed to ``(N, D)``; frames attend within their own utterance only."""
         values = hidden.values
         joint = torch.cat([self.linear_q(values), self.linear_k(values), self.linear_v(values)], dim=-1)
-        return self.linear_out(by_length(hidden.with_values(joint), self._attend).values)
+        output: Tensor = self.linear_out(by_length(hidden.with_values(joint), self._attend).values)
+        return output
 
     def _attend(self, joint: Tensor) -> Tensor:
         """Attention of equally long utterances. ``(B, T, 3D)`` to ``(B, T, D)``."""
@@ -147,7 +150,8 @@ class SelfAttention(nn.Module):
         by_distance = query @ self.distance_embedding.weight.to(query.dtype).T  # (B, H, T, distances)
         scores = scores + by_distance.gather(-1, index.expand(batch, self.num_heads, frames, frames))
         weights = self.dropout((scores * self.head_size**-0.5).softmax(dim=-1).to(value.dtype))
-        return (weights @ value).transpose(1, 2).reshape(batch, frames, -1)
+        attended: Tensor = (weights @ value).transpose(1, 2).reshape(batch, frames, -1)
+        return attended
 
 
 class ConvolutionModule(nn.Module):
@@ -168,11 +172,13 @@ class ConvolutionModule(nn.Module):
         gated = F.glu(F.linear(self.layer_norm(hidden.values), self.pointwise_conv1.weight.squeeze(-1)), dim=-1)
         mixed = by_length(hidden.with_values(gated), self._depthwise).values
         activated = F.silu(self.depthwise_layer_norm(mixed))
-        return self.dropout(F.linear(activated, self.pointwise_conv2.weight.squeeze(-1)))
+        output: Tensor = self.dropout(F.linear(activated, self.pointwise_conv2.weight.squeeze(-1)))
+        return output
 
     def _depthwise(self, gated: Tensor) -> Tensor:
         """``(B, T, D)`` to ``(B, T, D)``, each frame seeing itself and ``kernel - 1`` frames before it."""
-        return self.depthwise_conv(F.pad(gated.transpose(1, 2), (self.kernel - 1, 0))).transpose(1, 2)
+        mixed: Tensor = self.depthwise_conv(F.pad(gated.transpose(1, 2), (self.kernel - 1, 0)))
+        return mixed.transpose(1, 2)
 
 
 class EncoderLayer(nn.Module):
@@ -226,6 +232,7 @@ class Wav2Vec2Bert(nn.Module):
         self.apply(lambda module: _initialize(module, config.initializer_range))
         if config.local_attention_init:
             for number, layer in enumerate(self.encoder.layers):
+                assert isinstance(layer, EncoderLayer)
                 _make_local(layer.self_attn, number)
 
     def features(self, waveform: Tensor, waveform_lengths: Tensor) -> Packed:
@@ -379,7 +386,8 @@ def from_transformers(values: dict[str, Any], preprocessor: dict[str, Any]) -> W
     if mels != NUM_MELS or input_dim != mels * stride:
         raise ConfigError(
             f"wav2vec2-bert: config.json takes {input_dim} values a frame, preprocessor_config.json makes "
-            f"{mels} mels x stride {stride}; expected {NUM_MELS} mels and their product. The two files do not belong together."
+            f"{mels} mels x stride {stride}; expected {NUM_MELS} mels and their product. "
+            "The two files do not belong together."
         )
     known = {name: values[name] for name in Wav2Vec2BertConfig.__dataclass_fields__ if name in values}
     return Wav2Vec2BertConfig(**{**known, "feature_stride": stride})

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Complete runs: pretrain, expand, demo, evaluate, evidence."""

@@ -63,7 +63,7 @@ def evaluate(
     by_language = {tag: chosen.where(language=tag) for tag in chosen.languages}
     found: list[Measurement] = []
     for seed in seeds:
-        systems = {name: one for name, one in systems_of(base, base.encoder, seed).items() if name != "after"}
+        systems = systems_of(base, None, seed)
         posteriors: dict[System, FrameSource] = {}
         method = base.method()
         if method is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from allophone.config import to_dict
 from allophone.data.corpus import Corpus
 from allophone.evaluate.forgetting import PosteriorSource
 from allophone.evaluate.measurements import (
@@ -19,7 +20,6 @@ from allophone.evaluate.measurements import (
 )
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.report_tables import markdown_tables
-from allophone.config import to_dict
 from allophone.recipes.expand import KEEP, expand, kept_corpora, measure_frames
 from allophone.recipes.ledger import LedgerConfig, systems_of
 from allophone.run.execute import Report, silent
@@ -95,7 +95,7 @@ def unchanged(
     """Measurements of filter banks, random encoder and base, which no expansion changes; from ``path`` if there."""
     if path.exists():
         return load_measurements(path)
-    systems = {name: one for name, one in systems_of(base, base.encoder, seed).items() if name != "after"}
+    systems = systems_of(base, None, seed)
     posteriors: dict[System, FrameSource] = {}
     method = base.method()
     if method is not None:

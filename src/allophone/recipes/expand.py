@@ -18,10 +18,10 @@ from allophone.evaluate.forgetting import PosteriorSource, Spoken
 from allophone.evaluate.measurements import Measurement, System, changes, save_measurements, scores
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.report import write_report
-from allophone.evaluate.report_content import Clip, Curve, ReportContent
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash, save_encoder
 from allophone.nn.codebook import Codebook
+from allophone.recipes.expand_report import report_content
 from allophone.recipes.ledger import (
     LedgerConfig,
     draw_rows,
@@ -40,7 +40,6 @@ from allophone.run.expansion import Base, ExpandConfig, Expanded, expand_encoder
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.text.languages import parse_language
 from allophone.text.normalize import normalize
-from allophone.units.encode import encode_units
 from allophone.units.extract import FrameCache
 from allophone.units.fit import fit_codebook
 
@@ -114,9 +113,7 @@ def expand(
     main = main_voices(new)
     shared = cache or FrameCache()
     own_layer = model.codebook is not None and config.layer in (None, model.codebook.info.layer)
-    expanded = expand_encoder(
-        model, main, together, config, out, cache=shared if own_layer else None, report=report
-    )
+    expanded = expand_encoder(model, main, together, config, out, cache=shared if own_layer else None, report=report)
     if expanded is None:
         return None
     adapted = expanded.expansion.artifact()
@@ -137,9 +134,7 @@ def expand(
     )
     seconds = time.monotonic() - started
     write_result(out, found, config, new, model, seconds)
-    return ExpandResult(
-        out=out, report=page, pack=pack, model=folder, measurements=tuple(found), seconds=seconds
-    )
+    return ExpandResult(out=out, report=page, pack=pack, model=folder, measurements=tuple(found), seconds=seconds)
 
 
 def open_recordings(corpus: Corpus | Path | str, language: str, report: Report) -> Corpus:
@@ -329,112 +324,6 @@ def model_card(base: Path | str, language: str, new: Corpus, config: ExpandConfi
         f"{sum(new.hours().values()):.2f} h of {language} (licences: {', '.join(licences) or 'not stated'}); rank "
         f"{config.rank}, {config.steps} updates, seed {config.seed}. The ledger of gains and losses is the report.\n"
     )
-
-
-def report_content(
-    where: Path | str,
-    base: Base,
-    expanded: Expanded,
-    adapted: Encoder,
-    codebook: Codebook,
-    new: Corpus,
-    kept: dict[str, Corpus],
-    found: Sequence[Measurement],
-    out: Path,
-    pack: Path,
-    config: ExpandConfig,
-) -> ReportContent:
-    """Gather what stands on the page."""
-    tag = new.languages[0]
-    name = parse_language(tag).name
-    trained = [row for row in main_voices(new) if row.split == "train"]
-    speakers = {row.speaker for row in trained if row.speaker}
-    share = 100 * expanded.trainable / expanded.parameters
-    facts = (
-        ("Audio added", f"{sum(row.duration_seconds for row in trained) / 3600:.2f} h, {len(trained)} recordings"),
-        ("Voices", str(len(speakers)) if speakers else "not stated"),
-        ("Trained parameters", f"{expanded.trainable:,} of {expanded.parameters:,} ({share:.3f} %)"),
-        ("Method", f"LoRA rank {config.rank}, {config.steps} updates, {config.iterations} iteration(s)"),
-        ("Preservation", preservation(config)),
-        ("Seed", str(config.seed)),
-        ("Base model hash", model_hash(base.encoder)),
-        ("Corpus hash", new.hash),
-        ("Codebook hash", codebook.hash),
-        ("Settings hash", config_hash(config)),
-    )
-    return ReportContent(
-        title=f"{name} added to {where.name if isinstance(where, Path) else where}",
-        new_language=tag,
-        new_language_name=name,
-        kept_languages=tuple(kept),
-        base_model=str(where.name if isinstance(where, Path) else where),
-        facts=facts,
-        measurements=tuple(found),
-        curves=curves(out / expanded.config.name),
-        clips=clips(base, adapted, codebook, new),
-        warnings=warnings(new, speakers),
-        commands=(f"allophone expand --base {where if isinstance(where, str) else STARTER} --corpus FOLDER --language {tag}",),
-        pack_path=str(pack),
-    )
-
-
-def preservation(config: ExpandConfig) -> str:
-    """The two measures against forgetting, in words."""
-    used = [name for name, on in (("data combination", config.combine), ("re-clustering", config.recluster)) if on]
-    return " and ".join(used) or "none"
-
-
-def curves(folder: Path) -> tuple[Curve, ...]:
-    """Training loss of LoRA and of the control, from their journals."""
-    found = []
-    for name, title in (("lora", "LoRA"), ("control", "head only")):
-        lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-        points = [(line["step"], line["loss_masked"]) for line in lines if "loss_masked" in line]
-        found.append(Curve(name=title, steps=[p[0] for p in points], values=[p[1] for p in points]))
-    return tuple(found)
-
-
-def clips(base: Base, adapted: Encoder, codebook: Codebook, new: Corpus, count: int = 3) -> tuple[Clip, ...]:
-    """Held-out recordings with the units that were heard before and after."""
-    rows = draw_rows([row for row in main_voices(new) if row.split == "test" and row.duration_seconds < 8], count)
-    found = []
-    for row in rows:
-        waveform = new.audio(row)
-        heard = []
-        for encoder, book in ((base.encoder, base.codebook), (adapted, codebook)):
-            if book is None:
-                heard.append("")
-                continue
-            units = encode_units(lambda w=waveform, i=row.id: [(i, w)], book, encoder=encoder)[row.id].tolist()
-            heard.append(" ".join(str(u) for u, last in zip(units, [None, *units], strict=False) if u != last))
-        found.append(
-            Clip(
-                audio=waveform,
-                caption=f"{row.language}, never trained on",
-                text=row.text or "",
-                units_before=heard[0],
-                units_after=heard[1],
-            )
-        )
-    return tuple(found)
-
-
-def warnings(new: Corpus, speakers: set[str]) -> tuple[str, ...]:
-    """What a reader must know before believing the numbers."""
-    found = []
-    if len(speakers) == 1:
-        found.append("All training audio of the new language is one voice: what was learned may be this voice.")
-    if not speakers:
-        found.append("The recordings name no speakers, so test and training may share voices.")
-    if not any(row.text for row in new):
-        found.append("The recordings have no texts: reading (character error) could not be measured.")
-    held_out = sum(row.split == "test" for row in new)
-    if held_out < 20:
-        found.append(f"Only {held_out} recordings are held out; the intervals are wide.")
-    if new.quarantined:
-        reasons = sorted({one.reason for one in new.quarantined})
-        found.append(f"{len(new.quarantined)} recordings were left out: {'; '.join(reasons[:5])}.")
-    return tuple(found)
 
 
 def write_result(

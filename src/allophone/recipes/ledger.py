@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-
 from allophone.audio.augment import limit_bandwidth
 from allophone.data.corpus import Corpus
 from allophone.data.utterance import Utterance
 from allophone.evaluate.forgetting import (
-    PosteriorSource,
     Spoken,
     chance_masked_loss,
     chance_retrieval,
@@ -81,7 +79,9 @@ def main_voices(corpus: Corpus) -> Corpus:
     return corpus.with_utterances(tuple(row for row in corpus if row.speaker in trained))
 
 
-def voice_pair(corpus: Corpus, config: LedgerConfig, *, everything: bool) -> tuple[list[Utterance], list[Utterance]] | None:
+def voice_pair(
+    corpus: Corpus, config: LedgerConfig, *, everything: bool
+) -> tuple[list[Utterance], list[Utterance]] | None:
     """Two voices of one language that share prompts, the trained one first; None where there are none.
 
     Args:
@@ -93,9 +93,9 @@ def voice_pair(corpus: Corpus, config: LedgerConfig, *, everything: bool) -> tup
     for row in corpus:
         if row.group is not None and row.speaker is not None:
             voices.setdefault(row.speaker, {}).setdefault(row.group, row)
-    trained = {row.speaker for row in corpus if row.split == "train"}
+    trained = {row.speaker for row in corpus if row.split == "train" and row.speaker is not None}
     best: tuple[list[Utterance], list[Utterance]] | None = None
-    for first in sorted(trained & set(voices)):  # type: ignore[type-var]
+    for first in sorted(trained & set(voices)):
         for second in sorted(set(voices) - trained):
             shared = sorted(set(voices[first]) & set(voices[second]))
             shared = [group for group in shared if everything or voices[first][group].split != "train"]
@@ -110,16 +110,16 @@ def spoken_pair(corpus: Corpus, pair: tuple[list[Utterance], list[Utterance]]) -
     return spoken(corpus, pair[0], sample_rate=min(rates)), spoken(corpus, pair[1], sample_rate=min(rates))
 
 
-def systems_of(base: Base, adapted: Encoder, seed: int) -> dict[System, FrameSource]:
-    """The rows of every table that have frames."""
+def systems_of(base: Base, adapted: Encoder | None, seed: int) -> dict[System, FrameSource]:
+    """The rows of every table that have frames; ``after`` only where there is an adapted encoder."""
     random = random_encoder(base.encoder, seed)
     stack = round(base.encoder.clock.hop / 160)
-    return {
+    systems: dict[System, FrameSource] = {
         "filter bank": FilterbankSource(stack),
         "random encoder": EncoderSource("random encoder", random),
         "before": EncoderSource("before", base.encoder),
-        "after": EncoderSource("after", adapted),
     }
+    return systems if adapted is None else {**systems, "after": EncoderSource("after", adapted)}
 
 
 def masked_rows(
@@ -253,7 +253,11 @@ def retrieval_rows(
 
 
 def text_rows(
-    systems: dict[System, FrameSource], corpora: dict[str, Corpus], config: LedgerConfig, seed: int, report: Report = silent
+    systems: dict[System, FrameSource],
+    corpora: dict[str, Corpus],
+    config: LedgerConfig,
+    seed: int,
+    report: Report = silent,
 ) -> list[Measurement]:
     """Character error of linear probes on each language that has texts."""
     found: list[Measurement] = []
@@ -274,7 +278,11 @@ def text_rows(
 
 
 def language_rows(
-    systems: dict[System, FrameSource], corpora: dict[str, Corpus], config: LedgerConfig, seed: int, report: Report = silent
+    systems: dict[System, FrameSource],
+    corpora: dict[str, Corpus],
+    config: LedgerConfig,
+    seed: int,
+    report: Report = silent,
 ) -> list[Measurement]:
     """Which of these languages is spoken, on held-out content of the main voices, from a middle layer."""
     sides: list[dict[str, Spoken]] = []
@@ -293,7 +301,7 @@ def language_rows(
         found += measure_languages(system, source, layer, sides[0], sides[1], seed=seed)
         told(index + 1, len(systems), {})
     return found + [
-        replace(one, system="chance", numerators=one.denominators / len(sides[1])) for one in found if one.system == "before"
+        replace(one, system="chance", numerators=one.denominators / len(sides[1]))
+        for one in found
+        if one.system == "before"
     ]
-
-

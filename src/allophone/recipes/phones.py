@@ -85,7 +85,6 @@ def phone_table(
         explanation="How much knowing the unit tells about the phone that a linguist labelled. Higher is better.",
         columns=("Units of", "PNMI", "phone purity", "cluster purity"),
         rows=(("chance", *(f"{value:.3f}" for value in chance)), *cells),
-        note=f"{size} units; {len(labelled)} sentences of a voice that was never trained on; filter-bank units have 100 "
-        "frames a second, the others those of the encoder; chance is that of the units after, shuffled.",
+        note=f"{size} units; {len(labelled)} sentences of a voice that was never trained on; filter-bank units have "
+        "100 frames a second, the others those of the encoder; chance is that of the units after, shuffled.",
     )
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -204,8 +205,8 @@ def finish(
     encoder.requires_grad_(False)
     stream = build_stream(training, units, encoder, head)
     initialize_table(method, [stream.batch(stream.state())])
-    train(method, stream, head.train, head_dir, identity={"codebook": codebook.hash}, progress=report("Head"))
-    stream.close()
+    with closing(stream):
+        train(method, stream, head.train, head_dir, identity={"codebook": codebook.hash}, progress=report("Head"))
     save_heads(method.half(), folder)
     codebook.save(folder)
     return folder

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Parts wired together into runs."""

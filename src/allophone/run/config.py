@@ -34,7 +34,9 @@ class TargetsConfig:
 
     def __post_init__(self) -> None:
         if (self.front_end == "model") != (self.layer is not None):
-            raise ConfigError(f"targets: front end '{self.front_end}' with layer {self.layer}; only 'model' has a layer.")
+            raise ConfigError(
+                f"targets: front end '{self.front_end}' with layer {self.layer}; only 'model' has a layer."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

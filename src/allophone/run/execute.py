@@ -7,6 +7,7 @@ same call after an interruption goes on where it stopped. Features are never wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from allophone.config import config_hash, to_json
+from allophone.config import to_dict, to_json
 from allophone.data.corpus import Corpus
 from allophone.data.loader import BatchStream, WaveformCache
 from allophone.data.sampler import BatchSampler
@@ -230,9 +231,9 @@ def execute(
         encoder.load_state_dict(teacher.state_dict())
     method = MaskedPrediction(encoder, config.method())
     stream = build_stream(training, units, encoder, config)
-    identity = {"config": config_hash(config), "codebook": codebook.hash, "corpus": training.hash}
-    result = train(method, stream, config.train, run_dir, identity=identity, progress=report("Training"))
-    stream.close()
+    identity = {"config": to_dict(config), "codebook": codebook.hash, "corpus": training.hash}
+    with closing(stream):
+        result = train(method, stream, config.train, run_dir, identity=identity, progress=report("Training"))
     folder = run_dir / "model"
     if result.stopped == "finished":
         card = f"# {config.name}\n\nEncoder pretrained with allophone; see config.json of the run.\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,10 +13,11 @@ import torch
 
 from allophone.audio.augment import AugmentConfig
 from allophone.batch import SpeechBatch
-from allophone.config import config_hash, to_json
+from allophone.config import to_dict, to_json
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.loader import BatchStream
+from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError
 from allophone.methods.language_expansion import (
     ExpansionConfig,
@@ -27,7 +29,7 @@ from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredicti
 from allophone.models.build import Encoder, attention_projections, build_encoder
 from allophone.nn.codebook import Codebook
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.execute import Report, build_stream, load_heads, prepare_targets, silent, usable
+from allophone.run.execute import Report, build_stream, prepare_targets, silent, usable
 from allophone.seeding import derive
 from allophone.train.config import TrainConfig
 from allophone.train.loop import TrainResult, train
@@ -257,11 +259,11 @@ def _adapt(
         stream = build_stream(training, units, encoder, run)
         initialize_table(expansion.method, first_batches(stream, TABLE_BATCHES))
         check_adaptation(expansion, stream.batch(stream.state()))
-        identity = {"config": config_hash(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
-        results[name] = train(
-            expansion, stream, run.train, folder / name, identity=identity, progress=report(TITLES[name])
-        )
-        stream.close()
+        identity = {"config": to_dict(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
+        with closing(stream):
+            results[name] = train(
+                expansion, stream, run.train, folder / name, identity=identity, progress=report(TITLES[name])
+            )
         if results[name].stopped == "signal":
             return None
     trainable, parameters = methods["lora"].trainable_share()
@@ -312,12 +314,12 @@ def merge(first: Corpus, second: Corpus) -> Corpus:
     Raises:
         DataError: Two different utterances have the same id.
     """
-    rows = {}
+    rows: dict[str, Utterance] = {}
     for corpus in (first, second):
         for row in corpus:
             row = replace(row, path=str(corpus.audio_path(row).absolute()))
             if rows.setdefault(row.id, row) != row:
-                raise DataError(f"Utterance id {row.id!r} means {rows[row.id].path} and {row.path}. Rename one of them.")
+                raise DataError(
+                    f"Utterance id {row.id!r} means {rows[row.id].path} and {row.path}. Rename one of them."
+                )
     return first.with_utterances(tuple(rows.values()))
-
-

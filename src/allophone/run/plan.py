@@ -82,7 +82,7 @@ def plan_pretraining(configs: Sequence[RunConfig], hours: float) -> Plan:
     for config in configs:
         method = _method(build_encoder(config.encoder), config)
         parameters = _size(method)
-        teacher = None if config.targets.front_end == "mfcc39" else method.encoder
+        teacher = None if config.targets.front_end == "mfcc39" else build_encoder(config.encoder)
         stages.append(_targets(config, teacher, hours))
         stages.append(_training(f"{config.name}: training", method, config))
     keep = max(config.train.keep_checkpoints for config in configs) + 1
@@ -162,7 +162,7 @@ def _training(name: str, method: MaskedPrediction, config: RunConfig) -> Stage:
     def one_step() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_bf16()):
             output = method.step(batch)
-        output.loss_sum.backward()  # type: ignore[no-untyped-call]
+        output.loss_sum.backward()
         method.zero_grad(set_to_none=True)
 
     train = config.train

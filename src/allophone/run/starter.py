@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 from allophone.data.corpus import Corpus
 from allophone.errors import DataError
@@ -47,7 +48,7 @@ def open_base(name: str | Path) -> tuple[Base, Path | str]:
     return Base(encoder=load_encoder(where), codebook=codebook, heads=load_heads(folder)), where
 
 
-def _starter():  # type: ignore[no-untyped-def]
+def _starter() -> ModuleType:
     try:
         import allophone_starter
     except ImportError as error:

@@ -21,6 +21,7 @@ _MARK = re.compile(
     r"voce alternativa|produrre|emme-iesse)[^)]*\)"
 )
 _ONLY_MARKS = re.compile(r"^\s*(?:\[[^\]]*\]|<[^>]*>|\([^)]*\)|\s|[.])+$")
+_GLUED_LINES = re.compile(r"[ \t]+(vm-[a-z0-9-]+): ")
 _LOST_ACCENTS = {"pu?": "può", "sar?": "sarà", "pi?": "più", "cos?": "così"}
 _NOT_SPEECH = re.compile(r"^(?:silence/.*|beep|beeperr|tt-monkeys|confbridge-(?:join|leave))$")
 
@@ -63,10 +64,11 @@ def read_prompts(packages: Path, locale: str) -> dict[str, str]:
     package = f"asterisk-core-sounds-{locale}"
     path = packages / package / "usr/share/doc" / package / f"core-sounds-{locale}.txt.gz"
     prompts = {}
-    for line in gzip.decompress(path.read_bytes()).decode("utf-8-sig").splitlines():
+    table = _GLUED_LINES.sub(r"\n\1: ", gzip.decompress(path.read_bytes()).decode("utf-8-sig"))
+    for line in table.splitlines():
         key, colon, text = line.partition(":")
         if colon and not line.startswith(";") and text.strip():
-            prompts[key.strip()] = text.strip()
+            prompts[key.strip()] = text.strip().removeprefix(f"{key.strip()}: ")
     return prompts
 
 

@@ -1,0 +1,39 @@
+"""A tiny log-mel encoder and a batch for it, for the tests of methods."""
+
+from __future__ import annotations
+
+import torch
+
+from allophone.batch import SpeechBatch
+from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
+
+
+def encoder() -> Wav2Vec2Bert:
+    torch.manual_seed(0)
+    return Wav2Vec2Bert(
+        Wav2Vec2BertConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            feature_stride=4,
+            left_max_position_embeddings=4,
+            right_max_position_embeddings=4,
+            conv_depthwise_kernel_size=3,
+            conformer_conv_dropout=0.0,
+        )
+    )
+
+
+def batch(labels: int = 1, rows: int = 3) -> SpeechBatch:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([16_000, 9_000, 12_000])[:rows]
+    frames = torch.tensor([(int(n) - 880) // 640 + 1 for n in lengths])
+    size = int(frames.max())
+    units = torch.randint(5, (rows, size, labels), generator=generator)
+    masked = torch.rand(rows, size, generator=generator) < 0.5
+    for row, length in enumerate(frames.tolist()):
+        units[row, length:] = -1
+        masked[row, length:] = False
+    waveform = 0.1 * torch.randn(rows, 16_000, generator=generator)
+    return SpeechBatch(tuple("abc")[:rows], waveform, lengths, frames, units, masked).validate()
