@@ -4,11 +4,12 @@
 
 Two signs, each relative to the voice:
 
-- **speed**: log seconds against log letters, fitted robustly (Theil-Sen), residual in units of 1.4826 MAD.
+- **speed**: log seconds against log letters, fitted robustly (Theil-Sen), residual in units of 1.4826 MAD. Below -4 the
+  recording is too short for its text; above 8 too long, if the text has at least 6 letters.
 - **fit**: how much better Whisper base explains the text by its own recording than by others of the same voice, in
   nats per token. A pair that belongs together has a clear gain even where transcripts are poor; a wrong pair has none.
-
-The character error rate is written down for the reader, and breaks ties.
+  Suspect below a quarter of the voice's median (at least 0.5), if the character error rate is above 0.5; also below
+  1.0 where the speed is odd too (beyond 2 either way). Single letters are not judged.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,8 @@ from catalog import read_grouped
 from records import Clip
 from splits import normalized
 
-SPEED_LIMIT, MIXED_SPEED, NO_FIT, LOW_FIT, HIGH_CER = 5.0, 2.5, 0.25, 1.0, 0.6
+TOO_SHORT, TOO_LONG, ODD_SPEED = -4.0, 8.0, 2.0
+FIT_SHARE, MIN_FIT, LOW_FIT, HIGH_CER = 0.25, 0.5, 1.0, 0.5
 LETTERS_PER_DIGIT = 5
 
 
@@ -47,27 +50,30 @@ def speed_residuals(seconds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return residual / (1.4826 * np.median(np.abs(residual)) + 1e-9)
 
 
-def durations(packages: Path) -> dict[str, list[tuple[Clip, float]]]:
-    """Speaker to recordings with a text and their seconds after trimming."""
+def durations(packages: Path, scores: Mapping[str, Mapping]) -> dict[str, list[tuple[Clip, float]]]:
+    """Speaker to recordings with a text and their seconds after trimming, decoded where there is no score."""
     voices = defaultdict(list)
     for clip in read_grouped(packages):
         if clip.text and normalized(clip.text):
             try:
-                voices[clip.speaker].append((clip, len(load_trimmed(clip.audio)[0]) / SAMPLE_RATE))
+                known = scores.get(clip.id)
+                seconds = known["seconds"] if known else len(load_trimmed(clip.audio)[0]) / SAMPLE_RATE
+                voices[clip.speaker].append((clip, seconds))
             except BrokenAudio:
                 continue  # build_starter.py reports it.
     return voices
 
 
-def verdict(speed: float, score: dict | None) -> str | None:
+def verdict(clip: Clip, speed: float, score: Mapping | None, fit_limit: float) -> str | None:
     """Why a pair is out, or ``None``."""
-    if abs(speed) > SPEED_LIMIT:
+    size = letters(clip.text or "")
+    if speed < TOO_SHORT or (speed > TOO_LONG and size >= 6):
         return "speed"
-    if score is None or "fit" not in score:
+    if score is None or "fit" not in score or score["text"] != clip.text or size == 1 or score["cer"] <= HIGH_CER:
         return None
-    if score["fit"] < NO_FIT and score["cer"] > HIGH_CER:
+    if score["fit"] < fit_limit:
         return "fit"
-    if score["fit"] < LOW_FIT and abs(speed) > MIXED_SPEED and score["cer"] > HIGH_CER:
+    if score["fit"] < LOW_FIT and abs(speed) > ODD_SPEED:
         return "fit and speed"
     return None
 
@@ -82,14 +88,17 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = arguments.scores.read_text(encoding="utf-8").splitlines()
     scores = {row["id"]: row for row in map(json.loads, lines)}
+    twins = {(row["speaker"], row["text"], row["seconds"]): row for row in scores.values()}
     suspects = []
-    for speaker, clips in sorted(durations(arguments.packages).items()):
+    for speaker, clips in sorted(durations(arguments.packages, scores).items()):
         seconds = np.array([length for _, length in clips])
         speeds = speed_residuals(seconds, np.array([letters(clip.text or "") for clip, _ in clips], dtype=float))
+        fits = [scores[clip.id]["fit"] for clip, _ in clips if "fit" in scores.get(clip.id, {})]
+        fit_limit = max(MIN_FIT, FIT_SHARE * float(np.median(fits))) if fits else MIN_FIT
         found = 0
         for (clip, length), speed in zip(clips, speeds, strict=True):
-            score = scores.get(clip.id)
-            if reason := verdict(float(speed), score):
+            score = scores.get(clip.id) or twins.get((speaker, clip.text, round(length, 3)))
+            if reason := verdict(clip, float(speed), score, fit_limit):
                 found += 1
                 fit, cer = (score.get("fit", ""), score.get("cer", "")) if score else ("", "")
                 suspects.append((clip.id, reason, f"speed={speed:.1f} fit={fit} cer={cer}"))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,10 @@ def test_running_mean_covers_the_last_line_and_what_came_since(tmp_path: Path) -
         assert journal.mean("loss") == 2.0
 
 
-def test_tensorboard_sees_the_same_numbers_once(tmp_path: Path) -> None:
+def test_tensorboard_sees_the_same_numbers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Event files are read in the order of their names, which hold the second; two writers in one second have no order.
+    seconds = itertools.count(1_700_000_000.0, 10.0)
+    monkeypatch.setattr(time, "time", lambda: next(seconds))
     with Journal(tmp_path) as journal:
         for step in (1, 2, 3):
             journal.add({"loss": (float(step), 1)})

@@ -77,10 +77,11 @@ def test_extraction_leaves_global_randomness_and_mode_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_mode_returns_even_when_the_encoder_fails() -> None:
+def test_mode_returns_even_when_the_encoder_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = MeanEncoder().train()
-    with pytest.raises(Exception, match=r".*"):
-        EncoderSource("tiny", encoder).extract([torch.zeros(3, 3)])
+    monkeypatch.setattr(encoder.clock.__class__, "count", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        EncoderSource("tiny", encoder).extract(waveforms([3200]))
     assert encoder.training
 
 
@@ -97,7 +98,7 @@ def test_filter_bank_frames_have_the_encoders_rate(normalize: bool) -> None:
     assert (source.layers, source.frame_rate) == (1, 25.0)
     assert [tuple(item.shape) for item in frames] == [(1, 24, 320), (1, 12, 320)]
     means = frames[0][0].view(-1, 80).mean(0).abs().max()
-    assert (float(means) < 1e-3) == normalize
+    assert (float(means) < 0.1) == normalize
 
 
 def test_filter_bank_refuses_no_frames_in_a_stack() -> None:
@@ -113,7 +114,7 @@ def test_extract_all_keeps_the_order_and_bounds_the_batches() -> None:
     frames = extract_all(source, clips, lambda done, total: calls.append((done, total)), batch_seconds=0.8)
     for clip, item in zip(clips, frames, strict=True):
         torch.testing.assert_close(item, source.extract([clip])[0])
-    assert calls == [(3, 5), (4, 5), (5, 5)]
+    assert calls == [(2, 5), (4, 5), (5, 5)]
 
 
 def test_extract_all_takes_a_clip_that_is_longer_than_a_batch() -> None:

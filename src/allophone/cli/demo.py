@@ -47,15 +47,13 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from allophone.errors import ConfigError
+    from allophone.recipes.demo import demo_config
     from allophone.recipes.expand import KEEP
-    from allophone.run.expansion import ExpandConfig
     from allophone.run.plan import plan_expansion
     from allophone.run.starter import STARTER, open_base, starter_corpus
 
-    if arguments.fast:
-        raise ConfigError("--plan tells about the whole demo; leave out --fast.")
     base, _ = open_base(STARTER)
     audio = starter_corpus().where(language=(arguments.language, *KEEP))
-    say(str(plan_expansion(base, ExpandConfig(seed=arguments.seed), sum(audio.hours().values()))))
+    config = demo_config(fast=arguments.fast, seed=arguments.seed)
+    say(str(plan_expansion(base, config, sum(audio.hours().values()))))
     return 0

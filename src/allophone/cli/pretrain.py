@@ -37,14 +37,14 @@ def add(verbs: Verbs) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Pretrain."""
-    from allophone.recipes.pretrain import RECIPES, pretrain
+    from allophone.recipes.pretrain import pretrain, recipe_configs
 
     corpus = open_corpus(arguments.corpus)
     if arguments.plan:
         from allophone.run.execute import usable
         from allophone.run.plan import plan_pretraining
 
-        configs = RECIPES[arguments.recipe](arguments.seed)
+        configs = recipe_configs(arguments.recipe, arguments.seed, arguments.steps)
         training, _ = usable(corpus, configs[0].data)
         say(str(plan_pretraining(configs, sum(training.hours().values()))))
         return 0

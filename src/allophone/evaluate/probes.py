@@ -175,8 +175,7 @@ def collapse(symbols: Sequence[int]) -> list[int]:
         >>> collapse([0, 3, 3, 0, 3, 5, 5])
         [3, 3, 5]
     """
-    previous = [BLANK, *symbols[:-1]]
-    return [symbol for symbol, before in zip(symbols, previous, strict=True) if symbol not in (BLANK, before)]
+    return [symbol for symbol, before in zip(symbols, [BLANK, *symbols], strict=False) if symbol not in (BLANK, before)]
 
 
 def _readable(texts: Sequence[str], language: str) -> dict[int, str]:

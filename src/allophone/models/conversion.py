@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
+from pickle import UnpicklingError
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -249,7 +249,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
         size = f"{path.stat().st_size} bytes" if path.exists() else "missing"
         raise CheckpointError(
             f"{path}: truncated, damaged or not weights only ({size}; {error}). Copy it again."

@@ -11,6 +11,7 @@ import torch
 from allophone.audio.augment import AugmentConfig
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
+from allophone.errors import ConfigError, suggest
 from allophone.methods.language_expansion import initialize_table
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.conversion import load_encoder, save_encoder
@@ -99,6 +100,25 @@ def hubert_base(seed: int = 0) -> tuple[RunConfig, ...]:
     return first, replace(first, name="iteration-2", targets=targets, train=replace(train, steps=400_000))
 
 
+def recipe_configs(recipe: str, seed: int, steps: tuple[int, ...] | None = None) -> tuple[RunConfig, ...]:
+    """All iterations of a recipe, with other numbers of updates where ``steps`` gives them.
+
+    Raises:
+        ConfigError: There is no such recipe, or ``steps`` does not name one number an iteration.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"Unknown recipe {recipe!r}. {suggest(recipe, RECIPES)}")
+    configs = RECIPES[recipe](seed)
+    if steps is None:
+        return configs
+    if len(steps) != len(configs):
+        raise ConfigError(f"Recipe {recipe!r} has {len(configs)} iterations, but --steps names {len(steps)} numbers.")
+    return tuple(
+        replace(one, train=replace(one.train, steps=count, warmup_steps=min(one.train.warmup_steps, count // 10)))
+        for one, count in zip(configs, steps, strict=True)
+    )
+
+
 HEAD_STEPS = 600
 """Updates of the head for the final encoder's own units; the encoder is frozen."""
 
@@ -147,13 +167,10 @@ def pretrain(
         report: Told how far each stage is.
     """
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    configs = RECIPES[recipe](seed)
+    configs = recipe_configs(recipe, seed, steps)
     teacher, left_out = None, {}
-    for number, config in enumerate(configs):
+    for config in configs:
         run_dir = out / config.name
-        if steps is not None:
-            warmup = min(config.train.warmup_steps, steps[number] // 10)
-            config = replace(config, train=replace(config.train, steps=steps[number], warmup_steps=warmup))
         finished = load_finished(run_dir / "model")
         if finished is None:
             trained = execute(config, opened, run_dir, teacher=teacher, report=report)

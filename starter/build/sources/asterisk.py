@@ -21,7 +21,7 @@ _MARK = re.compile(
     r"voce alternativa|produrre|emme-iesse)[^)]*\)"
 )
 _ONLY_MARKS = re.compile(r"^\s*(?:\[[^\]]*\]|<[^>]*>|\([^)]*\)|\s|[.])+$")
-_GLUED_LINES = re.compile(r"[ \t]+(vm-[a-z0-9-]+): ")
+_GLUED_LINES = re.compile(r"[ \t]+((?:vm|confbridge)-[a-z0-9-]+): ")
 _LOST_ACCENTS = {"pu?": "può", "sar?": "sarà", "pi?": "più", "cos?": "così"}
 _NOT_SPEECH = re.compile(r"^(?:silence/.*|beep|beeperr|tt-monkeys|confbridge-(?:join|leave))$")
 
