@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pickle import UnpicklingError
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch

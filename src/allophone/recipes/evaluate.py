@@ -17,7 +17,7 @@ from allophone.evaluate.report_tables import markdown_tables
 from allophone.models.conversion import model_hash
 from allophone.recipes.expand import measure_frames
 from allophone.recipes.ledger import LedgerConfig, language_rows, systems_of
-from allophone.run.execute import Report, silent
+from allophone.run.execute import Report, fit_threads, silent
 from allophone.run.starter import open_base
 
 
@@ -60,6 +60,7 @@ def evaluate(
     if len(chosen) == 0:
         raise DataError(f"{opened.name}: no utterance in {', '.join(languages)}; it has {', '.join(opened.languages)}.")
     base, _ = open_base(model)
+    fit_threads(base.encoder)
     by_language = {tag: chosen.where(language=tag) for tag in chosen.languages}
     found: list[Measurement] = []
     for seed in seeds:

@@ -22,7 +22,7 @@ from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.report_tables import markdown_tables
 from allophone.recipes.expand import KEEP, expand, kept_corpora, measure_frames
 from allophone.recipes.ledger import LedgerConfig, systems_of
-from allophone.run.execute import Report, silent
+from allophone.run.execute import Report, fit_threads, silent
 from allophone.run.expansion import Base, ExpandConfig
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.units.extract import FrameCache
@@ -58,6 +58,7 @@ def evidence(
     settings = ledger or LedgerConfig()
     every: dict[str, list[Measurement]] = {}
     model, cache = open_base(STARTER), FrameCache()
+    fit_threads(model[0].encoder)
     for seed in seeds:
         known = unchanged(model[0], corpus, languages, settings, seed, out / f"unchanged-seed{seed}.parquet", report)
         for language in languages:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from allophone.config import config_hash, to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.splits import split_corpus
@@ -35,7 +33,7 @@ from allophone.recipes.ledger import (
     voice_pair,
 )
 from allophone.recipes.phones import phone_table
-from allophone.run.execute import HEADS, Report, counted, silent, subset, usable, waveforms
+from allophone.run.execute import Report, counted, fit_threads, save_heads, silent, subset, usable, waveforms
 from allophone.run.expansion import Base, ExpandConfig, Expanded, expand_encoder, merge
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.text.languages import parse_language
@@ -105,6 +103,7 @@ def expand(
     new = with_splits(opened.where(language=language), config.seed)
     tag = new.languages[0]
     model, where = base if isinstance(base, tuple) else open_base(base)
+    fit_threads(model.encoder)
     kept = kept_corpora(opened, keep or (KEEP if base == STARTER else ()), new)
     heard = {language: portion(one, config, ledger) for language, one in kept.items()}
     together = None
@@ -294,15 +293,7 @@ def save_pack(expanded: Expanded, codebook: Codebook, base: Base, folder: Path, 
     """Write the language pack: what PEFT loads, and what only allophone reads beside it."""
     expanded.expansion.save_pack(folder)
     codebook.save(folder)
-    method = expanded.expansion.method
-    save_file(
-        {
-            "final_proj.weight": method.final_proj.weight.detach().contiguous(),
-            "final_proj.bias": method.final_proj.bias.detach().contiguous(),
-            "label_embeddings": method.label_embeddings.detach().contiguous(),
-        },
-        folder / HEADS,
-    )
+    save_heads(expanded.expansion.method, folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
     lineage = {
         "format": "allophone-pack-1",

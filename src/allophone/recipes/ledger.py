@@ -36,13 +36,13 @@ from allophone.units.extract import FrameCache
 class LedgerConfig:
     """How much is measured; fewer clips and steps for the quick look."""
 
-    probe_steps: int = 600
+    probe_steps: int = 400
     """Updates of each linear probe."""
     few: tuple[int | None, ...] = (None, 150)
     """Labelled clips; None = all."""
-    most_test_clips: int = 250
+    most_test_clips: int = 150
     """Held-out utterances of one language, drawn by id."""
-    most_train_clips: int = 900
+    most_train_clips: int = 600
     """Labelled utterances of one language."""
     kept_text: bool = True
     """Whether kept languages get a text probe too."""
