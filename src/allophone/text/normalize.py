@@ -47,7 +47,8 @@ def normalize(text: str, language: str) -> str:
     text = unicodedata.normalize(form, text.lower())
     kept = "".join(_kept(text, position) for position in range(len(text)))
     words = unicodedata.normalize(form, kept).split()
-    return ("" if spoken.script in _WITHOUT_SPACES else " ").join(words)
+    joined = ("" if spoken.script in _WITHOUT_SPACES else " ").join(words)
+    return unicodedata.normalize(form, joined)  # without spaces, a mark may have met its letter
 
 
 def _kept(text: str, position: int) -> str:
