@@ -49,12 +49,12 @@ def test_the_plan_of_a_pretraining_adds_up_its_stages(one_second: None) -> None:
         "iteration-2: units",
         "iteration-2: training",
     ]
-    # Units: three passes over an hour, ten seconds of it a second. Training: ten steps of one batch.
-    assert [stage.seconds for stage in plan.stages] == [1080, 10, 1080, 10]
-    assert plan.seconds == 2180
+    # Ten seconds of audio a second: an hour clustered and labelled, and once more where frames are not kept (MFCC).
+    assert [stage.seconds for stage in plan.stages] == [720, 10, 360, 10]
+    assert plan.seconds == 1100
     text = str(plan)
     assert "10 steps of 1 x 3 s" in text
-    assert "36.3 min" in text
+    assert "18.3 min" in text
     assert "come on top" in text
 
 
@@ -63,7 +63,7 @@ def test_the_plan_of_an_expansion_has_its_control_and_leaves_the_base_alone(one_
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     config = ExpandConfig(steps=5, num_units=8, batch_seconds=2.0, crop_seconds=1.0, iterations=2, targets="mfcc39")
     plan = plan_expansion(Base(encoder=encoder, codebook=None, heads=None), config, hours=1.0)
-    assert [stage.name.split(": ")[1] for stage in plan.stages] == ["units", "LoRA", "control"] * 2
+    assert [stage.name.split(": ")[1] for stage in plan.stages] == ["units", "LoRA", "two controls"] * 2
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in encoder.parameters())
 

@@ -48,12 +48,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from allophone.recipes.demo import demo_config
-    from allophone.recipes.expand import KEEP
+    from allophone.recipes.expand import KEEP, heard_hours
     from allophone.run.plan import plan_expansion
     from allophone.run.starter import STARTER, open_base, starter_corpus
 
     base, _ = open_base(STARTER)
-    audio = starter_corpus().where(language=(arguments.language, *KEEP))
     config = demo_config(fast=arguments.fast, seed=arguments.seed)
-    say(str(plan_expansion(base, config, sum(audio.hours().values()))))
+    say(str(plan_expansion(base, config, heard_hours(starter_corpus(), arguments.language, KEEP, config))))
     return 0

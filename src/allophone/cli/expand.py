@@ -42,7 +42,7 @@ def add(verbs: Verbs) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Expand the encoder."""
-    from allophone.recipes.expand import expand
+    from allophone.recipes.expand import expand, heard_hours
 
     settings = make(SETTINGS, arguments)
     corpus = open_corpus(arguments.corpus, arguments.language)
@@ -51,8 +51,8 @@ def command(arguments: argparse.Namespace) -> int:
         from allophone.run.starter import open_base
 
         base, _ = open_base(arguments.base)
-        chosen = corpus.where(language=(arguments.language, *arguments.keep))
-        say(str(plan_expansion(base, settings, sum(chosen.hours().values()))))
+        hours = heard_hours(corpus, arguments.language, arguments.keep, settings)
+        say(str(plan_expansion(base, settings, hours)))
         return 0
     with stages() as report:
         result = expand(

@@ -192,6 +192,12 @@ def kept_corpora(opened: Corpus, keep: Sequence[str], new: Corpus) -> dict[str, 
     return found
 
 
+def heard_hours(corpus: Corpus, language: str, keep: Sequence[str], config: ExpandConfig) -> float:
+    """Hours that an expansion trains on or labels, about: the new language, and some of each kept one."""
+    kept = (sum(corpus.where(language=one).hours().values()) for one in keep)
+    return sum(corpus.where(language=language).hours().values()) + sum(min(h, 1.5 * config.kept_hours) for h in kept)
+
+
 def portion(corpus: Corpus, config: ExpandConfig, ledger: LedgerConfig) -> Corpus:
     """What training and masked prediction use of a kept language: some training audio and the held-out utterances."""
     main = main_voices(corpus)

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -24,6 +24,7 @@ from allophone.models.build import Encoder, build_encoder
 from allophone.nn.clustering import assign
 from allophone.run.config import RunConfig
 from allophone.run.duration import duration
+from allophone.run.execute import fit_threads
 from allophone.run.expansion import Base, ExpandConfig, run_config
 from allophone.seeding import torch_generator
 from allophone.train.precision import use_bf16
@@ -91,6 +92,7 @@ def plan_pretraining(configs: Sequence[RunConfig], hours: float) -> Plan:
 
 def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:
     """An expansion, its control with a frozen encoder included, on so many hours of new and kept audio."""
+    fit_threads(base.encoder)
     stages: list[Stage] = []
     parameters = 0
     for number in range(1, config.iterations + 1):
@@ -102,7 +104,8 @@ def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:
         stages.append(_targets(run, None if targets == "mfcc39" else encoder, hours))
         stages.append(_training(f"{run.name}: LoRA", method, run))
         encoder.requires_grad_(False)
-        stages.append(_training(f"{run.name}: control", method, run))
+        control = _training(f"{run.name}: two controls", method, run)
+        stages.append(replace(control, seconds=2 * control.seconds))
     return _plan(f"Expansion on {hours:.2f} h", stages, parameters, 6 * config.iterations)
 
 
@@ -149,8 +152,9 @@ def _targets(config: RunConfig, teacher: Encoder | None, hours: float) -> Stage:
         for _, frames in extractor.frames([("probe", waveform)]):
             assign(frames, torch.zeros(targets.num_units, frames.shape[1]))
 
-    passes = targets.iterations * min(targets.fit_hours, hours) + hours
-    work = f"up to {targets.iterations} passes over {min(targets.fit_hours, hours):.2f} h, one over {hours:.2f} h"
+    fitted = min(targets.fit_hours, hours)
+    passes = hours if teacher is not None else hours + fitted  # an encoder's frames stay in memory between passes
+    work = f"clusters of {fitted:.2f} h, units of {hours:.2f} h"
     return Stage(name=f"{config.name}: units", work=work, seconds=passes * 3600 / PROBE_SECONDS * _seconds(one_pass))
 
 
