@@ -17,7 +17,6 @@ from allophone.models.conversion import model_hash
 from allophone.nn.codebook import Codebook
 from allophone.recipes.ledger import draw_rows, main_voices
 from allophone.run.expansion import Base, ExpandConfig, Expanded
-from allophone.run.starter import STARTER
 from allophone.text.languages import parse_language
 from allophone.units.encode import encode_units
 from allophone.units.extract import Waveforms
@@ -66,7 +65,7 @@ def report_content(
         clips=clips(base, adapted, codebook, new),
         warnings=warnings(new, speakers),
         commands=(
-            f"allophone expand --base {where if isinstance(where, str) else STARTER} --corpus FOLDER --language {tag}",
+            f"allophone expand --base {where} --corpus FOLDER --language {tag}",
         ),
         pack_path=str(pack),
     )

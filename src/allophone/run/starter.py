@@ -37,7 +37,7 @@ def open_base(name: str | Path) -> tuple[Base, Path | str]:
     """A model by name: ``starter``, a folder or a hub id, with codebook and heads where they lie beside it.
 
     Returns:
-        The base, and the folder or hub id that it came from.
+        The base, and the name as it was given, for cards and reports.
 
     Raises:
         CheckpointError: There is no such model or it is damaged.
@@ -45,7 +45,7 @@ def open_base(name: str | Path) -> tuple[Base, Path | str]:
     where: Path | str = starter_model() if str(name) == STARTER else name
     folder = Path(where)
     codebook = Codebook.load(folder) if (folder / "codebook.json").exists() else None
-    return Base(encoder=load_encoder(where), codebook=codebook, heads=load_heads(folder)), where
+    return Base(encoder=load_encoder(where), codebook=codebook, heads=load_heads(folder)), name
 
 
 def _starter() -> ModuleType:
