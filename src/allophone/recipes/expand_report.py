@@ -64,9 +64,7 @@ def report_content(
         curves=curves(out / expanded.config.name),
         clips=clips(base, adapted, codebook, new),
         warnings=warnings(new, speakers),
-        commands=(
-            f"allophone expand --base {where} --corpus FOLDER --language {tag}",
-        ),
+        commands=(f"allophone expand --base {where} --corpus FOLDER --language {tag}",),
         pack_path=str(pack),
     )
 
