@@ -15,7 +15,7 @@ from allophone.run.starter import STARTER, starter_corpus
 def demo_config(*, fast: bool, seed: int) -> ExpandConfig:
     """How the demo adapts the model; ``fast`` takes fewer steps and clips."""
     config = ExpandConfig(seed=seed)
-    return replace(config, steps=60, fit_hours=0.1, kept_hours=0.05) if fast else config
+    return replace(config, steps=40, fit_hours=0.1, kept_hours=0.05) if fast else config
 
 
 def demo(

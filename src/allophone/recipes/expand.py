@@ -43,7 +43,7 @@ from allophone.units.fit import fit_codebook
 
 KEEP = ("spa", "fra", "rus")
 """Languages that are kept when nothing is said and the base is the starter."""
-FAST = LedgerConfig(probe_steps=250, few=(None,), most_test_clips=80, most_train_clips=300, kept_text=False)
+FAST = LedgerConfig(probe_steps=200, few=(None,), most_test_clips=60, most_train_clips=200, kept_text=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
