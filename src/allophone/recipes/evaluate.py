@@ -10,13 +10,11 @@ from pathlib import Path
 from allophone.config import to_dict
 from allophone.data.corpus import Corpus
 from allophone.errors import DataError
-from allophone.evaluate.forgetting import PosteriorSource
-from allophone.evaluate.measurements import Measurement, Score, System, save_measurements, scores
-from allophone.evaluate.protocol import FrameSource
+from allophone.evaluate.measurements import Measurement, Score, save_measurements, scores
 from allophone.evaluate.report_tables import markdown_tables
 from allophone.models.conversion import model_hash
 from allophone.recipes.expand import measure_frames
-from allophone.recipes.ledger import LedgerConfig, language_rows, systems_of
+from allophone.recipes.ledger import LedgerConfig, base_posteriors, language_rows, systems_of
 from allophone.run.execute import Report, fit_threads, silent
 from allophone.run.starter import open_base
 
@@ -65,12 +63,10 @@ def evaluate(
     found: list[Measurement] = []
     for seed in seeds:
         systems = systems_of(base, None, seed)
-        posteriors: dict[System, FrameSource] = {}
-        method = base.method()
-        if method is not None:
-            posteriors["before"] = PosteriorSource("before", method)
         settings = config or LedgerConfig()
-        found += measure_frames(systems, posteriors, by_language, None, settings, seed, report, everything=True)
+        found += measure_frames(
+            systems, base_posteriors(base), by_language, None, settings, seed, report, everything=True
+        )
         found += language_rows(systems, by_language, settings, seed, report)
     out.mkdir(parents=True, exist_ok=True)
     save_measurements(found, out / "measurements.parquet")

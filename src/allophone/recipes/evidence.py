@@ -9,19 +9,16 @@ from pathlib import Path
 
 from allophone.config import to_dict
 from allophone.data.corpus import Corpus
-from allophone.evaluate.forgetting import PosteriorSource
 from allophone.evaluate.measurements import (
     Measurement,
-    System,
     changes,
     load_measurements,
     save_measurements,
     scores,
 )
-from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.report_tables import markdown_tables
 from allophone.recipes.expand import KEEP, expand, kept_corpora, measure_frames
-from allophone.recipes.ledger import LedgerConfig, systems_of
+from allophone.recipes.ledger import LedgerConfig, base_posteriors, systems_of
 from allophone.run.execute import Report, fit_threads, silent
 from allophone.run.expansion import Base, ExpandConfig
 from allophone.run.starter import STARTER, open_base, starter_corpus
@@ -97,13 +94,9 @@ def unchanged(
     if path.exists():
         return load_measurements(path)
     systems = systems_of(base, None, seed)
-    posteriors: dict[System, FrameSource] = {}
-    method = base.method()
-    if method is not None:
-        posteriors["before"] = PosteriorSource("before", method)
     added = {one.languages[0]: one for one in (corpus.where(language=language) for language in languages)}
     kept = kept_corpora(corpus, KEEP, next(iter(added.values())))
-    found = measure_frames(systems, posteriors, {**added, **kept}, None, config, seed, report)
+    found = measure_frames(systems, base_posteriors(base), {**added, **kept}, None, config, seed, report)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_measurements(found, path)
     return found
@@ -111,7 +104,9 @@ def unchanged(
 
 def write_evidence(every: dict[str, list[Measurement]], seeds: Sequence[int], out: Path) -> Path:
     """One section a new language: every cell with its interval over items and seeds, and every change."""
-    parts = [f"# Evidence\n\nFour languages added to the starter encoder, seeds {', '.join(map(str, seeds))}.\n"]
+    parts = [
+        f"# Evidence\n\n{len(every)} languages added to the starter encoder, seeds {', '.join(map(str, seeds))}.\n"
+    ]
     numbers = {}
     for language, found in every.items():
         parts.append(f"\n## {language} added\n\n{markdown_tables(found)}\n")

@@ -22,6 +22,7 @@ from allophone.nn.codebook import Codebook
 from allophone.recipes.expand_report import report_content
 from allophone.recipes.ledger import (
     LedgerConfig,
+    base_posteriors,
     draw_rows,
     language_rows,
     main_voices,
@@ -104,7 +105,7 @@ def expand(
     tag = new.languages[0]
     model, where = base if isinstance(base, tuple) else open_base(base)
     fit_threads(model.encoder)
-    kept = kept_corpora(opened, keep or (KEEP if base == STARTER else ()), new)
+    kept = kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
     heard = {language: portion(one, config, ledger) for language, one in kept.items()}
     together = None
     for one in heard.values():
@@ -225,9 +226,7 @@ def frame_rows(
         "head only": PosteriorSource("head only", expanded.control),
         "after": PosteriorSource("after", expanded.expansion.method),
     }
-    method = base.method()
-    if method is not None:
-        posteriors["before"] = PosteriorSource("before", method)
+    posteriors |= base_posteriors(base)
     named = language_rows(systems, languages, config, seed, report)
     if known:
         systems = {"after": systems["after"]}

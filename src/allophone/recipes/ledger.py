@@ -9,6 +9,7 @@ from allophone.audio.augment import limit_bandwidth
 from allophone.data.corpus import Corpus
 from allophone.data.utterance import Utterance
 from allophone.evaluate.forgetting import (
+    PosteriorSource,
     Spoken,
     chance_masked_loss,
     chance_retrieval,
@@ -120,6 +121,12 @@ def systems_of(base: Base, adapted: Encoder | None, seed: int) -> dict[System, F
         "before": EncoderSource("before", base.encoder),
     }
     return systems if adapted is None else {**systems, "after": EncoderSource("after", adapted)}
+
+
+def base_posteriors(base: Base) -> dict[System, FrameSource]:
+    """The base's own unit posteriors, as the row ``before``; empty where it came without codebook or heads."""
+    method = base.method()
+    return {} if method is None else {"before": PosteriorSource("before", method)}
 
 
 def masked_rows(
