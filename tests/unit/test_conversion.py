@@ -194,7 +194,7 @@ def test_other_kinds_of_folder_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model_type 'hubet'.*Did you mean 'hubert'"):
         load_encoder(folder)
     edit_json(folder / "config.json", model_type="whisper")
-    with pytest.raises(CheckpointError, match="expected one of hubert, wav2vec2, wav2vec2-bert"):
+    with pytest.raises(CheckpointError, match="expected one of hubert, lasr_encoder, wav2vec2, wav2vec2-bert"):
         load_encoder(folder)
     edit_json(folder / "config.json", model_type="hubert", add_adapter=True)
     with pytest.raises(CheckpointError, match="adapters are not supported"):

@@ -32,6 +32,8 @@ class AugmentConfig:
     """Share of utterances with added noise of random color."""
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     """Range of the signal-to-noise ratio."""
+    gain_db: float = 10.0
+    """The level changes by U(-gain_db, gain_db), so that loudness is no cue; 0 keeps it."""
 
 
 def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -45,7 +47,7 @@ def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator)
     Returns:
         Shape ``(samples,)``, float32; time positions are kept.
     """
-    chance = torch.rand(6, generator=generator).tolist()
+    chance = torch.rand(7, generator=generator).tolist()
     window = torch.hann_window(FFT)
     warp, cut = chance[0] < config.warp_probability, chance[1] < config.lowpass_probability
     if (warp or cut) and len(waveform) > FFT:
@@ -60,7 +62,7 @@ def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator)
     if chance[4] < config.noise_probability:
         low, high = config.noise_snr_db
         waveform = waveform + _noise(waveform, low + (high - low) * chance[5], generator)
-    return waveform
+    return waveform * 10 ** (config.gain_db * (2 * chance[6] - 1) / 20)
 
 
 def limit_bandwidth(waveform: Tensor, sample_rate: int) -> Tensor:

@@ -31,6 +31,8 @@ LIFTER = 22.0
 PREEMPHASIS = 0.97
 LOWEST_HERTZ, HIGHEST_HERTZ = 20.0, 8000.0
 ENERGY_FLOOR = 1.192092955078125e-07
+LASR_HERTZ = (125.0, 7500.0)
+LASR_FLOOR = 1e-5
 FULL_SCALE = 32768.0
 FRAMES_AT_ONCE = 512
 """Windows transformed together: the working memory is this many times 512 doubles, however long the audio."""
@@ -154,6 +156,41 @@ def stacked_fbank(waveform: Tensor, stride: int) -> Tensor:
     return normalized[..., : stacks * stride, :].reshape(*normalized.shape[:-2], stacks, stride * 80)
 
 
+def lasr_fbank(waveform: Tensor, num_mels: int = 128) -> Tensor:
+    """Natural logarithm of mel filter-bank energies as LASR takes them, not normalized.
+
+    Unlike Kaldi's: samples stay in [-1, 1], a Hann window, no pre-emphasis, filters between 125 and 7500 Hz, energies
+    of at least 1e-5.
+
+    Args:
+        waveform: Samples in [-1, 1], 16 kHz. Shape ``(S,)`` or ``(B, S)``, floating point.
+        num_mels: Triangular filters.
+
+    Returns:
+        Shape ``(T10, num_mels)`` or ``(B, T10, num_mels)``, float32, 100 Hz.
+
+    Raises:
+        ShapeError: ``waveform`` is not floating point, or has no or more than two dimensions.
+        AudioError: It is shorter than one window (400 samples).
+
+    Source:
+        transformers' ``LasrFeatureExtractor``. Deviations: none.
+    """
+    samples = _checked(waveform)
+    samples = samples.to(torch.float32 if samples.device.type == "mps" else torch.float64)
+    size, hop = FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop
+    window = torch.hann_window(size, periodic=False, dtype=samples.dtype, device=samples.device)
+    filters = _mel_filters(num_mels, *LASR_HERTZ).to(samples)
+    windows = samples.unfold(-1, size, hop)
+    at_once = max(1, FRAMES_AT_ONCE // max(1, math.prod(windows.shape[:-2])))
+    parts = []
+    for start in range(0, windows.shape[-2], at_once):
+        spectrum = torch.fft.rfft(windows[..., start : start + at_once, :] * window, n=FFT_SIZE)[..., : FFT_SIZE // 2]
+        power = spectrum.real.square() + spectrum.imag.square()
+        parts.append((power @ filters).clamp_min(LASR_FLOOR).log())
+    return torch.cat(parts, dim=-2).float()
+
+
 def _log_mel(waveform: Tensor, num_mels: int) -> Tensor:
     """Log mel energies in the working dtype. Shape ``(..., T10, num_mels)``."""
     samples = _checked(waveform)
@@ -205,9 +242,9 @@ def _mel(hertz: Tensor) -> Tensor:
 
 @cache
 @torch.inference_mode(False)
-def _mel_filters(num_mels: int) -> Tensor:
+def _mel_filters(num_mels: int, lowest: float = LOWEST_HERTZ, highest: float = HIGHEST_HERTZ) -> Tensor:
     """Triangles in mel space over the FFT bins below 8 kHz. Shape ``(256, num_mels)``, float64."""
-    low, high = (_mel(torch.tensor(hertz, dtype=torch.float64)) for hertz in (LOWEST_HERTZ, HIGHEST_HERTZ))
+    low, high = (_mel(torch.tensor(hertz, dtype=torch.float64)) for hertz in (lowest, highest))
     edges = low + (high - low) / (num_mels + 1) * torch.arange(num_mels + 2, dtype=torch.float64)
     bins = _mel(torch.arange(FFT_SIZE // 2, dtype=torch.float64) * SAMPLE_RATE / FFT_SIZE)[:, None]
     left, center, right = edges[:-2], edges[1:-1], edges[2:]

@@ -12,7 +12,7 @@ from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError
 from allophone.seeding import derive
 
-Link: TypeAlias = Literal["speaker", "group"]
+Link: TypeAlias = Literal["speaker", "group", "text"]
 _OVERSHOOT = (1.05, 1.5)
 
 
@@ -54,7 +54,7 @@ def split_corpus(
 
 
 def connected(utterances: Iterable[Utterance], by: Sequence[Link]) -> list[list[Utterance]]:
-    """Clusters of utterances that share a speaker or a group, directly or through others, in order of first row."""
+    """Clusters of utterances that share one of ``by``, directly or through others, in order of first row."""
     rows = list(utterances)
     parent = list(range(len(rows)))
 

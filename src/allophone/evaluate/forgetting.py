@@ -24,7 +24,7 @@ from allophone.evaluate.measurements import Measurement, System
 from allophone.evaluate.probes import CTCProbeConfig, ProbeResult, chance_text_errors, linear_ctc_probe
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.retrieval import PromptRetrieval, retrieve_prompts
-from allophone.evaluate.sources import extract_all, standardize_by_voice
+from allophone.evaluate.sources import extract_all
 from allophone.frames import FrameClock
 from allophone.seeding import numpy_generator
 
@@ -51,8 +51,16 @@ class Spoken:
         return [Example(name, waveform) for name, waveform in zip(self.ids, self.waveforms, strict=True)]
 
 
+POSTERIOR_TEMPERATURE = 0.3
+"""Cosines are divided by this before the softmax. Training divides by 0.1, which leaves nearly all mass on one unit;
+0.3 found more prompts between the French voices and between the Spanish ones (docs/LOG.md)."""
+
+
 class PosteriorSource:
-    """What a model believes the units to be: square roots of the head's probabilities, one layer."""
+    """What a model believes the units to be: square roots of the head's softened probabilities, one layer.
+
+    The cosine of two such frames is the Bhattacharyya coefficient of their distributions.
+    """
 
     layers = 1
 
@@ -73,7 +81,7 @@ class PosteriorSource:
         method.train(was_training)
         table = method.label_embeddings[: method.config.num_units]
         cosines = F.normalize(projected, dim=-1) @ F.normalize(table, dim=-1).T
-        roots = (cosines / method.config.temperature).softmax(dim=-1).sqrt().flatten(-2)
+        roots = (cosines / POSTERIOR_TEMPERATURE).softmax(dim=-1).sqrt().flatten(-2)
         return [part[None].clone() for part in last.with_values(roots).split()]
 
 
@@ -133,23 +141,28 @@ def measure_retrieval(
     seed: int,
     measures: Sequence[str] = ("retrieval_dtw", "retrieval_mean"),
 ) -> list[Measurement]:
-    """Same-prompt retrieval between two voices, both directions; each frame standardized by its voice.
+    """Same-prompt retrieval between two voices, both directions.
 
-    ``retrieval_mean`` pools over time, every other measure warps time over all frames.
+    ``retrieval_mean`` pools over time, every other measure warps time over all frames. Frames are standardized by
+    voice; ``retrieval_posteriors`` are probabilities and stay as they are.
     """
     frames = [extract_all(source, spoken.waveforms) for spoken in (first, second)]
     found = []
     for measure in measures:
         representation = "mean" if measure == "retrieval_mean" else "frames"
-        result = _retrieve(frames, (first, second), layer, representation)
-        found.append(_as_measurement(result.hits[1].astype(np.float64), result, measure, language, system, seed))
+        standardize = measure != "retrieval_posteriors"
+        result = _retrieve(frames, (first, second), layer, representation, standardize=standardize)
+        found.append(_as_measurement(result, (first, second), measure, language, system, seed))
     return found
 
 
-def chance_retrieval(like: Measurement) -> Measurement:
-    """The hits of a random ranking: one over the number of candidates, in every query."""
-    candidates = len(like.items) / 2
-    return replace(like, system="chance", numerators=np.full(len(like.items), 1.0 / candidates))
+def chance_retrieval(like: Measurement, first: Spoken, second: Spoken) -> Measurement:
+    """The hits of a random ranking: of all candidates, the share that is right, in every query."""
+    queries = [(group, second.groups) for group in first.groups if group in set(second.groups)]
+    queries += [(group, first.groups) for group in second.groups if group in set(first.groups)]
+    shared = set(first.groups) & set(second.groups)
+    shares = [others.count(group) / sum(other in shared for other in others) for group, others in queries]
+    return replace(like, system="chance", numerators=np.array(shares))
 
 
 def measure_text(
@@ -162,7 +175,7 @@ def measure_text(
     seed: int,
     few: Sequence[int | None] = (None, 150),
     steps: int = 600,
-    outputs_a_second: float = 50.0,
+    outputs_a_second: float = 25.0,
 ) -> list[Measurement]:
     """Character error of a linear CTC probe with all and with few labelled clips."""
     frames = [extract_all(source, spoken.waveforms) for spoken in (train, test)]
@@ -172,7 +185,6 @@ def measure_text(
             outputs_per_frame=max(1, round(outputs_a_second / source.frame_rate)),
             few=number,
             steps=steps,
-            learning_rates=(3e-3, 1e-2),
             seed=seed,
         )
         texts = [[text or "" for text in spoken.texts] for spoken in (train, test)]
@@ -245,28 +257,35 @@ def select(spoken: Spoken, indices: Sequence[int]) -> Spoken:
 
 
 def _retrieve(
-    frames: Sequence[Sequence[Tensor]], spoken: tuple[Spoken, Spoken], layer: int, representation: Any
+    frames: Sequence[Sequence[Tensor]],
+    spoken: tuple[Spoken, Spoken],
+    layer: int,
+    representation: Any,
+    *,
+    standardize: bool = True,
 ) -> PromptRetrieval:
-    first, second = (
-        standardize_by_voice([one[layer] for one in rows], side.speakers)
-        for rows, side in zip(frames, spoken, strict=True)
-    )
-    return retrieve_prompts(first, second, spoken[0].groups, spoken[1].groups, representation=representation, ks=(1,))
+    first, second = ([one[layer] for one in rows] for rows in frames)
+    groups = (spoken[0].groups, spoken[1].groups)
+    return retrieve_prompts(first, second, *groups, representation=representation, standardize=standardize, ks=(1,))
 
 
 def _as_measurement(
-    hits: NDArray[np.float64], result: PromptRetrieval, measure: str, language: str, system: System, seed: int
+    result: PromptRetrieval,
+    spoken: tuple[Spoken, Spoken],
+    measure: str,
+    language: str,
+    system: System,
+    seed: int,
 ) -> Measurement:
-    half = len(hits) // 2
-    items = tuple(f"{'first' if i < half else 'second'}:{group}" for i, group in enumerate(result.groups))
+    items = tuple(side.ids[index] for side, rows in zip(spoken, result.queries, strict=True) for index in rows)
     return Measurement(
         measure=measure,
         language=language,
         system=system,
         seed=seed,
         items=items,
-        numerators=hits,
-        denominators=np.ones(len(hits)),
+        numerators=result.hits[1].astype(np.float64),
+        denominators=np.ones(len(items)),
     )
 
 

@@ -35,13 +35,13 @@ class CTCProbeConfig:
     """CTC steps that each frame emits; frame rate times this should agree between rows."""
     few: int | None = None
     """Train on this many clips, drawn by seed; None = all."""
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     """Tried on a slice of the training texts; the best is trained again on all of them."""
     steps: int = 1500
     """Updates of each training; the learning rate falls linearly to zero."""
     batch_size: int = 16
     """Utterances, of similar length."""
-    input_dropout: float = 0.1
+    input_dropout: float = 0.4
     """Share of standardized input values that is dropped in training."""
     dev_fraction: float = 0.15
     """Share of the training *texts* (with all their clips) on which the learning rate is chosen."""

@@ -31,6 +31,8 @@ class PromptRetrieval:
     """For each k, shape ``(A + B,)``, in [0, 1] (between only for exact ties)."""
     groups: tuple[Hashable, ...]
     """Prompt of each query, for a bootstrap over prompts; A + B entries."""
+    queries: tuple[tuple[int, ...], tuple[int, ...]]
+    """Positions of the A queries among the first voice's utterances and of the B ones among the second's."""
     chance: dict[int, float]
     """Expected recall in percent of a random order, for each k."""
     representation: str
@@ -104,6 +106,7 @@ def retrieve_prompts(
     return PromptRetrieval(
         hits={k: torch.cat([onward[k], back[k]]).numpy() for k in ks},
         groups=tuple(row_groups + column_groups),
+        queries=(tuple(rows), tuple(columns)),
         chance={k: 100.0 * (chances[0][k] * len(rows) + chances[1][k] * len(columns)) / total for k in ks},
         representation=name,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from allophone.models.hubert import Hubert, HubertConfig
+from allophone.models.lasr import Lasr, LasrConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
 
-EncoderConfig = HubertConfig | Wav2Vec2BertConfig
-Encoder = Hubert | Wav2Vec2Bert
+EncoderConfig = HubertConfig | LasrConfig | Wav2Vec2BertConfig
+Encoder = Hubert | Lasr | Wav2Vec2Bert
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
@@ -20,6 +21,8 @@ def build_encoder(config: EncoderConfig) -> Encoder:
     match config:
         case HubertConfig():
             return Hubert(config)
+        case LasrConfig():
+            return Lasr(config)
         case Wav2Vec2BertConfig():
             return Wav2Vec2Bert(config)
 
@@ -29,5 +32,7 @@ def attention_projections(encoder: Encoder) -> tuple[str, ...]:
     match encoder:
         case Hubert():
             return ("q_proj", "k_proj", "v_proj", "out_proj")
+        case Lasr():
+            return ("q_proj", "k_proj", "v_proj", "o_proj")
         case Wav2Vec2Bert():
             return ("linear_q", "linear_k", "linear_v", "linear_out")

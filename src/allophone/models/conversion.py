@@ -23,11 +23,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from allophone.errors import CheckpointError, ConfigError, suggest
-from allophone.models import hubert, wav2vec2_bert
+from allophone.models import hubert, lasr, wav2vec2_bert
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 
 LINEAGE_FORMAT = "allophone-model-1"
-MODEL_TYPES = ("hubert", "wav2vec2", "wav2vec2-bert")
+MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert")
 PREFIXES = ("hubert.", "wav2vec2.", "wav2vec2_bert.")
 """What stands before an encoder's parameter names in a file that also holds a head."""
 WEIGHT_NORM = {
@@ -48,7 +48,7 @@ def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -
         revision: Branch, tag or commit of a hub model.
 
     Returns:
-        ``Hubert`` or ``Wav2Vec2Bert``, by the ``model_type`` in its ``config.json``.
+        ``Hubert``, ``Lasr`` or ``Wav2Vec2Bert``, by the ``model_type`` in its ``config.json``.
 
     Raises:
         CheckpointError: There is no such model, a file is missing or damaged, or it is a model of another kind.
@@ -59,7 +59,7 @@ def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -
         encoder = build_encoder(config)
     tensors = _encoder_tensors(_read_tensors(folder))
     expected = encoder.state_dict()
-    if "masked_spec_embed" not in tensors:
+    if "masked_spec_embed" in expected.keys() - tensors.keys():
         tensors["masked_spec_embed"] = torch.zeros(expected["masked_spec_embed"].shape)
     _check_tensors(folder, tensors, expected)
     floats = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
@@ -202,6 +202,8 @@ def _read_config(folder: Path) -> EncoderConfig:
         )
     preprocessor = _read_preprocessor(folder)
     try:
+        if model_type == "lasr_encoder":
+            return lasr.from_transformers(values, preprocessor)
         if model_type == "wav2vec2-bert":
             return wav2vec2_bert.from_transformers(values, preprocessor)
         return hubert.from_transformers(values, preprocessor)
@@ -228,6 +230,8 @@ def _to_transformers(config: EncoderConfig) -> tuple[dict[str, Any], dict[str, A
     """Contents of ``config.json`` and ``preprocessor_config.json``."""
     if isinstance(config, hubert.HubertConfig):
         return hubert.to_transformers(config), hubert.preprocessor_to_transformers(config)
+    if isinstance(config, lasr.LasrConfig):
+        return lasr.to_transformers(config), lasr.preprocessor_to_transformers(config)
     return wav2vec2_bert.to_transformers(config), wav2vec2_bert.preprocessor_to_transformers(config)
 
 

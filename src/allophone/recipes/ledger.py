@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from allophone.audio.augment import limit_bandwidth
 from allophone.data.corpus import Corpus
+from allophone.data.splits import connected
 from allophone.data.utterance import Utterance
 from allophone.evaluate.forgetting import (
     PosteriorSource,
@@ -29,6 +30,7 @@ from allophone.models.build import Encoder
 from allophone.run.execute import Report, aligned_units, silent, waveforms
 from allophone.run.expansion import Base, Expanded, random_encoder
 from allophone.seeding import numpy_generator
+from allophone.text.normalize import normalize
 from allophone.units.encode import encode_units
 from allophone.units.extract import FrameCache
 
@@ -37,7 +39,7 @@ from allophone.units.extract import FrameCache
 class LedgerConfig:
     """How much is measured; fewer clips and steps for the quick look."""
 
-    probe_steps: int = 400
+    probe_steps: int = 800
     """Updates of each linear probe."""
     few: tuple[int | None, ...] = (None, 150)
     """Labelled clips; None = all."""
@@ -106,9 +108,15 @@ def voice_pair(
 
 
 def spoken_pair(corpus: Corpus, pair: tuple[list[Utterance], list[Utterance]]) -> tuple[Spoken, Spoken]:
-    """Decode two voices with the bandwidth of the narrower one, so that it is no cue and no handicap."""
+    """Decode two voices with the bandwidth of the narrower one, so that it is no cue and no handicap.
+
+    Prompts with the same words become one group, since nobody could tell them apart: finding any of them is right.
+    """
     rates = [int(row.extra.get("original_sample_rate") or row.sample_rate) for rows in pair for row in rows]
-    return spoken(corpus, pair[0], sample_rate=min(rates)), spoken(corpus, pair[1], sample_rate=min(rates))
+    normalized = [replace(row, text=normalize(row.text or "", row.language) or None) for rows in pair for row in rows]
+    content = {row.id: rows[0].group for rows in connected(normalized, ("group", "text")) for row in rows}
+    first, second = ([replace(row, group=content[row.id]) for row in rows] for rows in pair)
+    return spoken(corpus, first, sample_rate=min(rates)), spoken(corpus, second, sample_rate=min(rates))
 
 
 def systems_of(base: Base, adapted: Encoder | None, seed: int) -> dict[System, FrameSource]:
@@ -255,7 +263,9 @@ def retrieval_rows(
             found += measure_retrieval(
                 system, source, 0, first, second, language=language, seed=seed, measures=("retrieval_posteriors",)
             )
-        found += [chance_retrieval(one) for one in found if one.system == "before" and one.language == language]
+        found += [
+            chance_retrieval(one, first, second) for one in found if one.system == "before" and one.language == language
+        ]
     return found
 
 

@@ -9,6 +9,7 @@ from allophone.data.collate import CollateConfig
 from allophone.errors import ConfigError
 from allophone.methods.masked_prediction import MaskedPredictionConfig
 from allophone.models.hubert import HubertConfig
+from allophone.models.lasr import LasrConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
 from allophone.train.config import TrainConfig
 
@@ -65,7 +66,7 @@ class RunConfig:
     """Folder name of the iteration."""
     seed: int
     """Of initialization, clustering, sampling, masks and dropout."""
-    encoder: Wav2Vec2BertConfig | HubertConfig
+    encoder: Wav2Vec2BertConfig | LasrConfig | HubertConfig
     """What is trained; its type says which model."""
     targets: TargetsConfig
     """What it predicts."""
