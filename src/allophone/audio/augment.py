@@ -62,7 +62,8 @@ def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator)
     if chance[4] < config.noise_probability:
         low, high = config.noise_snr_db
         waveform = waveform + _noise(waveform, low + (high - low) * chance[5], generator)
-    return waveform * 10 ** (config.gain_db * (2 * chance[6] - 1) / 20)
+    gain: float = 10 ** (config.gain_db * (2 * chance[6] - 1) / 20)
+    return waveform * gain
 
 
 def limit_bandwidth(waveform: Tensor, sample_rate: int) -> Tensor:
