@@ -55,6 +55,10 @@ class FrameClock:
         """First sample that frame number ``frame`` sees."""
         return frame * self.hop
 
+    def center(self, frame: float) -> float:
+        """Sample in the middle of what frame number ``frame`` sees."""
+        return frame * self.hop + self.receptive_field / 2
+
     def samples(self, frames: int) -> int:
         """Fewest samples that yield ``frames`` frames; 0 for none."""
         return 0 if frames == 0 else (frames - 1) * self.hop + self.receptive_field

@@ -194,7 +194,8 @@ def codebook(**changes) -> Codebook:
         "front_end": "mfcc39",
         "model_hash": None,
         "layer": None,
-        "unit_rate": 100.0,
+        "hop": 160,
+        "receptive_field": 400,
         "num_units": 7,
         "seed": 0,
         "usage_entropy": 0.9,
@@ -244,7 +245,7 @@ def test_changed_centroids_are_refused(tmp_path):
 def test_changed_info_is_refused(tmp_path):
     folder = codebook().save(tmp_path)
     described = json.loads((folder / "codebook.json").read_text())
-    described["info"]["unit_rate"] = 50.0
+    described["info"]["hop"] = 320
     (folder / "codebook.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="do not belong together"):
         Codebook.load(folder)
@@ -262,7 +263,7 @@ def test_contradicting_info_is_refused(tmp_path, key, value):
 
 def test_other_format_is_refused(tmp_path):
     folder = codebook().save(tmp_path)
-    text = (folder / "codebook.json").read_text().replace('"format": 1', '"format": 99')
+    text = (folder / "codebook.json").read_text().replace('"format": 2', '"format": 99')
     (folder / "codebook.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"format 99.*Update"):
         Codebook.load(folder)
@@ -299,4 +300,4 @@ def test_impossible_codebooks():
     with pytest.raises(ShapeError, match="NaN"):
         Codebook(torch.full((7, 39), float("nan")), info)
     with pytest.raises(ConfigError, match="must be positive"):
-        codebook(unit_rate=0.0)
+        codebook(hop=0)

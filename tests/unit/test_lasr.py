@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from allophone.errors import ConfigError
-from allophone.models.lasr import FixedBatchNorm, Lasr, LasrConfig
+from allophone.errors import ConfigError, ShapeError
+from allophone.models.lasr import Lasr, LasrConfig
+from allophone.nn.convolution import FixedBatchNorm
 
 SIZES = {
     "hidden_size": 32,
@@ -48,10 +49,29 @@ def test_an_utterance_does_not_depend_on_batch_mates_or_padding(encoder: Lasr) -
 def test_masked_frames_hide_the_audio(encoder: Lasr) -> None:
     lengths = torch.tensor([8_000])
     everything = torch.ones(1, encoder.clock.count(8_000), dtype=torch.bool)
-    first = encoder(0.1 * torch.randn(1, 8_000), lengths, everything).hidden_states
-    second = encoder(0.1 * torch.randn(1, 8_000), lengths, everything).hidden_states
-    assert torch.equal(first[-1].values, second[-1].values)
-    assert not bool(first[0].values.any())
+    state = encoder(0.1 * torch.randn(1, 8_000), lengths, everything).hidden_states[0].values
+    assert not bool(state.any())
+
+
+def test_no_frame_hears_the_middle_of_a_masked_span(encoder: Lasr) -> None:
+    """Frames overlap, so hiding only their outputs would leave the span to the ears of its neighbors."""
+    lengths = torch.tensor([16_000])
+    masked = torch.zeros(1, encoder.clock.count(16_000), dtype=torch.bool)
+    masked[0, 8:13] = True
+    waveform = 0.1 * torch.randn(1, 16_000)
+    changed = waveform.clone()
+    first, last = encoder.clock.center(8), encoder.clock.center(12)
+    changed[:, round(first) : round(last)] = torch.randn(1, round(last) - round(first))
+    before, after = (encoder(one, lengths, masked).hidden_states[-1].values for one in (waveform, changed))
+    assert torch.equal(before, after)
+    assert not torch.equal(encoder(changed, lengths).hidden_states[-1].values, after)
+
+
+def test_refuses_what_has_no_frame_and_layers_that_are_not_there(encoder: Lasr) -> None:
+    with pytest.raises(ShapeError, match="utterance 1 of the batch has 2319 samples; expected 2320"):
+        encoder(torch.zeros(2, 8_000), torch.tensor([8_000, 2_319]))
+    with pytest.raises(ConfigError, match="the encoder has 2 layers; got 3"):
+        encoder(torch.zeros(1, 8_000), torch.tensor([8_000]), num_layers=3)
 
 
 def test_stops_early(encoder: Lasr) -> None:

@@ -30,9 +30,13 @@ def book(waveforms):
     return fit_codebook(lambda: waveforms.items(), "mfcc39", 9, seed=0)
 
 
+def clock(rate: float, receptive_field: int = 400) -> FrameClock:
+    return FrameClock(hop=round(16_000 / rate), receptive_field=receptive_field)
+
+
 def units_of(labels, *, rate=100.0, num_units=9, codebook_hash="0" * 16) -> Units:
     arrays = {name: np.asarray(values, dtype=np.uint16) for name, values in labels.items()}
-    return Units(arrays, codebook_hash, rate, num_units)
+    return Units(arrays, codebook_hash, clock(rate), num_units)
 
 
 def test_units_are_the_nearest_centroids(waveforms, book):
@@ -97,7 +101,7 @@ def test_any_units_come_back(tmp_path_factory, labels):
 
 
 def test_large_codebooks_keep_their_ids(tmp_path):
-    units = Units({"a": np.array([0, 69_999, 65_536], dtype=np.uint32)}, "h", 50.0, 70_000)
+    units = Units({"a": np.array([0, 69_999, 65_536], dtype=np.uint32)}, "h", clock(50.0), 70_000)
     assert Units.load(units.save(tmp_path / "u.parquet"))["a"].tolist() == [0, 69_999, 65_536]
 
 
@@ -144,9 +148,13 @@ def test_other_tables_are_refused(tmp_path):
     path = units_of({"a": [1, 2, 3]}).save(tmp_path / "u.parquet")
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({}), path)
-    with pytest.raises(CheckpointError, match="expected units of format 1"):
+    with pytest.raises(CheckpointError, match="expected units of format 2"):
         Units.load(path)
-    described = {b"allophone.units": json.dumps({"format": 1, "codebook_hash": "h", "unit_rate": 1.0, "num_units": 9})}
+    described = {
+        b"allophone.units": json.dumps(
+            {"format": 2, "codebook_hash": "h", "hop": 160, "receptive_field": 400, "num_units": 9}
+        )
+    }
     pq.write_table(table.take([0, 0]).replace_schema_metadata(described), path)
     with pytest.raises(CheckpointError, match="an id stands twice"):
         Units.load(path)
@@ -170,56 +178,71 @@ def test_corpus_to_units(speech, tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(st.integers(400, 40_000), st.sampled_from([320, 640, 1280]), st.sampled_from([1, 2, 4]))
 def test_mfcc_labels_for_every_length(samples, hop, labels_per_frame):
-    """Every frame of an encoder finds its labels, and the first one starts with the frame."""
-    count = FrameClock(hop=160, receptive_field=400).count(samples)
-    frames = FrameClock(hop=hop, receptive_field=400).count(samples)
-    placed = labels_for_frames(torch.arange(count), 100.0, 16_000 / hop, frames, labels_per_frame)
+    """Every frame of an encoder finds labels, each within half a step of the place where it belongs."""
+    mfcc, encoder = clock(100.0), FrameClock(hop=hop, receptive_field=400 + hop)
+    count, frames = mfcc.count(samples), encoder.count(samples)
+    placed = labels_for_frames(torch.arange(count), mfcc, encoder, frames, labels_per_frame)
     assert placed.shape == (frames, labels_per_frame)
-    assert placed[:, 0].tolist() == [t * hop // 160 for t in range(frames)]
-    assert bool((placed.diff(dim=1) >= 0).all()) and int(placed.max()) < count
+    assert bool((placed.diff(dim=1) >= 0).all()) and (frames == 0 or int(placed.max()) < count)
+    for frame in range(frames):
+        wanted = [encoder.center(frame + (r + 0.5) / labels_per_frame - 0.5) for r in range(labels_per_frame)]
+        heard = [mfcc.center(int(unit)) for unit in placed[frame]]
+        assert max(abs(a - b) for a, b in zip(wanted, heard, strict=True)) <= 80
+
+
+def test_labels_of_fairseq_for_hubert():
+    placed = labels_for_frames(torch.arange(100), clock(100.0), clock(50.0), 49)
+    assert placed[:, 0].tolist() == [2 * t for t in range(49)]
+
+
+def test_labels_stand_at_the_center_of_a_wide_frame():
+    wide = FrameClock(hop=640, receptive_field=2_320)
+    assert labels_for_frames(torch.arange(40), clock(100.0), wide, 7, 2).tolist()[:2] == [[5, 7], [9, 11]]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.integers(0, 200))
 def test_labels_of_a_crop_are_a_crop_of_the_labels(frames, offset):
     labels = torch.randint(0, 50, (1_000,), generator=torch.Generator().manual_seed(1))
-    whole = labels_for_frames(labels, 100.0, 25.0, 250, 2)
-    crop = labels_for_frames(labels[4 * offset : 4 * (offset + frames)], 100.0, 25.0, frames, 2)
+    encoder = clock(25.0, 880)
+    whole = labels_for_frames(labels, clock(100.0), encoder, 250, 2)
+    crop = labels_for_frames(labels[4 * offset : 4 * (offset + frames)], clock(100.0), encoder, frames, 2)
     assert torch.equal(crop[: 250 - offset], whole[offset : offset + frames])
 
 
 def test_labels_are_spread_over_the_frame():
     labels = torch.arange(12)
-    assert labels_for_frames(labels, 100.0, 25.0, 3, 2).tolist() == [[0, 2], [4, 6], [8, 10]]
-    assert labels_for_frames(labels, 50.0, 50.0, 12).tolist() == [[i] for i in range(12)]
-    assert labels_for_frames(labels[:3], 25.0, 50.0, 6).tolist() == [[0], [0], [1], [1], [2], [2]]
-    assert labels_for_frames(labels[:1], 100.0, 50.0, 1, 2).tolist() == [[0, 0]]
+    assert labels_for_frames(labels, clock(100.0), clock(25.0, 880), 3, 2).tolist() == [[1, 3], [5, 7], [9, 11]]
+    assert labels_for_frames(labels, clock(50.0), clock(50.0), 12).tolist() == [[i] for i in range(12)]
+    halved = labels_for_frames(labels[:3], clock(25.0, 720), clock(50.0, 400), 6)
+    assert halved.tolist() == [[0], [0], [1], [1], [2], [2]]
+    assert labels_for_frames(labels[:1], clock(100.0), clock(50.0), 1, 2).tolist() == [[0, 0]]
 
 
 def test_frames_beyond_the_last_unit_are_cut_off():
-    assert labels_for_frames(torch.arange(10), 50.0, 50.0, 12).shape == (10, 1)
-    assert labels_for_frames(torch.arange(1), 25.0, 50.0, 4).shape == (2, 1)
+    assert labels_for_frames(torch.arange(10), clock(50.0), clock(50.0), 12).shape == (10, 1)
+    assert labels_for_frames(torch.arange(1), clock(25.0, 720), clock(50.0, 400), 4).shape == (2, 1)
 
 
 @pytest.mark.parametrize(("count", "frames"), [(10, 13), (20, 10), (100, 50)])
 def test_units_and_frames_that_disagree(count, frames):
     with pytest.raises(DataError, match=f"got {count} units at 50 Hz .* {frames} frames at 50 Hz.*frames apart"):
-        labels_for_frames(torch.arange(count), 50.0, 50.0, frames)
+        labels_for_frames(torch.arange(count), clock(50.0), clock(50.0), frames)
 
 
-def test_impossible_rates():
-    with pytest.raises(DataError, match="must be positive"):
-        labels_for_frames(torch.arange(3), 0.0, 50.0, 3)
+def test_impossible_numbers():
+    with pytest.raises(DataError, match="at least one label a frame"):
+        labels_for_frames(torch.arange(3), clock(50.0), clock(50.0), 3, 0)
 
 
 def test_aligned_units_are_those_of_labels_for_frames(waveforms, book):
     units = encode_units(lambda: waveforms.items(), book)
-    clock = FrameClock(hop=640, receptive_field=880)
-    frames = {name: clock.count(len(waveform)) for name, waveform in waveforms.items()}
-    rows = units.aligned(frames, clock.rate, 2)
+    encoder = FrameClock(hop=640, receptive_field=880)
+    frames = {name: encoder.count(len(waveform)) for name, waveform in waveforms.items()}
+    rows = units.aligned(frames, encoder, 2)
     for name, count in frames.items():
-        assert rows[name].tolist() == labels_for_frames(units[name], 100.0, 25.0, count, 2).tolist()
+        assert rows[name].tolist() == labels_for_frames(units[name], clock(100.0), encoder, count, 2).tolist()
     with pytest.raises(DataError, match="1 of 1 utterances have no units, the first is 'new'"):
-        units.aligned({"new": 3}, 25.0)
+        units.aligned({"new": 3}, encoder)
     with pytest.raises(DataError, match="for utterance 'utt-0'"):
-        units.aligned({"utt-0": 99}, 25.0)
+        units.aligned({"utt-0": 99}, encoder)

@@ -43,7 +43,7 @@ def test_mfcc_codebook_describes_itself(waveforms):
     frames = torch.cat([mfcc39(waveform) for waveform in waveforms.values()])
     assert book.centroids.shape == (12, 39)
     info = book.info
-    assert (info.front_end, info.unit_rate, info.num_units, info.seed) == ("mfcc39", 100.0, 12, 5)
+    assert (info.front_end, info.clock.rate, info.num_units, info.seed) == ("mfcc39", 100.0, 12, 5)
     assert (info.model_hash, info.layer, info.normalization, info.parent) == (None, None, "none", None)
     assert info.frames_fitted == len(frames)
     assert 0.3 < info.usage_entropy <= 1.0
@@ -61,7 +61,7 @@ def test_same_audio_same_hash_whatever_the_order(waveforms):
 
 def test_filter_bank_front_end(waveforms):
     book = fit_codebook(lambda: waveforms.items(), "fbank", 6, seed=0)
-    assert book.centroids.shape == (6, 80) and book.info.unit_rate == 100.0
+    assert book.centroids.shape == (6, 80) and book.info.clock.rate == 100.0
     frames = torch.cat([kaldi_fbank(waveform) for waveform in waveforms.values()])
     assert float((frames - book.centroids[assign(frames, book.centroids)]).square().mean()) < float(frames.var())
 
@@ -69,7 +69,7 @@ def test_filter_bank_front_end(waveforms):
 def test_model_front_end_clusters_the_layer_it_names(waveforms, encoder):
     book = fit_codebook(lambda: waveforms.items(), "model", 5, seed=0, encoder=encoder, layer=1)
     assert book.info.model_hash == model_hash(encoder)
-    assert book.info.layer == 1 and book.info.unit_rate == 50.0
+    assert book.info.layer == 1 and book.info.clock.rate == 50.0
     frames = dict(FrameExtractor("model", encoder, 1).frames(waveforms.items()))
     assert book.info.frames_fitted == sum(map(len, frames.values()))
     for name, waveform in waveforms.items():

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from allophone.errors import ConfigError, DataError
+from allophone.frames import FrameClock
 from allophone.units.encode import Units
 from allophone.units.report import PhoneInterval, phones_of_frames, read_phones, report, unit_report
+
+TEN_MS = FrameClock(hop=160, receptive_field=400)
 
 
 def corpus(agreement: float, utterances: int = 30, seed: int = 0):
@@ -19,7 +22,7 @@ def corpus(agreement: float, utterances: int = 30, seed: int = 0):
         drawn = generator.integers(0, 20, size=len(frames))
         labels[f"u{i}"] = np.where(follow, 2 * frames, drawn).astype(np.uint16)
         phones[f"u{i}"] = [PhoneInterval(0.08 * j, 0.08 * (j + 1), "abcdefgh"[p]) for j, p in enumerate(sequence)]
-    return Units(labels, "cafe" * 4, 100.0, 20), phones
+    return Units(labels, "cafe" * 4, TEN_MS, 20), phones
 
 
 def test_agreement_is_far_above_chance_and_inside_its_interval():
@@ -73,9 +76,12 @@ def test_report_reads_as_text():
 def test_phone_at_the_center_of_a_frame():
     intervals = [PhoneInterval(0.0, 0.05, "a"), PhoneInterval(0.05, 0.09, "b")]
     # Centers lie at 12.5, 22.5, ... ms: four of them before 50 ms, four more before 90 ms.
-    assert phones_of_frames(intervals, 10, 100.0) == ["a"] * 4 + ["b"] * 4 + [None] * 2
-    assert phones_of_frames(intervals, 4, 25.0) == ["a", "b", None, None]
-    assert phones_of_frames([PhoneInterval(0.03, 0.05, "a")], 6, 100.0) == [None, None, "a", "a", None, None]
+    assert phones_of_frames(intervals, 10, TEN_MS) == ["a"] * 4 + ["b"] * 4 + [None] * 2
+    stacked = FrameClock(hop=640, receptive_field=880)  # centers at 27.5, 67.5, ... ms
+    assert phones_of_frames(intervals, 4, stacked) == ["a", "b", None, None]
+    wide = FrameClock(hop=640, receptive_field=2_320)  # the first center at 72.5 ms
+    assert phones_of_frames(intervals, 2, wide) == ["b", None]
+    assert phones_of_frames([PhoneInterval(0.03, 0.05, "a")], 6, TEN_MS) == [None, None, "a", "a", None, None]
 
 
 def test_unlabelled_frames_are_counted():

@@ -2,7 +2,7 @@
 
 Every function takes one waveform ``(S,)`` or equal-length ones ``(B, S)`` at 16 kHz in [-1, 1]; a leading B then
 stands before the result's shape. Frames are 25 ms every 10 ms and never reach over the end (``snip_edges``), there is
-no dither. Samples are scaled by 2**15 first, as Kaldi and SeamlessM4TFeatureExtractor have them.
+no dither. Samples are scaled by 2**15 first, as Kaldi and SeamlessM4TFeatureExtractor have them, except for LASR's.
 
 Shape letters: B batch, S samples, T10 frames at 100 Hz, D features. No file is read or written here.
 

@@ -120,9 +120,10 @@ def linear_ctc_probe(
             f"test clips with {len(test_texts)} texts; one text a clip is needed."
         )
     train, test = _readable(train_texts, language), _readable(test_texts, language)
-    train, left_out = _usable(train, set(test.values()), train_frames, config.outputs_per_frame)
-    left_out = {"digits": len(train_texts) - len(train) - sum(left_out.values()), **left_out}
-    train = _subset(train, config)
+    left_out = {"digits": len(train_texts) - len(train)}
+    train, left_out["in_test"] = _unseen(train, set(test.values()))
+    # Drawn before short clips go, whose number depends on the frames, so that all rows of a table learn from the same.
+    train, left_out["too_short"] = _fitting(_subset(train, config), train_frames, config.outputs_per_frame)
     if len(set(train.values())) < 2 or not test:
         raise DataError(
             f"linear_ctc_probe: {len(train)} usable training clips and {len(test)} test clips; left out of training: "
@@ -184,18 +185,21 @@ def _readable(texts: Sequence[str], language: str) -> dict[int, str]:
     return {index: text for index, text in normalized.items() if text and not any(c.isnumeric() for c in text)}
 
 
-def _usable(
-    train: dict[int, str], test_texts: set[str], frames: Sequence[Tensor], outputs_per_frame: int
-) -> tuple[dict[int, str], dict[str, int]]:
-    """Training clips whose text is not a test text and fits the outputs of its frames; and why others went."""
+def _unseen(train: dict[int, str], test_texts: set[str]) -> tuple[dict[int, str], int]:
+    """Training clips whose text is not a test text, and how many were left out."""
     unseen = {index: text for index, text in train.items() if text not in test_texts}
+    return unseen, len(train) - len(unseen)
+
+
+def _fitting(train: dict[int, str], frames: Sequence[Tensor], outputs_per_frame: int) -> tuple[dict[int, str], int]:
+    """Training clips whose text fits the outputs of their frames, and how many were left out."""
 
     def fits(index: int, text: str) -> bool:
         repeats = sum(a == b for a, b in pairwise(text))
         return len(text) + repeats <= frames[index].shape[1] * outputs_per_frame
 
-    usable = {index: text for index, text in unseen.items() if fits(index, text)}
-    return usable, {"in_test": len(train) - len(unseen), "too_short": len(unseen) - len(usable)}
+    fitting = {index: text for index, text in train.items() if fits(index, text)}
+    return fitting, len(train) - len(fitting)
 
 
 def _subset(train: dict[int, str], config: CTCProbeConfig) -> dict[int, str]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from allophone.batch import Packed, valid_positions
 from allophone.errors import ConfigError, ShapeError, suggest
 from allophone.frames import SAMPLE_RATE, FrameClock
-from allophone.models.output import EncoderOutput
+from allophone.models.output import EncoderOutput, checked_lengths
 from allophone.nn.convolution import ConvolutionalFrontEnd, PositionalConvolution, convolution_clock
 from allophone.nn.transformer import TransformerLayer
 
@@ -240,7 +240,7 @@ class Hubert(nn.Module):
         stop = self.num_layers if num_layers is None else num_layers
         if not 0 <= stop <= self.num_layers:
             raise ConfigError(f"num_layers: the encoder has {self.num_layers} layers; got {stop}.")
-        lengths = _checked_lengths(waveform, waveform_lengths, self.clock.receptive_field)
+        lengths = checked_lengths(waveform, waveform_lengths, self.clock.receptive_field)
         frames = [self.clock.count(length) for length in lengths]
         unmasked_padding = self.config.published_padding and not self.config.return_attention_mask
         features = self.features(waveform, [waveform.shape[1]] * len(lengths) if unmasked_padding else lengths)
@@ -312,22 +312,6 @@ def _flat(masked: Tensor, lengths: tuple[int, ...]) -> Tensor:
     if masked.shape != expected:
         raise ShapeError(f"masked: expected (batch, frames) = {expected}; got {tuple(masked.shape)}.")
     return masked[valid_positions(torch.tensor(lengths, device=masked.device), masked.shape[1])]
-
-
-def _checked_lengths(waveform: Tensor, waveform_lengths: Tensor, receptive_field: int) -> list[int]:
-    if waveform.dim() != 2 or waveform_lengths.shape != waveform.shape[:1] or not len(waveform):
-        raise ShapeError(
-            f"expected waveform (batch, samples) and waveform_lengths (batch,); "
-            f"got {tuple(waveform.shape)} and {tuple(waveform_lengths.shape)}."
-        )
-    lengths: list[int] = waveform_lengths.tolist()
-    for row, length in enumerate(lengths):
-        if not receptive_field <= length <= waveform.shape[1]:
-            raise ShapeError(
-                f"utterance {row} of the batch has {length} samples; expected {receptive_field} (one frame) to "
-                f"{waveform.shape[1]} (the padded size). Leave out or pad what is shorter than a frame."
-            )
-    return lengths
 
 
 def to_transformers(config: HubertConfig) -> dict[str, Any]:

@@ -8,7 +8,8 @@ Source: Gulati et al. 2020, arXiv:2005.08100 (Conformer); Su et al. 2021, arXiv:
 as in ``transformers`` (google/medasr). Shape letters: B batch, T frames, N real frames of a batch end to end, D dim,
 H heads, E head dim.
 Deviations: running statistics of the batch norms stay as they were loaded, so that an utterance never depends on its
-batch mates; masked frames become zeros behind the front end, for which the published layout has no parameter.
+batch mates; masked frames become zeros, inside the front end and behind it, for the published layout has no parameter
+for them.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from allophone.audio.features import lasr_fbank
 from allophone.batch import Packed, valid_positions
 from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
-from allophone.models.output import EncoderOutput
+from allophone.models.output import EncoderOutput, checked_lengths
 from allophone.nn.attention import by_length, packed_attention
+from allophone.nn.convolution import FixedBatchNorm, convolution_clock
 from allophone.nn.rotary import frequencies, rotate, rotation
 
 FBANK_HOP, FBANK_WINDOW = 160, 400
 """Samples between and inside the 10-ms log-mel frames."""
 FBANK_SCALE = 4.0
 """About the standard deviation of these log-mels; fresh weights of the first layer are that much smaller."""
-SUBSAMPLING_LAYERS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +45,7 @@ class LasrConfig:
     num_hidden_layers: int = 17
     """Conformer layers."""
     num_attention_heads: int = 8
-    """Heads; must divide ``hidden_size``."""
+    """Heads; twice their number must divide ``hidden_size``."""
     intermediate_size: int = 2048
     """Inner width of both feed-forward modules."""
     attention_bias: bool = False
@@ -92,11 +93,8 @@ class LasrConfig:
     @property
     def clock(self) -> FrameClock:
         """Frames as the strided convolutions over log-mels cut them."""
-        hop, field = FBANK_HOP, FBANK_WINDOW
-        for _ in range(SUBSAMPLING_LAYERS):
-            field += (self.subsampling_conv_kernel_size - 1) * hop
-            hop *= self.subsampling_conv_stride
-        return FrameClock(hop=hop, receptive_field=field)
+        kernel, stride = self.subsampling_conv_kernel_size, self.subsampling_conv_stride
+        return convolution_clock((FBANK_WINDOW, kernel, kernel), (FBANK_HOP, stride, stride))
 
 
 class Subsampling(nn.Module):
@@ -111,11 +109,22 @@ class Subsampling(nn.Module):
         self.conv_1 = nn.Conv1d(width, channels, kernel, stride)
         self.dense_1 = nn.Linear(channels, width)
 
-    def forward(self, mels: Tensor) -> Tensor:
-        """``(B, T10, mels)`` to ``(B, T, D)``."""
-        hidden = F.relu(self.dense_0(mels)).transpose(1, 2)
-        hidden = F.relu(self.conv_1(F.relu(self.conv_0(hidden)))).transpose(1, 2)
-        projected: Tensor = self.dense_1(hidden)
+    def forward(self, mels: Packed, visible: Tensor | None = None) -> Packed:
+        """``(N10, mels)`` packed to ``(N, D)`` packed.
+
+        Args:
+            mels: Log-mels.
+            visible: Shape ``(N10,)``, bool; False = a log-mel frame that is hidden. None hides nothing.
+        """
+        inner = F.relu(self.dense_0(mels.values))
+        if visible is not None:
+            inner = inner * visible[:, None]
+        return by_length(mels.with_values(inner), self._convolve)
+
+    def _convolve(self, inner: Tensor) -> Tensor:
+        """``(B, T10, D)`` to ``(B, T, D)``."""
+        hidden = F.relu(self.conv_0(inner.transpose(1, 2)))
+        projected: Tensor = self.dense_1(F.relu(self.conv_1(hidden)).transpose(1, 2))
         return projected
 
 
@@ -153,17 +162,6 @@ class SelfAttention(nn.Module):
         attended = packed_attention(rotate(q, turned), rotate(k, turned), v, hidden.lengths, dropout=dropout)
         output: Tensor = self.o_proj(attended.flatten(-2))
         return output
-
-
-class FixedBatchNorm(nn.BatchNorm1d):
-    """Scale and shift by statistics that training does not touch: a batch norm in evaluation mode, always."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        """``(N, D)`` to ``(N, D)``."""
-        mean, variance = self.running_mean, self.running_var
-        assert mean is not None and variance is not None
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (values - mean.to(values.dtype)) * scale.to(values.dtype) + self.bias.to(values.dtype)
 
 
 class ConvolutionModule(nn.Module):
@@ -253,6 +251,17 @@ class Lasr(nn.Module):
         parts = [lasr_fbank(row[:n], mels) for row, n in zip(waveform, lengths, strict=True)]
         return Packed(torch.cat(parts), tuple(len(part) for part in parts))
 
+    def _hidden_mels(self, features: Packed, masked: Tensor) -> Tensor:
+        """Log-mels that no frame may see: those around the centers of the masked frames. Shape ``(N10,)``, bool.
+
+        Zeros behind the front end alone would hide little, for each of its frames sees nine of its neighbor's
+        thirteen log-mels.
+        """
+        hop = self.clock.hop // FBANK_HOP
+        before = (self.clock.receptive_field - FBANK_WINDOW) // FBANK_HOP + 1 - hop
+        spread = F.pad(masked.repeat_interleave(hop, dim=1), (before // 2, max(features.lengths)))
+        return torch.cat([row[:length] for row, length in zip(spread, features.lengths, strict=True)])
+
     def forward(
         self,
         waveform: Tensor,
@@ -265,25 +274,33 @@ class Lasr(nn.Module):
         Args:
             waveform: Shape ``(batch, samples)``, float32 in [-1, 1], 16 kHz.
             waveform_lengths: Shape ``(batch,)``, int64, samples.
-            masked: Shape ``(batch, frames)``, bool, True = replaced by zeros. None hides nothing.
+            masked: Shape ``(batch, frames)``, bool, True = hidden from every frame. None hides nothing.
             num_layers: Stop after this many layers; None runs all.
 
         Returns:
             Hidden states 0 to ``num_layers``, packed. The last of all is behind the final norm, as in
             ``transformers``.
+
+        Raises:
+            ConfigError: ``num_layers`` is negative or more than there are.
+            ShapeError: Shapes disagree, or an utterance is shorter than one frame.
         """
+        depth = self.num_layers if num_layers is None else num_layers
+        if not 0 <= depth <= self.num_layers:
+            raise ConfigError(f"num_layers: the encoder has {self.num_layers} layers; got {depth}.")
+        checked_lengths(waveform, waveform_lengths, self.clock.receptive_field)
         with torch.autocast(waveform.device.type, enabled=False):
             features = self.features(waveform, waveform_lengths)
-        hidden = by_length(features, self.subsampler)
-        if masked is not None:
+        if masked is None:
+            hidden = self.subsampler(features)
+        else:
+            hidden = self.subsampler(features, ~self._hidden_mels(features, masked))
             lengths = torch.tensor(hidden.lengths, device=masked.device)
-            visible = ~masked[valid_positions(lengths, masked.shape[1])]
-            hidden = hidden.with_values(hidden.values * visible[:, None])
+            hidden = hidden.with_values(hidden.values * ~masked[valid_positions(lengths, masked.shape[1])][:, None])
         angles = rotation(hidden.lengths, self.dim // self.config.num_attention_heads, self.config.rope_theta)
         turned = angles[0].to(hidden.values.device), angles[1].to(hidden.values.device)
         hidden = hidden.with_values(self.dropout(hidden.values))
         states = [hidden]
-        depth = self.num_layers if num_layers is None else num_layers
         for layer in self.layers[:depth]:
             hidden = layer(hidden, turned)
             states.append(hidden)
@@ -297,10 +314,10 @@ def _pointwise(layer: nn.Conv1d, values: Tensor) -> Tensor:
 
 
 def _initialize(module: nn.Module, deviation: float) -> None:
-    """Normal linears as ``transformers`` draws them; PyTorch's own for the front end and the depthwise convolutions.
+    """Normal linears as ``transformers`` draws them; PyTorch's own for strided and depthwise convolutions.
 
-    Deviation: the first layer's weights are divided by the spread of its inputs, and pointwise convolutions are drawn
-    like the linears they are.
+    Deviation: the front end's linears keep the spread of their inputs, the first one's divided by that of log-mels, and
+    pointwise convolutions are drawn like the linears they are.
     """
     if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d) and module.kernel_size == (1,)):
         nn.init.normal_(module.weight, std=deviation)
@@ -370,7 +387,7 @@ def from_transformers(values: dict[str, Any], preprocessor: dict[str, Any]) -> L
         if asked[key] != supported:
             raise ConfigError(f"lasr_encoder config: {key} is {asked[key]!r}; only {supported!r} is built here.")
     expected = {"feature_size": values.get("num_mel_bins", 128), "hop_length": FBANK_HOP, "n_fft": 512}
-    for key, wanted in {**expected, "win_length": FBANK_WINDOW}.items():
+    for key, wanted in {**expected, "win_length": FBANK_WINDOW, "sampling_rate": SAMPLE_RATE}.items():
         if preprocessor.get(key, wanted) != wanted:
             raise ConfigError(
                 f"lasr_encoder: preprocessor_config.json says {key} {preprocessor[key]}, expected {wanted}. "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from allophone.batch import Packed
+from allophone.errors import ShapeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +20,29 @@ class EncoderOutput:
     """Sum of squares of the convolutional features over real frames, shape ``()``; None without such a front end."""
     feature_count: int = 0
     """Values in that sum."""
+
+
+def checked_lengths(waveform: Tensor, waveform_lengths: Tensor, receptive_field: int) -> list[int]:
+    """Lengths of a batch as numbers.
+
+    Args:
+        waveform: Shape ``(batch, samples)``.
+        waveform_lengths: Shape ``(batch,)``, int64, samples.
+        receptive_field: Samples of one frame.
+
+    Raises:
+        ShapeError: Shapes disagree, or an utterance is shorter than one frame or longer than the batch.
+    """
+    if waveform.dim() != 2 or waveform_lengths.shape != waveform.shape[:1] or not len(waveform):
+        raise ShapeError(
+            f"expected waveform (batch, samples) and waveform_lengths (batch,); "
+            f"got {tuple(waveform.shape)} and {tuple(waveform_lengths.shape)}."
+        )
+    lengths: list[int] = waveform_lengths.tolist()
+    for row, length in enumerate(lengths):
+        if not receptive_field <= length <= waveform.shape[1]:
+            raise ShapeError(
+                f"utterance {row} of the batch has {length} samples; expected {receptive_field} (one frame) to "
+                f"{waveform.shape[1]} (the padded size). Leave out or pad what is shorter than a frame."
+            )
+    return lengths

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, ShapeError
+from allophone.frames import FrameClock
 
 FrontEnd = Literal["mfcc39", "fbank", "model"]
 Normalization = Literal["none", "voice"]
 
 WEIGHTS_FILE, INFO_FILE = "codebook.safetensors", "codebook.json"
-FORMAT = 1
+FORMAT = 2
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".mdl", ".npy", ".joblib"}
 
 
@@ -39,8 +40,10 @@ class CodebookInfo:
     """Of the encoder; only for front end ``model``."""
     layer: int | None
     """Hidden state that was clustered, 0 = input of layer 1; only for front end ``model``."""
-    unit_rate: float
-    """Units a second."""
+    hop: int
+    """Samples at 16 kHz from one unit to the next."""
+    receptive_field: int
+    """Samples that the frame behind one unit sees."""
     num_units: int
     """K."""
     seed: int
@@ -63,8 +66,16 @@ class CodebookInfo:
                 f"CodebookInfo: front end '{self.front_end}' with model_hash {self.model_hash} and layer {self.layer}; "
                 "the front end 'model' needs both, the others have neither."
             )
-        if self.num_units < 1 or self.unit_rate <= 0:
-            raise ConfigError(f"CodebookInfo: {self.num_units} units at {self.unit_rate} Hz; both must be positive.")
+        if self.num_units < 1 or min(self.hop, self.receptive_field) < 1:
+            raise ConfigError(
+                f"CodebookInfo: {self.num_units} units, hop {self.hop} and receptive field {self.receptive_field} "
+                "samples; all must be positive."
+            )
+
+    @property
+    def clock(self) -> FrameClock:
+        """How the frames behind the units cut time."""
+        return FrameClock(hop=self.hop, receptive_field=self.receptive_field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,14 @@ class ConvolutionalFrontEnd(nn.Module):
         return cast(Tensor, frames.transpose(1, 2))
 
 
+class FixedBatchNorm(nn.BatchNorm1d):
+    """A batch norm in evaluation mode, always: training does not touch its statistics, 0 and 1 in new models."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalize channels, the second axis: ``(N, D)`` or ``(B, D, T)`` to the same shape."""
+        return functional.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 class PositionalConvolution(nn.Module):
     """What each frame's neighborhood says about its position: a wide grouped convolution, weight-normalized.
 
@@ -209,18 +217,14 @@ class PositionalConvolution(nn.Module):
         conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
         nn.init.normal_(conv.weight, std=(4 / (kernel * dim)) ** 0.5)
         nn.init.zeros_(cast(Tensor, conv.bias))
-        self.batch_norm = nn.BatchNorm1d(dim) if batch_norm else None
+        self.batch_norm = FixedBatchNorm(dim) if batch_norm else None
         self.conv = conv if batch_norm else parametrizations.weight_norm(conv, name="weight", dim=2)
         self.activation = activation(activation_name)
 
     def forward(self, hidden: Packed) -> Tensor:
         """Packed ``(N, D)`` to ``(N, D)``; each utterance is surrounded by zeros, as if it were alone."""
         if self.batch_norm is not None:
-            norm = self.batch_norm
-            values = functional.batch_norm(
-                hidden.values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
-            )
-            hidden = hidden.with_values(values)
+            hidden = hidden.with_values(self.batch_norm(hidden.values))
         weight, bias = self.conv.weight, self.conv.bias  # the normalized weight is computed once for all utterances
         padding, groups = self.conv.padding[0], self.conv.groups
 

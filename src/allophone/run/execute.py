@@ -202,7 +202,7 @@ def aligned_units(
 ) -> dict[str, NDArray[np.integer]]:
     """Units laid beside an encoder's frames, ``(T, labels_per_frame)`` by utterance id."""
     frames = {row.id: clock.count(seconds_to_samples(row.duration_seconds)) for row in rows}
-    return units.aligned(frames, clock.rate, labels_per_frame)
+    return units.aligned(frames, clock, labels_per_frame)
 
 
 def execute(

@@ -6,7 +6,6 @@ Shape letters: S samples, T frames of an encoder, U units of an utterance, R lab
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from allophone.data.corpus import Corpus
 from allophone.errors import CheckpointError, DataError
+from allophone.frames import FrameClock
 from allophone.metrics.units import usage_entropy
 from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash
@@ -27,7 +27,7 @@ from allophone.nn.clustering import assign
 from allophone.nn.codebook import Codebook
 from allophone.units.extract import FrameCache, FrameExtractor, Speakers, VoiceNormalizer, Waveforms
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = b"allophone.units"
 COLLAPSED_ENTROPY = 0.02
 """Usage entropy (share of log K) under which units are refused: about 99 % of all frames in one unit."""
@@ -45,10 +45,15 @@ class Units(Mapping[str, Tensor]):
     """Unit ids by utterance id, each of shape ``(U,)``, in the smallest unsigned type that holds K."""
     codebook_hash: str
     """Of the codebook that they were made with."""
-    unit_rate: float
-    """Units a second."""
+    clock: FrameClock
+    """How the frames behind the units cut time."""
     num_units: int
     """K."""
+
+    @property
+    def unit_rate(self) -> float:
+        """Units a second."""
+        return self.clock.rate
 
     def __getitem__(self, utterance_id: str) -> Tensor:
         return torch.from_numpy(self.labels[utterance_id].astype(np.int64))
@@ -94,13 +99,13 @@ class Units(Mapping[str, Tensor]):
         return self
 
     def aligned(
-        self, frames: Mapping[str, int], frame_rate: float, labels_per_frame: int = 1
+        self, frames: Mapping[str, int], clock: FrameClock, labels_per_frame: int = 1
     ) -> dict[str, NDArray[np.integer]]:
         """Units laid beside an encoder's frames, as the data loader takes them.
 
         Args:
             frames: Encoder frames of each utterance that is wanted.
-            frame_rate: Encoder frames a second.
+            clock: How the encoder cuts time.
             labels_per_frame: R.
 
         Returns:
@@ -117,7 +122,7 @@ class Units(Mapping[str, Tensor]):
             )
         rows = {}
         for name, count in frames.items():
-            index = _label_index(len(self.labels[name]), self.unit_rate, frame_rate, count, labels_per_frame, name)
+            index = _label_index(len(self.labels[name]), self.clock, clock, count, labels_per_frame, name)
             rows[name] = self.labels[name][index]
         return rows
 
@@ -132,7 +137,8 @@ class Units(Mapping[str, Tensor]):
         described = {
             "format": FORMAT,
             "codebook_hash": self.codebook_hash,
-            "unit_rate": self.unit_rate,
+            "hop": self.clock.hop,
+            "receptive_field": self.clock.receptive_field,
             "num_units": self.num_units,
         }
         kind = pa.uint16() if self.num_units <= 2**16 else pa.uint32()
@@ -175,7 +181,8 @@ class Units(Mapping[str, Tensor]):
         labels = dict(zip(table["id"].to_pylist(), pieces, strict=True))
         if len(labels) != len(lists):
             raise CheckpointError(f"{path}: {len(lists)} rows but {len(labels)} utterance ids; an id stands twice.")
-        units = Units(labels, described["codebook_hash"], described["unit_rate"], described["num_units"])
+        clock = FrameClock(hop=described["hop"], receptive_field=described["receptive_field"])
+        units = Units(labels, described["codebook_hash"], clock, described["num_units"])
         return units.check(codebook)
 
 
@@ -229,7 +236,7 @@ def encode_units(
         labels[name] = assign(values, codebook.centroids.to(values.device)).cpu().numpy().astype(kind)
         if progress is not None:
             progress(len(labels), max(total, len(labels)))
-    return Units(labels, codebook.hash, info.unit_rate, info.num_units).check()
+    return Units(labels, codebook.hash, info.clock, info.num_units).check()
 
 
 def encode(
@@ -267,17 +274,18 @@ def encode(
 
 
 def labels_for_frames(
-    units: Tensor, label_rate: float, frame_rate: float, frames: int, labels_per_frame: int = 1
+    units: Tensor, unit_clock: FrameClock, clock: FrameClock, frames: int, labels_per_frame: int = 1
 ) -> Tensor:
-    """Lay units beside the frames of an encoder: label r of frame t is unit floor((t + r / R) label_rate / frame_rate).
+    """Lay units beside the frames of an encoder: label r of frame t is the unit whose center is nearest.
 
-    Where the last frame has fewer units than labels, its last unit is repeated. Frames without any unit are cut off;
-    that happens at the end of an utterance, when a unit sees more samples than a frame.
+    A frame's R labels stand evenly spread over one hop around its center; of two units equally near the later one
+    counts. Where a label lies beyond the first or last unit, that one is repeated. Frames whose first label has no unit
+    are cut off; that happens at the end of an utterance, when a unit sees more samples than a frame.
 
     Args:
         units: Shape ``(U,)``, int64.
-        label_rate: Units a second.
-        frame_rate: Encoder frames a second.
+        unit_clock: How the frames behind the units cut time.
+        clock: How the encoder does.
         frames: T, encoder frames of the same audio.
         labels_per_frame: R.
 
@@ -285,33 +293,39 @@ def labels_for_frames(
         Shape ``(T, R)``, or up to two rows fewer, int64.
 
     Raises:
-        DataError: Units and frames disagree by more than two frames, or a rate is not positive.
+        DataError: Units and frames disagree by more than two frames, or a number is not positive.
 
     Source:
-        fairseq's HuBERT (``ratio = label_rate * hop / 16000``). Deviation: it crops the audio when ratio T exceeds the
-        number of units, here only frames without their first label go.
+        fairseq's HuBERT takes unit floor(t * ratio); that is the same where 20-ms frames of 25 ms meet 10-ms units of
+        25 ms. Deviation: it crops the audio when ratio T exceeds the number of units, here only frames go.
     """
-    index = _label_index(len(units), label_rate, frame_rate, frames, labels_per_frame, "")
+    index = _label_index(len(units), unit_clock, clock, frames, labels_per_frame, "")
     return units[torch.from_numpy(index).to(units.device)]
 
 
 def _label_index(
-    count: int, label_rate: float, frame_rate: float, frames: int, labels_per_frame: int, name: str
+    count: int, unit_clock: FrameClock, clock: FrameClock, frames: int, labels_per_frame: int, name: str
 ) -> NDArray[np.int64]:
     """Which unit stands at which frame and place. Shape ``(T, R)``, int64."""
-    if label_rate <= 0 or frame_rate <= 0 or labels_per_frame < 1 or frames < 0:
+    if labels_per_frame < 1 or frames < 0:
         raise DataError(
-            f"Rates and labels a frame must be positive; got {label_rate}, {frame_rate} Hz, {labels_per_frame} labels."
+            f"Expected at least one label a frame and no fewer than 0 frames; got {labels_per_frame}, {frames}."
         )
-    ratio = label_rate / frame_rate
-    with_unit = min(frames, math.ceil(count / ratio - 1e-9))
-    slack = FRAME_TOLERANCE * max(1.0, 1.0 / ratio)
-    if frames - with_unit > slack or count / ratio - frames > FRAME_TOLERANCE + max(1.0, 1.0 / ratio):
+    places = (np.arange(labels_per_frame) + 0.5) / labels_per_frame - 0.5
+    samples = clock.center(0) + (np.arange(frames)[:, None] + places[None, :]) * clock.hop
+    index = np.floor((samples - unit_clock.center(0)) / unit_clock.hop + 0.5 + 1e-9).astype(np.int64)
+    ratio = clock.hop / unit_clock.hop
+    kept = index[index[:, 0] < count]
+    unused = count - 1 - (int(kept[-1, 0]) if len(kept) else -1)
+    spare = (FRAME_TOLERANCE + max(1.0, 1.0 / ratio)) * ratio + abs(
+        clock.center(0) - unit_clock.center(0)
+    ) / unit_clock.hop
+    if frames - len(kept) > FRAME_TOLERANCE * max(1.0, 1.0 / ratio) or unused > spare:
         where = f" for utterance {name!r}" if name else ""
         raise DataError(
-            f"Units and audio disagree{where}: got {count} units at {label_rate:g} Hz = {count / label_rate:.2f} s, "
-            f"audio has {frames} frames at {frame_rate:g} Hz = {frames / frame_rate:.2f} s. More than "
-            f"{FRAME_TOLERANCE} frames apart; encode this corpus again with `allophone units encode`."
+            f"Units and audio disagree{where}: got {count} units at {unit_clock.rate:g} Hz = "
+            f"{count / unit_clock.rate:.2f} s, audio has {frames} frames at {clock.rate:g} Hz = "
+            f"{frames / clock.rate:.2f} s. More than {FRAME_TOLERANCE} frames apart; encode this corpus again with "
+            "`allophone units encode`."
         )
-    places = np.arange(with_unit)[:, None] + np.arange(labels_per_frame)[None, :] / labels_per_frame
-    return np.minimum(np.floor(places * ratio + 1e-9).astype(np.int64), max(count - 1, 0))
+    return kept.clip(0, max(count - 1, 0))

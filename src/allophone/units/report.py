@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allophone.errors import ConfigError, DataError
+from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.metrics.intervals import Interval
 from allophone.metrics.units import cluster_purity, dead_units, joint_counts, phone_purity, pnmi, usage_entropy
 from allophone.seeding import numpy_generator
@@ -22,8 +23,6 @@ from allophone.units.encode import Units
 
 Ids = NDArray[np.int64]
 
-WINDOW_SECONDS = 0.025
-"""A unit is centered in a window of at least so much."""
 SCORES: dict[str, Callable[[NDArray[np.float64]], float]] = {
     "pnmi": pnmi,
     "phone_purity": phone_purity,
@@ -172,24 +171,23 @@ def read_phones(path: Path | str) -> dict[str, list[PhoneInterval]]:
     return phones
 
 
-def phones_of_frames(intervals: Sequence[PhoneInterval], frames: int, unit_rate: float) -> list[str | None]:
+def phones_of_frames(intervals: Sequence[PhoneInterval], frames: int, clock: FrameClock) -> list[str | None]:
     """Phone at the center of each frame; None where there is none.
 
     Args:
         intervals: In any order; of overlapping ones the later start wins.
         frames: Units of the utterance.
-        unit_rate: Units a second.
+        clock: How the frames behind the units cut time.
 
     Raises:
         DataError: An interval ends before it starts.
     """
     labels: list[str | None] = [None] * frames
-    center = max(1.0 / unit_rate, WINDOW_SECONDS) / 2
     for interval in sorted(intervals, key=lambda interval: interval.start_seconds):
         if interval.end_seconds < interval.start_seconds:
             raise DataError(f"Phone {interval.phone!r} ends before its start: {interval}.")
         times = np.array([interval.start_seconds, interval.end_seconds])
-        first, end = np.ceil((times - center) * unit_rate - 1e-9).astype(int)
+        first, end = np.ceil((times * SAMPLE_RATE - clock.center(0)) / clock.hop - 1e-9).astype(int)
         for frame in range(max(0, first), min(frames, end)):
             labels[frame] = interval.phone
     return labels
@@ -201,7 +199,7 @@ def _agreement(
     if resamples < 1:
         raise ConfigError(f"unit_report: resamples is {resamples}; expected at least 1.")
     names = [name for name in units if name in phones]
-    labels = [phones_of_frames(phones[name], len(units.labels[name]), units.unit_rate) for name in names]
+    labels = [phones_of_frames(phones[name], len(units.labels[name]), units.clock) for name in names]
     alphabet = {phone: i for i, phone in enumerate(sorted({p for row in labels for p in row if p is not None}))}
     if len(alphabet) < 2:
         raise DataError(
