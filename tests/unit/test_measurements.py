@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,18 @@ def test_files_that_are_not_measurements_are_refused(tmp_path: Path) -> None:
         load_measurements(tmp_path / "other.parquet")
     with pytest.raises(DataError, match="no measurements to write"):
         save_measurements([], tmp_path / "m.parquet")
+
+
+def test_items_of_one_content_are_drawn_together(tmp_path: Path) -> None:
+    hits = np.random.default_rng(0).integers(0, 2, size=40).astype(float)
+    groups = tuple(f"prompt {number // 4}" for number in range(160))
+    alone = measurement(np.repeat(hits, 4), denominators=np.ones(160))
+    together = measurement(np.repeat(hits, 4), denominators=np.ones(160), groups=groups)
+    narrow, wide = (scores([one])[0].interval for one in (alone, together))
+    assert narrow.value == wide.value
+    assert 1.6 < (wide.high - wide.low) / (narrow.high - narrow.low) < 2.5  # a quarter of the draws: twice the width
+    save_measurements([alone, replace(together, system="before")], tmp_path / "m.parquet")
+    back = load_measurements(tmp_path / "m.parquet")
+    assert [one.groups for one in back] == [(), groups]
+    with pytest.raises(DataError, match="160 items, 3 groups; expected one an item, or none"):
+        measurement(np.repeat(hits, 4), denominators=np.ones(160), groups=("a", "b", "c"))

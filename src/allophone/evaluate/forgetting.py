@@ -286,6 +286,7 @@ def _as_measurement(
         items=items,
         numerators=result.hits[1].astype(np.float64),
         denominators=np.ones(len(items)),
+        groups=tuple(map(str, result.groups)),
     )
 
 

@@ -133,6 +133,9 @@ class Measurement:
     """Hits, errors or loss sums. Shape ``(items,)``."""
     denominators: NDArray[np.float64]
     """Queries, characters or predictions. Shape ``(items,)``."""
+    groups: tuple[str, ...] = ()
+    """Content of each item; those of one content rise and fall together, so intervals draw them together. Empty: each
+    item is drawn alone."""
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -143,6 +146,11 @@ class Measurement:
             raise DataError(
                 f"{self.measure}/{self.language}/{self.system}: {len(self.items)} items, {len(self.numerators)} "
                 f"numerators, {len(self.denominators)} denominators; expected the same number, at least one."
+            )
+        if len(self.groups) not in (0, len(self.items)):
+            raise DataError(
+                f"{self.measure}/{self.language}/{self.system}: {len(self.items)} items, {len(self.groups)} groups; "
+                "expected one an item, or none."
             )
 
 
@@ -179,8 +187,10 @@ def scores(measurements: Iterable[Measurement], *, resamples: int = 1000) -> lis
     cells = []
     for (measure, language, system), members in sorted(_grouped(measurements).items(), key=_order):
         numerators, denominators = _stack(members)
-        interval = bootstrap(numerators, denominators, resamples=resamples).scaled(MEASURES[measure].scale)
-        cells.append(Score(measure=measure, language=language, system=system, interval=interval, seeds=len(members)))
+        groups = members[0].groups or None
+        interval = bootstrap(numerators, denominators, groups=groups, resamples=resamples)
+        scaled = interval.scaled(MEASURES[measure].scale)
+        cells.append(Score(measure=measure, language=language, system=system, interval=scaled, seeds=len(members)))
     return cells
 
 
@@ -197,7 +207,7 @@ def changes(measurements: Iterable[Measurement], *, resamples: int = 1000) -> li
         if system != "after" or before is None:
             continue
         _check_paired(after, before)
-        difference, relative = _compare(measure, _stack(after), _stack(before), resamples)
+        difference, relative = _compare(measure, _stack(after), _stack(before), after[0].groups, resamples)
         found.append(
             Change(
                 measure=measure,
@@ -212,9 +222,15 @@ def changes(measurements: Iterable[Measurement], *, resamples: int = 1000) -> li
 
 
 def _compare(
-    measure: str, after: tuple[NDArray, NDArray], before: tuple[NDArray, NDArray], resamples: int
+    measure: str,
+    after: tuple[NDArray, NDArray],
+    before: tuple[NDArray, NDArray],
+    groups: tuple[str, ...],
+    resamples: int,
 ) -> tuple[Interval, Interval]:
-    interval = paired_bootstrap(after[0], before[0], after[1], second_weights=before[1], resamples=resamples)
+    interval = paired_bootstrap(
+        after[0], before[0], after[1], second_weights=before[1], groups=groups or None, resamples=resamples
+    )
     level = float(before[0].sum() / before[1].sum())
     factor = 100.0 / level if level > 0 else float("nan")
     if MEASURES[measure].higher_is_better:
@@ -280,18 +296,19 @@ def save_measurements(measurements: Sequence[Measurement], path: Path) -> None:
     """
     if not measurements:
         raise DataError(f"{path}: no measurements to write; expected at least one. Was every measure left out?")
-    columns: dict[str, list[Any]] = {name: [] for name in ("measure", "language", "system", "seed", "item")}
+    columns: dict[str, list[Any]] = {name: [] for name in ("measure", "language", "system", "seed", "item", "group")}
     for one in measurements:
         for name in ("measure", "language", "system", "seed"):
             columns[name] += [getattr(one, name)] * len(one.items)
         columns["item"] += one.items
+        columns["group"] += one.groups or [None] * len(one.items)
     numbers = {
         name: np.concatenate([getattr(one, name) for one in measurements]) for name in ("numerators", "denominators")
     }
     pq.write_table(pa.table({**columns, **numbers}), path)
 
 
-_COLUMNS = ("measure", "language", "system", "seed", "item", "numerators", "denominators")
+_COLUMNS = ("measure", "language", "system", "seed", "item", "group", "numerators", "denominators")
 _AGAIN = "Run the expansion or evaluation again."
 
 
@@ -320,6 +337,7 @@ def load_measurements(path: Path) -> list[Measurement]:
             items=tuple(row["item"] for row in members),
             numerators=np.array([row["numerators"] for row in members], dtype=np.float64),
             denominators=np.array([row["denominators"] for row in members], dtype=np.float64),
+            groups=() if members[0]["group"] is None else tuple(row["group"] for row in members),
         )
         for (measure, language, system, seed), members in cells.items()
     ]
