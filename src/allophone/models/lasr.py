@@ -8,8 +8,7 @@ Source: Gulati et al. 2020, arXiv:2005.08100 (Conformer); Su et al. 2021, arXiv:
 as in ``transformers`` (google/medasr). Shape letters: B batch, T frames, N real frames of a batch end to end, D dim,
 H heads, E head dim.
 Deviations: running statistics of the batch norms stay as they were loaded, so that an utterance never depends on its
-batch mates; masked frames become zeros, inside the front end and behind it, for the published layout has no parameter
-for them.
+batch mates; masked frames become zeros, inside the front end and behind it, for want of a published parameter.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from allophone.nn.rotary import frequencies, rotate, rotation
 
 FBANK_HOP, FBANK_WINDOW = 160, 400
 """Samples between and inside the 10-ms log-mel frames."""
-FBANK_SCALE = 4.0
-"""About the standard deviation of these log-mels; fresh weights of the first layer are that much smaller."""
+FBANK_MEAN, FBANK_SCALE = (-0.5, -9.0), 4.0
+"""About the mean of the lowest and of the highest log-mel of speech, and the deviation of all; for fresh weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,13 +224,12 @@ class Lasr(nn.Module):
         self.num_layers = config.num_hidden_layers
         self.subsampler = Subsampling(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList([EncoderBlock(config) for _ in range(config.num_hidden_layers)])
+        blocks = [EncoderBlock(config) for _ in range(config.num_hidden_layers)]
+        self.layers = nn.ModuleList(blocks)
         self.out_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=False)
         self.apply(lambda module: _initialize(module, config.initializer_range))
-        if config.local_attention_init:
-            for number, block in enumerate(self.layers):
-                assert isinstance(block, EncoderBlock)
-                _make_local(block.self_attn, config.rope_theta, number)
+        for number, block in enumerate(blocks if config.local_attention_init else ()):
+            _make_local(block.self_attn, config.rope_theta, number)
 
     def features(self, waveform: Tensor, waveform_lengths: Tensor) -> Packed:
         """Log-mel frames of each utterance, computed on its real samples only.
@@ -297,8 +295,8 @@ class Lasr(nn.Module):
             hidden = self.subsampler(features, ~self._hidden_mels(features, masked))
             lengths = torch.tensor(hidden.lengths, device=masked.device)
             hidden = hidden.with_values(hidden.values * ~masked[valid_positions(lengths, masked.shape[1])][:, None])
-        angles = rotation(hidden.lengths, self.dim // self.config.num_attention_heads, self.config.rope_theta)
-        turned = angles[0].to(hidden.values.device), angles[1].to(hidden.values.device)
+        size = self.dim // self.config.num_attention_heads
+        turned = rotation(hidden.lengths, size, self.config.rope_theta, hidden.values.device)
         hidden = hidden.with_values(self.dropout(hidden.values))
         states = [hidden]
         for layer in self.layers[:depth]:
@@ -314,18 +312,22 @@ def _pointwise(layer: nn.Conv1d, values: Tensor) -> Tensor:
 
 
 def _initialize(module: nn.Module, deviation: float) -> None:
-    """Normal linears as ``transformers`` draws them; PyTorch's own for strided and depthwise convolutions.
+    """Normal linears as ``transformers`` draws them; PyTorch's own for depthwise convolutions.
 
-    Deviation: the front end's linears keep the spread of their inputs, the first one's divided by that of log-mels, and
-    pointwise convolutions are drawn like the linears they are.
+    Deviation: the front end standardizes log-mels and keeps their spread, so that the first layers do not drown them,
+    and pointwise convolutions are drawn like the linears they are.
     """
     if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d) and module.kernel_size == (1,)):
         nn.init.normal_(module.weight, std=deviation)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, Subsampling):
-        nn.init.normal_(module.dense_0.weight, std=module.dense_0.in_features**-0.5 / FBANK_SCALE)
-        nn.init.normal_(module.dense_1.weight, std=module.dense_1.in_features**-0.5)
+        first = module.dense_0
+        nn.init.normal_(first.weight, std=first.in_features**-0.5 / FBANK_SCALE)
+        with torch.no_grad():
+            first.bias.copy_(-first.weight @ torch.linspace(*FBANK_MEAN, first.in_features))
+        for parameter in (module.conv_0.weight, module.conv_1.weight, module.dense_1.weight):
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
 
 
 @torch.no_grad()
@@ -394,7 +396,5 @@ def from_transformers(values: dict[str, Any], preprocessor: dict[str, Any]) -> L
                 "The two files do not belong together, or other log-mels were used that are not built here."
             )
     known = {name: values[name] for name in LasrConfig.__dataclass_fields__ if name in values}
-    for name in ("feed_forward_residual_weights", "conv_residual_weights"):
-        if name in known:
-            known[name] = tuple(known[name])
+    known |= {name: tuple(value) for name, value in known.items() if name.endswith("residual_weights")}
     return LasrConfig(**{**known, "rope_theta": float(rope.get("rope_theta", 10_000.0))})

@@ -17,19 +17,22 @@ def frequencies(head_size: int, theta: float) -> Tensor:
     return theta ** (-torch.arange(0, head_size, 2).float() / head_size)
 
 
-def rotation(lengths: Sequence[int], head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotation(
+    lengths: Sequence[int], head_size: int, theta: float, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every frame's angles, counted from the start of its utterance.
 
     Args:
         lengths: Frames of each utterance; they add up to N.
         head_size: E, even.
         theta: Base of the frequencies; smaller turns faster.
+        device: Where the result is wanted; None = the CPU.
 
     Returns:
         Two tensors of shape ``(N, 1, E)``, float32.
     """
-    positions = torch.cat([torch.arange(length) for length in lengths]).float()
-    angles = positions[:, None] * frequencies(head_size, theta)
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths]).float()
+    angles = positions[:, None] * frequencies(head_size, theta).to(positions.device)
     angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos(), angles.sin()
 
@@ -39,7 +42,7 @@ def rotate(values: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
 
     Args:
         values: Queries or keys. Shape ``(N, H, E)``.
-        turned: What :func:`rotation` gave, on the device of ``values``.
+        turned: What :func:`rotation` gave.
 
     Returns:
         Same shape and dtype.

@@ -50,6 +50,7 @@ def starter(seed: int = 0) -> tuple[RunConfig, ...]:
         convolution_bias=True,
         conv_kernel_size=15,
         subsampling_conv_channels=256,
+        subsampling_conv_kernel_size=2,
         num_mel_bins=80,
         layer_norm_eps=1e-5,
         feed_forward_residual_weights=(1.0, 0.5),
