@@ -14,8 +14,6 @@ from torch import Tensor
 from allophone.frames import SAMPLE_RATE
 
 FFT, HOP = 512, 128
-LOWEST_OCTAVE, OCTAVES = 62.5, 8
-"""Hz of the first of the equalizer's gains, and how many there are: up to 8 kHz."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,10 +32,6 @@ class AugmentConfig:
     """Share of utterances with added noise of random color."""
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     """Range of the signal-to-noise ratio."""
-    equalizer_probability: float = 0.5
-    """Share of utterances heard as if through another microphone."""
-    equalizer_db: float = 6.0
-    """Gain of each octave, U(-equalizer_db, equalizer_db), smooth in between; loudness changes with it."""
 
 
 def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -51,17 +45,13 @@ def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator)
     Returns:
         Shape ``(samples,)``, float32; time positions are kept.
     """
-    chance = torch.rand(7, generator=generator).tolist()
-    octaves = 2 * torch.rand(OCTAVES, generator=generator) - 1
+    chance = torch.rand(6, generator=generator).tolist()
     window = torch.hann_window(FFT)
     warp, cut = chance[0] < config.warp_probability, chance[1] < config.lowpass_probability
-    equalize = chance[6] < config.equalizer_probability
-    if (warp or cut or equalize) and len(waveform) > FFT:
+    if (warp or cut) and len(waveform) > FFT:
         spectrum = torch.stft(waveform, FFT, HOP, window=window, return_complex=True)  # (bins, frames)
         if warp:
             spectrum = _warp(spectrum, 2.0 ** (config.warp_range * (2 * chance[2] - 1)))
-        if equalize:
-            spectrum = spectrum * _equalizer(octaves * config.equalizer_db)[:, None]
         if cut:
             low, high = config.lowpass_hertz
             spectrum = spectrum.clone()
@@ -104,15 +94,6 @@ def _warp(spectrum: Tensor, factor: float) -> Tensor:
     moved = magnitude[below] * (1 - weight) + magnitude[above] * weight
     moved = torch.where((torch.arange(bins) / factor > bins - 1)[:, None], moved * 0.03, moved)
     return torch.polar(moved, spectrum[below].angle())
-
-
-def _equalizer(decibels: Tensor) -> Tensor:
-    """Factor of each bin, from gains at 62.5, 125, ... 8000 Hz, linear in between over octaves. Shape ``(bins,)``."""
-    bins = torch.arange(FFT // 2 + 1).clamp(min=1).float() * SAMPLE_RATE / FFT
-    place = (bins / LOWEST_OCTAVE).log2().clamp(0, len(decibels) - 1)
-    below = place.floor().long().clamp(max=len(decibels) - 2)
-    weight = place - below
-    return 10 ** ((decibels[below] * (1 - weight) + decibels[below + 1] * weight) / 20)
 
 
 def _noise(waveform: Tensor, snr_db: float, generator: torch.Generator) -> Tensor:
