@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from peft import PeftModel
-from tiny_model import batch, encoder
+from tiny_model import batch, encoder, lasr
 from torch import nn
 from transformers import AutoModel
 
@@ -19,13 +20,15 @@ from allophone.methods.language_expansion import (
     initialize_table,
 )
 from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
-from allophone.models.build import attention_projections
+from allophone.models.build import Encoder, attention_projections
 from allophone.models.conversion import save_encoder
 from allophone.models.hubert import Hubert, published_config
 
+FAMILIES = pytest.mark.parametrize("make", [encoder, lasr])
 
-def expansion(rank: int = 4) -> LanguageExpansion:
-    method = MaskedPrediction(encoder(), MaskedPredictionConfig(num_units=5, projection_dim=8))
+
+def expansion(rank: int = 4, make: Callable[[], Encoder] = encoder) -> LanguageExpansion:
+    method = MaskedPrediction(make(), MaskedPredictionConfig(num_units=5, projection_dim=8))
     return LanguageExpansion(method, ExpansionConfig(rank=rank), attention_projections(method.encoder))
 
 
@@ -49,17 +52,19 @@ def test_share_of_hubert_base_is_the_published_one() -> None:
     assert round(100 * trained / every, 3) == 2.098
 
 
-def test_untrained_adapter_changes_nothing_and_only_lora_and_table_are_trained() -> None:
-    base = encoder().eval()
-    one = expansion()
+@FAMILIES
+def test_untrained_adapter_changes_nothing_and_only_lora_and_table_are_trained(make: Callable[[], Encoder]) -> None:
+    base = make().eval()
+    one = expansion(make=make)
     one.method.encoder.load_state_dict(base.state_dict(), strict=False)
     trained = {name for name, p in one.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name or name.endswith("label_embeddings") for name in trained)
     check_adaptation(one, batch())
 
 
-def test_training_moves_every_lora_tensor_and_nothing_frozen() -> None:
-    one = expansion()
+@FAMILIES
+def test_training_moves_every_lora_tensor_and_nothing_frozen(make: Callable[[], Encoder]) -> None:
+    one = expansion(make=make)
     before = copy.deepcopy(one.state_dict())
     train(one)
     for name, value in one.state_dict().items():
@@ -68,8 +73,9 @@ def test_training_moves_every_lora_tensor_and_nothing_frozen() -> None:
             assert torch.equal(value, before[name]) != moves, name
 
 
-def test_merged_equals_unmerged() -> None:
-    one = expansion()
+@FAMILIES
+def test_merged_equals_unmerged(make: Callable[[], Encoder]) -> None:
+    one = expansion(make=make)
     train(one)
     merged = one.artifact().eval()
     one.eval()
@@ -79,10 +85,11 @@ def test_merged_equals_unmerged() -> None:
     assert not any("lora" in name for name in merged.state_dict())
 
 
-def test_pack_loads_in_peft_on_the_transformers_model(tmp_path) -> None:
-    base = encoder().eval()
+@FAMILIES
+def test_pack_loads_in_peft_on_the_transformers_model(tmp_path, make: Callable[[], Encoder]) -> None:
+    base = make().eval()
     save_encoder(base, tmp_path / "base", "card")
-    one = expansion()
+    one = expansion(make=make)
     train(one)
     one.save_pack(tmp_path / "pack")
     theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "base"), tmp_path / "pack").eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from allophone.batch import SpeechBatch
+from allophone.models.lasr import Lasr, LasrConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
 
 
@@ -21,6 +22,25 @@ def encoder() -> Wav2Vec2Bert:
             right_max_position_embeddings=4,
             conv_depthwise_kernel_size=3,
             conformer_conv_dropout=0.0,
+        )
+    )
+
+
+def lasr() -> Lasr:
+    """Another family with the same frames: 40 ms apart, 55 ms wide."""
+    torch.manual_seed(0)
+    return Lasr(
+        LasrConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            subsampling_conv_channels=16,
+            subsampling_conv_kernel_size=2,
+            conv_kernel_size=3,
+            num_mel_bins=80,
+            attention_bias=True,
+            initializer_range=0.25,
         )
     )
 
