@@ -33,7 +33,7 @@ from allophone.train.loop import train
 
 
 def starter(seed: int = 0) -> tuple[RunConfig, ...]:
-    """The encoder that ships with the project: 7 M parameters, log-mel, 40 ms, two iterations, hours of one CPU.
+    """The encoder that ships with the project: 6 M parameters, log-mel, 40 ms, two iterations, hours of one CPU.
 
     Everything here is our choice for a small machine: 40-ms frames and a Conformer because a raw-waveform front end
     costs more than the rest at this size; LASR because nothing in it is normalized over the utterance, which ruins
