@@ -5,6 +5,7 @@ Shape letters: B batch, S samples, T frames, N all real frames of a batch laid e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,6 +53,23 @@ class Packed:
     def with_values(self, values: Tensor) -> Packed:
         """The same utterances with other vectors. ``values``: shape ``(frames of all utterances, any dim)``."""
         return replace(self, values=values)
+
+
+def packed_features(waveform: Tensor, waveform_lengths: Tensor, transform: Callable[[Tensor], Tensor]) -> Packed:
+    """Features of each utterance, computed on its real samples only.
+
+    Args:
+        waveform: Shape ``(batch, samples)``.
+        waveform_lengths: Shape ``(batch,)``, int64, samples.
+        transform: From ``(samples,)`` to ``(frames, dim)`` and, for utterances of equal length, the same with a leading
+            batch.
+    """
+    lengths = waveform_lengths.tolist()
+    if len(set(lengths)) == 1:
+        frames = transform(waveform[:, : lengths[0]])
+        return Packed(frames.flatten(0, 1), (frames.shape[1],) * len(lengths))
+    parts = [transform(row[:length]) for row, length in zip(waveform, lengths, strict=True)]
+    return Packed(torch.cat(parts), tuple(len(part) for part in parts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -176,41 +177,55 @@ def lasr_fbank(waveform: Tensor, num_mels: int = 128) -> Tensor:
     Source:
         transformers' ``LasrFeatureExtractor``. Deviations: none.
     """
-    samples = _checked(waveform)
-    samples = samples.to(torch.float32 if samples.device.type == "mps" else torch.float64)
+    samples = _working(waveform)
     size, hop = FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop
     window = torch.hann_window(size, periodic=False, dtype=samples.dtype, device=samples.device)
-    filters = _mel_filters(num_mels, *LASR_HERTZ).to(samples)
     windows = samples.unfold(-1, size, hop)
-    at_once = max(1, FRAMES_AT_ONCE // max(1, math.prod(windows.shape[:-2])))
-    parts = []
-    for start in range(0, windows.shape[-2], at_once):
-        spectrum = torch.fft.rfft(windows[..., start : start + at_once, :] * window, n=FFT_SIZE)[..., : FFT_SIZE // 2]
-        power = spectrum.real.square() + spectrum.imag.square()
-        parts.append((power @ filters).clamp_min(LASR_FLOOR).log())
-    return torch.cat(parts, dim=-2).float()
+    filters = _mel_filters(num_mels, *LASR_HERTZ).to(samples)
+    return _log_energies(windows, lambda part: windows[..., part, :] * window, filters, LASR_FLOOR).float()
 
 
 def _log_mel(waveform: Tensor, num_mels: int) -> Tensor:
     """Log mel energies in the working dtype. Shape ``(..., T10, num_mels)``."""
-    samples = _checked(waveform)
-    working = torch.float32 if samples.device.type == "mps" else torch.float64
-    samples = samples.to(working) * FULL_SCALE
+    samples = _working(waveform) * FULL_SCALE
     window = _povey_window().to(samples)
     filters = _mel_filters(num_mels).to(samples)
     # Removing the window's mean m and then pre-emphasizing equals x[t] - .97 x[t-1] - .03 m; sample 0 has weight 0.
     emphasized = torch.cat([samples[..., :1], samples[..., 1:] - PREEMPHASIS * samples[..., :-1]], dim=-1)
     size, hop = FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop
     raw, windows = samples.unfold(-1, size, hop), emphasized.unfold(-1, size, hop)
+
+    def weighted(part: slice) -> Tensor:
+        offset = (1.0 - PREEMPHASIS) * raw[..., part, :].mean(-1, keepdim=True)
+        return (windows[..., part, :] - offset) * window
+
+    return _log_energies(windows, weighted, filters, ENERGY_FLOOR)
+
+
+def _log_energies(windows: Tensor, weighted: Callable[[slice], Tensor], filters: Tensor, floor: float) -> Tensor:
+    """Logarithm of what each filter lets through, some windows at a time.
+
+    Args:
+        windows: Shape ``(..., T10, samples)``.
+        weighted: Some of them, as they are to be transformed.
+        filters: Shape ``(FFT_SIZE / 2, num_mels)``.
+        floor: Least energy.
+
+    Returns:
+        Shape ``(..., T10, num_mels)``.
+    """
     at_once = max(1, FRAMES_AT_ONCE // max(1, math.prod(windows.shape[:-2])))
     parts = []
     for start in range(0, windows.shape[-2], at_once):
-        part = slice(start, start + at_once)
-        offset = (1.0 - PREEMPHASIS) * raw[..., part, :].mean(-1, keepdim=True)
-        spectrum = torch.fft.rfft((windows[..., part, :] - offset) * window, n=FFT_SIZE)[..., : FFT_SIZE // 2]
+        spectrum = torch.fft.rfft(weighted(slice(start, start + at_once)), n=FFT_SIZE)[..., : FFT_SIZE // 2]
         power = spectrum.real.square() + spectrum.imag.square()
-        parts.append((power @ filters).clamp_min(ENERGY_FLOOR).log())
+        parts.append((power @ filters).clamp_min(floor).log())
     return torch.cat(parts, dim=-2)
+
+
+def _working(waveform: Tensor) -> Tensor:
+    """The checked waveform in the working dtype."""
+    return _checked(waveform).to(torch.float32 if waveform.device.type == "mps" else torch.float64)
 
 
 def _checked(waveform: Tensor) -> Tensor:

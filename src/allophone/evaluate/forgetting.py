@@ -6,6 +6,7 @@ whether a difference is real, is decided in ``measurements``. Shape letters: L l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -158,10 +159,12 @@ def measure_retrieval(
 
 def chance_retrieval(like: Measurement, first: Spoken, second: Spoken) -> Measurement:
     """The hits of a random ranking: of all candidates, the share that is right, in every query."""
-    queries = [(group, second.groups) for group in first.groups if group in set(second.groups)]
-    queries += [(group, first.groups) for group in second.groups if group in set(first.groups)]
     shared = set(first.groups) & set(second.groups)
-    shares = [others.count(group) / sum(other in shared for other in others) for group, others in queries]
+    sides = [[group for group in side.groups if group in shared] for side in (first, second)]
+    times = [Counter(side) for side in sides]
+    shares = [
+        others[group] / others.total() for side, others in zip(sides, reversed(times), strict=True) for group in side
+    ]
     return replace(like, system="chance", numerators=np.array(shares))
 
 

@@ -19,10 +19,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from allophone.batch import Packed, valid_positions
-from allophone.errors import ConfigError, ShapeError, suggest
+from allophone.batch import Packed
+from allophone.errors import ConfigError, suggest
 from allophone.frames import SAMPLE_RATE, FrameClock
-from allophone.models.output import EncoderOutput, checked_lengths
+from allophone.models.output import EncoderOutput, checked_depth, checked_lengths, flat_mask
 from allophone.nn.convolution import ConvolutionalFrontEnd, PositionalConvolution, convolution_clock
 from allophone.nn.transformer import TransformerLayer
 
@@ -237,9 +237,7 @@ class Hubert(nn.Module):
             ShapeError: Shapes disagree, or an utterance is shorter than a frame.
             ConfigError: ``num_layers`` is more than the model has.
         """
-        stop = self.num_layers if num_layers is None else num_layers
-        if not 0 <= stop <= self.num_layers:
-            raise ConfigError(f"num_layers: the encoder has {self.num_layers} layers; got {stop}.")
+        stop = checked_depth(num_layers, self.num_layers)
         lengths = checked_lengths(waveform, waveform_lengths, self.clock.receptive_field)
         frames = [self.clock.count(length) for length in lengths]
         unmasked_padding = self.config.published_padding and not self.config.return_attention_mask
@@ -247,7 +245,7 @@ class Hubert(nn.Module):
         values = self.feature_projection(features.values)
         if masked is not None:
             mask_vector = self.masked_spec_embed.to(values.dtype)
-            values = torch.where(_flat(masked, features.lengths)[:, None], mask_vector, values)
+            values = torch.where(flat_mask(masked, features.lengths)[:, None], mask_vector, values)
         states: tuple[Packed, ...] = self.encoder(features.with_values(values), stop)
         if unmasked_padding:
             states = tuple(_cut(state, frames) for state in states)
@@ -304,14 +302,6 @@ def _cut(packed: Packed, lengths: Sequence[int]) -> Packed:
     """Only the first frames of each utterance."""
     parts = [part[:length] for part, length in zip(packed.split(), lengths, strict=True)]
     return Packed(torch.cat(parts), tuple(lengths))
-
-
-def _flat(masked: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """``(B, T)`` to ``(N,)``."""
-    expected = (len(lengths), max(lengths))
-    if masked.shape != expected:
-        raise ShapeError(f"masked: expected (batch, frames) = {expected}; got {tuple(masked.shape)}.")
-    return masked[valid_positions(torch.tensor(lengths, device=masked.device), masked.shape[1])]
 
 
 def to_transformers(config: HubertConfig) -> dict[str, Any]:

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allophone.audio.features import lasr_fbank
-from allophone.batch import Packed, valid_positions
+from allophone.batch import Packed, packed_features
 from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
-from allophone.models.output import EncoderOutput, checked_lengths
-from allophone.nn.attention import by_length, packed_attention
+from allophone.models.output import EncoderOutput, checked_depth, checked_lengths, flat_mask
+from allophone.nn.attention import by_length, near_offsets, packed_attention
 from allophone.nn.convolution import FixedBatchNorm, convolution_clock
 from allophone.nn.rotary import frequencies, rotate, rotation
 
@@ -241,19 +241,14 @@ class Lasr(nn.Module):
         Returns:
             Packed ``(N10, mels)``, 100 frames a second.
         """
-        lengths = waveform_lengths.tolist()
         mels = self.config.num_mel_bins
-        if len(set(lengths)) == 1:
-            frames = lasr_fbank(waveform[:, : lengths[0]], mels)
-            return Packed(frames.flatten(0, 1), (frames.shape[1],) * len(lengths))
-        parts = [lasr_fbank(row[:n], mels) for row, n in zip(waveform, lengths, strict=True)]
-        return Packed(torch.cat(parts), tuple(len(part) for part in parts))
+        return packed_features(waveform, waveform_lengths, lambda samples: lasr_fbank(samples, mels))
 
     def _hidden_mels(self, features: Packed, masked: Tensor) -> Tensor:
         """Log-mels that no frame may see: those around the centers of the masked frames. Shape ``(N10,)``, bool.
 
-        Zeros behind the front end alone would hide little, for each of its frames sees nine of its neighbor's
-        thirteen log-mels.
+        Zeros behind the front end alone would hide little: with the published kernels a frame sees nine of its
+        neighbor's thirteen log-mels.
         """
         hop = self.clock.hop // FBANK_HOP
         before = (self.clock.receptive_field - FBANK_WINDOW) // FBANK_HOP + 1 - hop
@@ -283,9 +278,7 @@ class Lasr(nn.Module):
             ConfigError: ``num_layers`` is negative or more than there are.
             ShapeError: Shapes disagree, or an utterance is shorter than one frame.
         """
-        depth = self.num_layers if num_layers is None else num_layers
-        if not 0 <= depth <= self.num_layers:
-            raise ConfigError(f"num_layers: the encoder has {self.num_layers} layers; got {depth}.")
+        depth = checked_depth(num_layers, self.num_layers)
         checked_lengths(waveform, waveform_lengths, self.clock.receptive_field)
         with torch.autocast(waveform.device.type, enabled=False):
             features = self.features(waveform, waveform_lengths)
@@ -293,8 +286,7 @@ class Lasr(nn.Module):
             hidden = self.subsampler(features)
         else:
             hidden = self.subsampler(features, ~self._hidden_mels(features, masked))
-            lengths = torch.tensor(hidden.lengths, device=masked.device)
-            hidden = hidden.with_values(hidden.values * ~masked[valid_positions(lengths, masked.shape[1])][:, None])
+            hidden = hidden.with_values(hidden.values * ~flat_mask(masked, hidden.lengths)[:, None])
         size = self.dim // self.config.num_attention_heads
         turned = rotation(hidden.lengths, size, self.config.rope_theta, hidden.values.device)
         hidden = hidden.with_values(self.dropout(hidden.values))
@@ -338,8 +330,7 @@ def _make_local(attention: SelfAttention, theta: float, number: int) -> None:
     """
     size = attention.q_proj.out_features // attention.num_heads
     per_frame = frequencies(size, theta)
-    for head in range(attention.num_heads):
-        offset = (2 ** (head // 2) + number % 2) * (1 if head % 2 else -1)
+    for head, offset in enumerate(near_offsets(attention.num_heads, number)):
         part = slice(head * size, (head + 1) * size)
         angles = per_frame * offset
         attention.q_proj.bias[part] = torch.cat([angles.cos(), angles.sin()])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from allophone.batch import Packed
-from allophone.errors import ShapeError
+from allophone.batch import Packed, valid_positions
+from allophone.errors import ConfigError, ShapeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +47,27 @@ def checked_lengths(waveform: Tensor, waveform_lengths: Tensor, receptive_field:
                 f"{waveform.shape[1]} (the padded size). Leave out or pad what is shorter than a frame."
             )
     return lengths
+
+
+def checked_depth(num_layers: int | None, depth: int) -> int:
+    """Layers to run of an encoder that has ``depth``; None means all.
+
+    Raises:
+        ConfigError: ``num_layers`` is negative or more than there are.
+    """
+    stop = depth if num_layers is None else num_layers
+    if not 0 <= stop <= depth:
+        raise ConfigError(f"num_layers: the encoder has {depth} layers; got {stop}.")
+    return stop
+
+
+def flat_mask(masked: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Masks of the real frames, ``(B, T)`` to ``(N,)``, bool.
+
+    Raises:
+        ShapeError: ``masked`` is not (utterances, longest of ``lengths``).
+    """
+    expected = (len(lengths), max(lengths))
+    if masked.shape != expected:
+        raise ShapeError(f"masked: expected (batch, frames) = {expected}; got {tuple(masked.shape)}.")
+    return masked[valid_positions(torch.tensor(lengths, device=masked.device), masked.shape[1])]

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allophone.audio.features import stacked_fbank
-from allophone.batch import Packed, valid_positions
+from allophone.batch import Packed, packed_features, valid_positions
 from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.models.output import EncoderOutput
-from allophone.nn.attention import by_length
+from allophone.nn.attention import by_length, near_offsets
 
 FBANK_HOP, FBANK_WINDOW = 160, 400
 """Samples between and inside the 10-ms log-mel frames."""
@@ -245,13 +245,8 @@ class Wav2Vec2Bert(nn.Module):
         Returns:
             Packed ``(N, mels * stride)``.
         """
-        lengths = waveform_lengths.tolist()
         stride = self.config.feature_stride
-        if len(set(lengths)) == 1:
-            stacked = stacked_fbank(waveform[:, : lengths[0]], stride)
-            return Packed(stacked.flatten(0, 1), (stacked.shape[1],) * len(lengths))
-        parts = [stacked_fbank(row[:n], stride) for row, n in zip(waveform, lengths, strict=True)]
-        return Packed(torch.cat(parts), tuple(len(part) for part in parts))
+        return packed_features(waveform, waveform_lengths, lambda samples: stacked_fbank(samples, stride))
 
     def forward(
         self,
@@ -329,8 +324,7 @@ def _make_local(attention: SelfAttention, number: int) -> None:
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
     attention.distance_embedding.weight.copy_(code(distance))
-    reach = [2 ** (head // 2) + number % 2 for head in range(attention.num_heads)]
-    offsets = torch.tensor([r if head % 2 else -r for head, r in enumerate(reach)]).float()
+    offsets = torch.tensor(near_offsets(attention.num_heads, number)).float()
     attention.linear_q.bias.copy_(code(offsets).flatten())
 
 

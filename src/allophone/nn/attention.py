@@ -113,3 +113,13 @@ def packed_attention(
         for index, row in zip(indices, rows.unbind(0), strict=True):
             outputs[index] = row
     return torch.cat(outputs)
+
+
+def near_offsets(heads: int, layer: int) -> list[int]:
+    """The frame that each head of a fresh layer looks at first, relative to its own; odd layers look one further.
+
+    Example:
+        >>> near_offsets(4, 0), near_offsets(4, 1)
+        ([-1, 1, -2, 2], [-2, 2, -3, 3])
+    """
+    return [(2 ** (head // 2) + layer % 2) * (1 if head % 2 else -1) for head in range(heads)]
