@@ -20,16 +20,20 @@ from allophone.methods.language_expansion import (
     initialize_table,
 )
 from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
-from allophone.models.build import Encoder, attention_projections
+from allophone.models.build import Encoder
 from allophone.models.conversion import save_encoder
 from allophone.models.hubert import Hubert, published_config
+from allophone.run.expansion import adapted_layers
 
 FAMILIES = pytest.mark.parametrize("make", [encoder, lasr])
+LAYERS = pytest.mark.parametrize("adapt", ["attention", "linear"])
 
 
-def expansion(rank: int = 4, make: Callable[[], Encoder] = encoder) -> LanguageExpansion:
+def expansion(
+    rank: int = 4, make: Callable[[], Encoder] = encoder, adapt: str | None = "attention"
+) -> LanguageExpansion:
     method = MaskedPrediction(make(), MaskedPredictionConfig(num_units=5, projection_dim=8))
-    return LanguageExpansion(method, ExpansionConfig(rank=rank), attention_projections(method.encoder))
+    return LanguageExpansion(method, ExpansionConfig(rank=rank), adapted_layers(method.encoder, adapt))
 
 
 def train(one: LanguageExpansion, steps: int = 3) -> None:
@@ -46,25 +50,29 @@ def test_share_of_hubert_base_is_the_published_one() -> None:
             Hubert(published_config("hubert-base")),
             MaskedPredictionConfig(num_units=1_000, extra_rows=4, projection_dim=256),
         )
-        one = LanguageExpansion(method, ExpansionConfig(rank=24), attention_projections(method.encoder))
+        one = LanguageExpansion(method, ExpansionConfig(rank=24), adapted_layers(method.encoder, None))
     trained, every = one.trainable_share()
     assert (trained, every) == (2_026_496, 96_595_072)
     assert round(100 * trained / every, 3) == 2.098
 
 
+@LAYERS
 @FAMILIES
-def test_untrained_adapter_changes_nothing_and_only_lora_and_table_are_trained(make: Callable[[], Encoder]) -> None:
+def test_untrained_adapter_changes_nothing_and_only_lora_and_table_are_trained(
+    make: Callable[[], Encoder], adapt: str
+) -> None:
     base = make().eval()
-    one = expansion(make=make)
+    one = expansion(make=make, adapt=adapt)
     one.method.encoder.load_state_dict(base.state_dict(), strict=False)
     trained = {name for name, p in one.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name or name.endswith("label_embeddings") for name in trained)
     check_adaptation(one, batch())
 
 
+@LAYERS
 @FAMILIES
-def test_training_moves_every_lora_tensor_and_nothing_frozen(make: Callable[[], Encoder]) -> None:
-    one = expansion(make=make)
+def test_training_moves_every_lora_tensor_and_nothing_frozen(make: Callable[[], Encoder], adapt: str) -> None:
+    one = expansion(make=make, adapt=adapt)
     before = copy.deepcopy(one.state_dict())
     train(one)
     for name, value in one.state_dict().items():
@@ -73,9 +81,10 @@ def test_training_moves_every_lora_tensor_and_nothing_frozen(make: Callable[[], 
             assert torch.equal(value, before[name]) != moves, name
 
 
+@LAYERS
 @FAMILIES
-def test_merged_equals_unmerged(make: Callable[[], Encoder]) -> None:
-    one = expansion(make=make)
+def test_merged_equals_unmerged(make: Callable[[], Encoder], adapt: str) -> None:
+    one = expansion(make=make, adapt=adapt)
     train(one)
     merged = one.artifact().eval()
     one.eval()
@@ -85,11 +94,12 @@ def test_merged_equals_unmerged(make: Callable[[], Encoder]) -> None:
     assert not any("lora" in name for name in merged.state_dict())
 
 
+@LAYERS
 @FAMILIES
-def test_pack_loads_in_peft_on_the_transformers_model(tmp_path, make: Callable[[], Encoder]) -> None:
+def test_pack_loads_in_peft_on_the_transformers_model(tmp_path, make: Callable[[], Encoder], adapt: str) -> None:
     base = make().eval()
     save_encoder(base, tmp_path / "base", "card")
-    one = expansion(make=make)
+    one = expansion(make=make, adapt=adapt)
     train(one)
     one.save_pack(tmp_path / "pack")
     theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "base"), tmp_path / "pack").eval()
@@ -102,6 +112,17 @@ def test_pack_loads_in_peft_on_the_transformers_model(tmp_path, make: Callable[[
     torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
     untouched = base(waveform, lengths).hidden_states[-1].values
     assert float((mine - untouched).abs().max()) > 2e-4
+
+
+def test_a_conformer_has_its_feed_forward_adapted_unless_attention_is_asked_for() -> None:
+    with torch.device("meta"):
+        hubert = Hubert(published_config("hubert-base"))
+    attention = ("q_proj", "k_proj", "v_proj", "out_proj")
+    assert adapted_layers(hubert, None) == adapted_layers(hubert, "attention") == attention
+    assert adapted_layers(hubert, "linear") == (*attention, "intermediate_dense", "output_dense")
+    assert adapted_layers(lasr(), None) == adapted_layers(lasr(), "linear")
+    conformer = {name.split(".")[-4] for name in expansion(make=lasr, adapt=None).lora_parameters()}
+    assert conformer == {"q_proj", "k_proj", "v_proj", "o_proj", "linear1", "linear2"}
 
 
 def test_a_layer_that_is_read_but_not_called_is_found_out() -> None:

@@ -36,3 +36,12 @@ def attention_projections(encoder: Encoder) -> tuple[str, ...]:
             return ("q_proj", "k_proj", "v_proj", "o_proj")
         case Wav2Vec2Bert():
             return ("linear_q", "linear_k", "linear_v", "linear_out")
+
+
+def feed_forward_projections(encoder: Encoder) -> tuple[str, ...]:
+    """Names of the two linear layers of every feed-forward module, as PEFT's ``target_modules`` takes them."""
+    match encoder:
+        case Lasr():
+            return ("linear1", "linear2")
+        case Hubert() | Wav2Vec2Bert():
+            return ("intermediate_dense", "output_dense")

@@ -16,7 +16,7 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.nn.codebook import Codebook
 from allophone.recipes.ledger import draw_rows, main_voices
-from allophone.run.expansion import Base, ExpandConfig, Expanded
+from allophone.run.expansion import Base, ExpandConfig, Expanded, adapted_layers
 from allophone.text.languages import parse_language
 from allophone.units.encode import encode_units
 from allophone.units.extract import Waveforms
@@ -46,6 +46,7 @@ def report_content(
         ("Voices", str(len(speakers)) if speakers else "not stated"),
         ("Trained parameters", f"{expanded.trainable:,} of {expanded.parameters:,} ({share:.3f} %)"),
         ("Method", f"LoRA rank {config.rank}, {config.steps} updates, {config.iterations} iteration(s)"),
+        ("Adapted layers", ", ".join(adapted_layers(base.encoder, config.adapt))),
         ("Preservation", preservation(config)),
         ("Seed", str(config.seed)),
         ("Base model hash", model_hash(base.encoder)),

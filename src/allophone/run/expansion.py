@@ -26,7 +26,8 @@ from allophone.methods.language_expansion import (
     initialize_table,
 )
 from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
-from allophone.models.build import Encoder, attention_projections, build_encoder
+from allophone.models.build import Encoder, attention_projections, build_encoder, feed_forward_projections
+from allophone.models.hubert import Hubert
 from allophone.nn.codebook import Codebook
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.execute import Report, build_stream, prepare_targets, silent, usable
@@ -56,6 +57,10 @@ class ExpandConfig:
     """Of clustering, sampling, masks and initialization."""
     rank: int = 24
     """Rank of LoRA (arXiv:2406.14092: 24)."""
+    adapt: Literal["attention", "linear"] | None = None
+    """What gets LoRA: attention's projections as in the paper, or the feed-forward modules' layers too. None =
+    attention in HuBERT and wav2vec 2.0; both in Conformers, where attention alone left probes as they were
+    (docs/LOG.md)."""
     steps: int = 400
     """Updates of LoRA, and as many of the control."""
     learning_rate: float = 1e-3
@@ -254,12 +259,14 @@ def _adapt(
     methods: dict[str, LanguageExpansion] = {}
     for name, rank in (("random", 0), ("control", 0), ("lora", config.rank)):
         encoder = random_encoder(base.encoder, run.seed) if name == "random" else copy.deepcopy(base.encoder)
-        expansion = _fresh(base, encoder, run, rank)
+        expansion = _fresh(base, encoder, run, rank, config.adapt)
         methods[name] = expansion
         stream = build_stream(training, units, encoder, run)
         initialize_table(expansion.method, first_batches(stream, TABLE_BATCHES))
         check_adaptation(expansion, stream.batch(stream.state()))
         identity = {"config": to_dict(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
+        if rank > 0:
+            identity["layers"] = adapted_layers(encoder, config.adapt)
         with closing(stream):
             results[name] = train(
                 expansion, stream, run.train, folder / name, identity=identity, progress=report(TITLES[name])
@@ -281,7 +288,7 @@ def _adapt(
     )
 
 
-def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int) -> LanguageExpansion:
+def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int, adapt: str | None) -> LanguageExpansion:
     """Heads for the run's units around ``encoder``; the base's projection where it has one that fits."""
     torch.manual_seed(derive(run.seed, "expansion"))
     method = MaskedPrediction(encoder, run.method())
@@ -291,7 +298,15 @@ def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int) -> LanguageE
         projection = {name: base.heads[name] for name in ("final_proj.weight", "final_proj.bias")}
         method.load_state_dict({**method.state_dict(), **projection})
     settings = ExpansionConfig(rank=rank, train_projection=not known)
-    return LanguageExpansion(method, settings, attention_projections(encoder))
+    return LanguageExpansion(method, settings, adapted_layers(encoder, adapt))
+
+
+def adapted_layers(encoder: Encoder, adapt: str | None) -> tuple[str, ...]:
+    """Names of the layers that get LoRA; ``adapt`` as in :class:`ExpandConfig`."""
+    attention = attention_projections(encoder)
+    if adapt == "attention" or (adapt is None and isinstance(encoder, Hubert)):
+        return attention
+    return attention + feed_forward_projections(encoder)
 
 
 def random_encoder(like: Encoder, seed: int) -> Encoder:
