@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -120,3 +122,9 @@ def test_refuses_contradictions() -> None:
         LasrConfig(**{**SIZES, "hidden_size": 36})
     with pytest.raises(ConfigError, match="set attention_bias"):
         LasrConfig(**{**SIZES, "attention_bias": False}, local_attention_init=True)
+
+
+def test_it_is_built_on_the_meta_device_while_linspace_defaults_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))  # as transformers 5
+    with torch.device("meta"):
+        assert Lasr(LasrConfig(**SIZES)).subsampler.dense_0.bias.is_meta

@@ -14,7 +14,7 @@ from allophone.evaluate.language_identification import identify_languages, leave
 from allophone.evaluate.probes import CTCProbeConfig, chance_text_errors, collapse, linear_ctc_probe
 
 ALPHABET = "abcdef "
-QUICK = CTCProbeConfig(steps=150, learning_rates=(3e-2,), seed=0)
+QUICK = CTCProbeConfig(steps=150, learning_rates=(3e-2,), input_dropouts=(0.4,), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -93,16 +93,17 @@ def test_same_seed_same_errors_and_randomness_outside_is_untouched(
     assert other.hypotheses != first.hypotheses
 
 
-def test_the_learning_rate_is_chosen_on_training_texts(
+def test_learning_rate_and_dropout_are_chosen_on_training_texts(
     easy: tuple[list[Tensor], list[str], list[Tensor], list[str]],
 ) -> None:
     calls: list[tuple[int, int]] = []
-    config = replace(QUICK, steps=60, learning_rates=(1e-6, 3e-2))
+    config = replace(QUICK, steps=60, learning_rates=(1e-6, 3e-2), input_dropouts=(0.2, 0.9))
     result = linear_ctc_probe(
         *easy, language="eng", config=config, progress=lambda done, total: calls.append((done, total))
     )
-    assert result.learning_rate == 3e-2 and result.dev_error[3e-2] < result.dev_error[1e-6]
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert (result.learning_rate, result.input_dropout) == min(result.dev_error, key=result.dev_error.__getitem__)
+    assert result.learning_rate == 3e-2 and result.dev_error[3e-2, 0.2] < result.dev_error[1e-6, 0.2]
+    assert calls == [(done, 5) for done in range(1, 6)]
     unread = (easy[0], easy[1], easy[2][:1], easy[3][:1])
     assert linear_ctc_probe(*unread, language="eng", config=config).dev_error == result.dev_error
 
@@ -128,7 +129,9 @@ def test_probe_refuses_what_it_cannot_train_on() -> None:
         linear_ctc_probe([item * float("nan") for item in frames], list("abd"), frames, ["c"] * 3, language="eng")
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"learning_rates": ()}, {"input_dropout": 1.0}, {"few": 1}])
+@pytest.mark.parametrize(
+    "change", [{"steps": 0}, {"learning_rates": ()}, {"input_dropouts": (0.2, 1.0)}, {"input_dropouts": ()}, {"few": 1}]
+)
 def test_config_refuses_values_out_of_range(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="CTCProbeConfig"):
         replace(QUICK, **change)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""How much text a *linear* map can read off frozen frames: a CTC probe, its learning rate chosen without the test.
+"""How much text a *linear* map can read off frozen frames: a CTC probe, its settings chosen without the test.
 
 A recurrent probe would learn the language itself and hide the encoder. All rows of a table get the same search over
-learning rates, the same steps and the same number of outputs a second.
+learning rate and dropout, the same steps and the same number of outputs a second.
 
 Shape legend: L layers, T frames, B utterances of a batch, D dim, V symbols with the blank, P outputs per frame.
 Source: Yang et al. 2021, arXiv:2105.01051 (SUPERB: frozen upstream, learned softmax weights over layers); Graves et
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor, nn
@@ -35,26 +35,31 @@ class CTCProbeConfig:
     """CTC steps that each frame emits; frame rate times this should agree between rows."""
     few: int | None = None
     """Train on this many clips, drawn by seed; None = all."""
-    learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
-    """Tried on a slice of the training texts; the best is trained again on all of them."""
+    learning_rates: tuple[float, ...] = (1e-2, 3e-2)
+    """Tried on a slice of the training texts, each with each dropout; the best pair is trained again on all of them."""
+    input_dropouts: tuple[float, ...] = (0.2, 0.4)
+    """Shares of standardized input values that are dropped in training; few clips want more of it than many."""
     steps: int = 1500
     """Updates of each training; the learning rate falls linearly to zero."""
     batch_size: int = 16
     """Utterances, of similar length."""
-    input_dropout: float = 0.4
-    """Share of standardized input values that is dropped in training."""
     dev_fraction: float = 0.15
-    """Share of the training *texts* (with all their clips) on which the learning rate is chosen."""
+    """Share of the training *texts* (with all their clips) on which learning rate and dropout are chosen."""
     seed: int = 0
     """Of the subset, the slice, the initialization, the order and the dropout."""
 
     def __post_init__(self) -> None:
-        if min(self.outputs_per_frame, self.steps, self.batch_size, len(self.learning_rates)) < 1:
+        counts = self.outputs_per_frame, self.steps, self.batch_size, len(self.learning_rates), len(self.input_dropouts)
+        if min(counts) < 1:
             raise ConfigError(
-                f"CTCProbeConfig: outputs, steps, batch size and learning rates must be at least 1; got {self}."
+                "CTCProbeConfig: outputs, steps, batch size and the numbers of learning rates and dropouts must be at "
+                f"least 1; got {self}."
             )
-        if not (0 <= self.input_dropout < 1 and 0 < self.dev_fraction < 1) or min(self.learning_rates) <= 0:
-            raise ConfigError(f"CTCProbeConfig: dropout in [0, 1), dev_fraction in (0, 1), positive rates; got {self}.")
+        dropped = min(self.input_dropouts) >= 0 and max(self.input_dropouts) < 1
+        if not (dropped and 0 < self.dev_fraction < 1) or min(self.learning_rates) <= 0:
+            raise ConfigError(
+                f"CTCProbeConfig: dropouts in [0, 1), dev_fraction in (0, 1), positive rates; got {self}."
+            )
         if self.few is not None and self.few < 2:
             raise ConfigError(f"CTCProbeConfig: few is {self.few}; expected at least 2 clips or None.")
 
@@ -73,8 +78,10 @@ class ProbeResult:
     """What the probe read."""
     learning_rate: float
     """The one chosen."""
-    dev_error: dict[float, float]
-    """Character error in percent on the slice, for each learning rate."""
+    input_dropout: float
+    """The one chosen."""
+    dev_error: dict[tuple[float, float], float]
+    """Character error in percent on the slice, for each learning rate and dropout."""
     layer_weights: tuple[float, ...]
     """Learned share of each layer; they add up to 1."""
     train_clips: int
@@ -130,16 +137,17 @@ def linear_ctc_probe(
             f"{left_out}. At least two different training texts and one test clip are needed."
         )
     trainer = _Trainer(train_frames, config, sorted({character for text in train.values() for character in text}))
-    dev_error: dict[float, float] = {}
+    choices = list(product(config.learning_rates, config.input_dropouts))
+    dev_error: dict[tuple[float, float], float] = {}
     fit, dev = _split(train, config)
-    for done, rate in enumerate(config.learning_rates if len(config.learning_rates) > 1 else ()):
-        head = trainer.train(fit, rate)
+    for done, choice in enumerate(choices if len(choices) > 1 else ()):
+        head = trainer.train(fit, *choice)
         hypotheses = trainer.read(head, train_frames, list(dev))
-        dev_error[rate] = 100.0 * character_error_counts(list(dev.values()), hypotheses).rate
+        dev_error[choice] = 100.0 * character_error_counts(list(dev.values()), hypotheses).rate
         if progress is not None:
-            progress(done + 1, len(config.learning_rates) + 1)
-    best = min(dev_error, key=lambda rate: dev_error[rate]) if dev_error else config.learning_rates[0]
-    head = trainer.train(train, best)
+            progress(done + 1, len(choices) + 1)
+    best = min(dev_error, key=lambda choice: dev_error[choice]) if dev_error else choices[0]
+    head = trainer.train(train, *best)
     hypotheses = trainer.read(head, test_frames, list(test))
     if progress is not None:
         progress(len(dev_error) + 1, len(dev_error) + 1)
@@ -148,7 +156,8 @@ def linear_ctc_probe(
         utterances=tuple(test),
         references=tuple(test.values()),
         hypotheses=tuple(hypotheses),
-        learning_rate=best,
+        learning_rate=best[0],
+        input_dropout=best[1],
         dev_error=dev_error,
         layer_weights=tuple(head.layer_weights.softmax(dim=0).tolist()),
         train_clips=len(train),
@@ -257,7 +266,7 @@ class _Trainer:
         self.ids = {character: number for number, character in enumerate(characters, start=1)}
         self.mean, self.deviation = frame_statistics(frames)
 
-    def train(self, texts: dict[int, str], rate: float) -> _Head:
+    def train(self, texts: dict[int, str], rate: float, dropout: float) -> _Head:
         """Fit a fresh head to the clips at these positions."""
         config = self.config
         generator = torch_generator(config.seed, "probe")
@@ -271,9 +280,9 @@ class _Trainer:
             batch = batches[order.pop()]
             optimizer.param_groups[0]["lr"] = rate * (1 - step / config.steps)
             keep = None
-            if config.input_dropout > 0:
-                kept = torch.rand(batch.features.shape[1:], generator=generator) >= config.input_dropout
-                keep = kept / (1 - config.input_dropout)
+            if dropout > 0:
+                kept = torch.rand(batch.features.shape[1:], generator=generator) >= dropout
+                keep = kept / (1 - dropout)
             loss = nn.functional.ctc_loss(
                 head(batch.features, keep), batch.targets, batch.output_lengths, batch.target_lengths, BLANK
             )

@@ -317,7 +317,9 @@ def _initialize(module: nn.Module, deviation: float) -> None:
         first = module.dense_0
         nn.init.normal_(first.weight, std=first.in_features**-0.5 / FBANK_SCALE)
         with torch.no_grad():
-            first.bias.copy_(-first.weight @ torch.linspace(*FBANK_MEAN, first.in_features))
+            # The device is named because transformers 5 lets torch.linspace forget the default one.
+            mean = torch.linspace(*FBANK_MEAN, first.in_features, device=first.weight.device)
+            first.bias.copy_(-first.weight @ mean)
         for parameter in (module.conv_0.weight, module.conv_1.weight, module.dense_1.weight):
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")
 
