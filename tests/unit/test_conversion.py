@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_model import LASR
 from torch import Tensor
 
 from allophone.errors import CheckpointError
@@ -20,7 +21,6 @@ from allophone.models import conversion
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 from allophone.models.conversion import load_encoder, model_hash, read_lineage, save_encoder
 from allophone.models.hubert import published_config
-from allophone.models.lasr import LasrConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
 
 SIZES: dict[str, Any] = {
@@ -36,16 +36,7 @@ CONFIGS: dict[str, EncoderConfig] = {
     "wav2vec2": replace(published_config("xls-r-300m"), **SIZES, **CONV),
     "padded": replace(HUBERT, published_padding=True, feature_grad_mult=0.1, conv_pos_batch_norm=True),
     "wav2vec2-bert": Wav2Vec2BertConfig(**SIZES, feature_stride=4),
-    "lasr": LasrConfig(
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        subsampling_conv_channels=16,
-        conv_kernel_size=5,
-        num_mel_bins=40,
-        conv_residual_weights=(1.0, 1.0),
-    ),
+    "lasr": replace(LASR, attention_bias=False, conv_residual_weights=(1.0, 1.0)),
 }
 
 

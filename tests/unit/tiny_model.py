@@ -8,6 +8,18 @@ from allophone.batch import SpeechBatch
 from allophone.models.lasr import Lasr, LasrConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
 
+LASR = LasrConfig(
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    subsampling_conv_channels=16,
+    conv_kernel_size=5,
+    num_mel_bins=40,
+    attention_bias=True,
+)
+"""Small, with the published kernels of 5: frames that overlap."""
+
 
 def encoder() -> Wav2Vec2Bert:
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allophone.audio.features import lasr_fbank
+from allophone.audio.features import FILTER_BANK_CLOCK, lasr_fbank
 from allophone.batch import Packed, packed_features
 from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
@@ -29,8 +29,6 @@ from allophone.nn.attention import by_length, near_offsets, packed_attention
 from allophone.nn.convolution import FixedBatchNorm, convolution_clock
 from allophone.nn.rotary import frequencies, rotate, rotation
 
-FBANK_HOP, FBANK_WINDOW = 160, 400
-"""Samples between and inside the 10-ms log-mel frames."""
 FBANK_MEAN, FBANK_SCALE = (-0.5, -9.0), 4.0
 """About the mean of the lowest and of the highest log-mel of speech, and the deviation of all; for fresh weights."""
 
@@ -93,7 +91,8 @@ class LasrConfig:
     def clock(self) -> FrameClock:
         """Frames as the strided convolutions over log-mels cut them."""
         kernel, stride = self.subsampling_conv_kernel_size, self.subsampling_conv_stride
-        return convolution_clock((FBANK_WINDOW, kernel, kernel), (FBANK_HOP, stride, stride))
+        mels = FILTER_BANK_CLOCK
+        return convolution_clock((mels.receptive_field, kernel, kernel), (mels.hop, stride, stride))
 
 
 class Subsampling(nn.Module):
@@ -250,8 +249,8 @@ class Lasr(nn.Module):
         Zeros behind the front end alone would hide little: with the published kernels a frame sees nine of its
         neighbor's thirteen log-mels.
         """
-        hop = self.clock.hop // FBANK_HOP
-        before = (self.clock.receptive_field - FBANK_WINDOW) // FBANK_HOP + 1 - hop
+        hop = self.clock.hop // FILTER_BANK_CLOCK.hop
+        before = FILTER_BANK_CLOCK.count(self.clock.receptive_field) - hop
         spread = F.pad(masked.repeat_interleave(hop, dim=1), (before // 2, max(features.lengths)))
         return torch.cat([row[:length] for row, length in zip(spread, features.lengths, strict=True)])
 
@@ -360,9 +359,9 @@ def preprocessor_to_transformers(config: LasrConfig) -> dict[str, Any]:
     return {
         "feature_extractor_type": "LasrFeatureExtractor",
         "feature_size": config.num_mel_bins,
-        "hop_length": FBANK_HOP,
+        "hop_length": FILTER_BANK_CLOCK.hop,
         "n_fft": 512,
-        "win_length": FBANK_WINDOW,
+        "win_length": FILTER_BANK_CLOCK.receptive_field,
         "padding_side": "right",
         "padding_value": 0.0,
         "return_attention_mask": True,
@@ -381,8 +380,14 @@ def from_transformers(values: dict[str, Any], preprocessor: dict[str, Any]) -> L
     for key, supported in {"hidden_act": "silu", "rope_type": "default"}.items():
         if asked[key] != supported:
             raise ConfigError(f"lasr_encoder config: {key} is {asked[key]!r}; only {supported!r} is built here.")
-    expected = {"feature_size": values.get("num_mel_bins", 128), "hop_length": FBANK_HOP, "n_fft": 512}
-    for key, wanted in {**expected, "win_length": FBANK_WINDOW, "sampling_rate": SAMPLE_RATE}.items():
+    expected = {
+        "feature_size": values.get("num_mel_bins", 128),
+        "hop_length": FILTER_BANK_CLOCK.hop,
+        "n_fft": 512,
+        "win_length": FILTER_BANK_CLOCK.receptive_field,
+        "sampling_rate": SAMPLE_RATE,
+    }
+    for key, wanted in expected.items():
         if preprocessor.get(key, wanted) != wanted:
             raise ConfigError(
                 f"lasr_encoder: preprocessor_config.json says {key} {preprocessor[key]}, expected {wanted}. "

@@ -19,15 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allophone.audio.features import stacked_fbank
+from allophone.audio.features import FILTER_BANK_CLOCK, stacked_fbank
 from allophone.batch import Packed, packed_features, valid_positions
 from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.models.output import EncoderOutput
 from allophone.nn.attention import by_length, near_offsets
 
-FBANK_HOP, FBANK_WINDOW = 160, 400
-"""Samples between and inside the 10-ms log-mel frames."""
 NUM_MELS = 80
 """Log-mel bands of a 10-ms frame, in every published model of the family."""
 
@@ -80,9 +78,8 @@ class Wav2Vec2BertConfig:
     @property
     def clock(self) -> FrameClock:
         """Frames as cut by stacking: hop ``stride * 160``, window one fbank window plus ``stride - 1`` hops."""
-        return FrameClock(
-            hop=FBANK_HOP * self.feature_stride, receptive_field=FBANK_WINDOW + FBANK_HOP * (self.feature_stride - 1)
-        )
+        stride = self.feature_stride
+        return FrameClock(hop=FILTER_BANK_CLOCK.hop * stride, receptive_field=FILTER_BANK_CLOCK.samples(stride))
 
 
 class FeatureProjection(nn.Module):

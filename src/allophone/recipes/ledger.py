@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from allophone.audio.augment import limit_bandwidth
+from allophone.audio.features import FILTER_BANK_CLOCK
 from allophone.data.corpus import Corpus
 from allophone.data.splits import connected
 from allophone.data.utterance import Utterance
@@ -122,7 +123,7 @@ def spoken_pair(corpus: Corpus, pair: tuple[list[Utterance], list[Utterance]]) -
 def systems_of(base: Base, adapted: Encoder | None, seed: int) -> dict[System, FrameSource]:
     """The rows of every table that have frames; ``after`` only where there is an adapted encoder."""
     random = random_encoder(base.encoder, seed)
-    stack = round(base.encoder.clock.hop / 160)
+    stack = round(base.encoder.clock.hop / FILTER_BANK_CLOCK.hop)
     systems: dict[System, FrameSource] = {
         "filter bank": FilterbankSource(stack),
         "random encoder": EncoderSource("random encoder", random),

@@ -255,18 +255,19 @@ def _adapt(
         cache=cache,
         report=report,
     )
+    layers = adapted_layers(base.encoder, config.adapt)
     results: dict[str, TrainResult] = {}
     methods: dict[str, LanguageExpansion] = {}
     for name, rank in (("random", 0), ("control", 0), ("lora", config.rank)):
         encoder = random_encoder(base.encoder, run.seed) if name == "random" else copy.deepcopy(base.encoder)
-        expansion = _fresh(base, encoder, run, rank, config.adapt)
+        expansion = _fresh(base, encoder, run, rank, layers)
         methods[name] = expansion
         stream = build_stream(training, units, encoder, run)
         initialize_table(expansion.method, first_batches(stream, TABLE_BATCHES))
         check_adaptation(expansion, stream.batch(stream.state()))
         identity = {"config": to_dict(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
         if rank > 0:
-            identity["layers"] = adapted_layers(encoder, config.adapt)
+            identity["layers"] = layers
         with closing(stream):
             results[name] = train(
                 expansion, stream, run.train, folder / name, identity=identity, progress=report(TITLES[name])
@@ -288,7 +289,7 @@ def _adapt(
     )
 
 
-def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int, adapt: str | None) -> LanguageExpansion:
+def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int, layers: tuple[str, ...]) -> LanguageExpansion:
     """Heads for the run's units around ``encoder``; the base's projection where it has one that fits."""
     torch.manual_seed(derive(run.seed, "expansion"))
     method = MaskedPrediction(encoder, run.method())
@@ -298,7 +299,7 @@ def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int, adapt: str |
         projection = {name: base.heads[name] for name in ("final_proj.weight", "final_proj.bias")}
         method.load_state_dict({**method.state_dict(), **projection})
     settings = ExpansionConfig(rank=rank, train_projection=not known)
-    return LanguageExpansion(method, settings, adapted_layers(encoder, adapt))
+    return LanguageExpansion(method, settings, layers)
 
 
 def adapted_layers(encoder: Encoder, adapt: str | None) -> tuple[str, ...]:
