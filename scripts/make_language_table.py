@@ -78,6 +78,7 @@ def main() -> None:
         name = record["Description"][0]
         rows[code] = [code, part1, part2b, MEMBERS.get(code, ""), SCRIPTS.get(code, script), regions, name]
     rows["und"] = ["und", "", "", "", "Zyyy", "", "Undetermined"]
+    rows["zxx"] = ["zxx", "", "", "", "Zxxx", "", "No linguistic content"]
     head = (
         "# Languages of ISO 639-3 with the script that each is usually written in; by scripts/make_language_table.py.\n"
         "# Codes and names: IANA language subtag registry of 2021-08-06 (public domain, CC0 1.0).\n"

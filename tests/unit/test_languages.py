@@ -24,6 +24,7 @@ SPELLINGS = {
     "jpn_Jpan": ["ja", "ja-JP"],
     "qab_Zyyy": ["qab"],
     "und_Zyyy": ["und"],
+    "zxx_Zxxx": ["zxx"],
 }
 
 

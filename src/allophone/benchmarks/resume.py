@@ -1,7 +1,8 @@
 """Proof that a killed run ends where an undisturbed one does: processes are really killed, weights compared by hash.
 
-The run is small but whole: synthetic voices in two languages, balancing, crops, augmentation, masks, an encoder with
-dropout, micro-batches, AdamW, checkpoints. Half of the kills are SIGKILL, half SIGTERM, at random moments.
+The run is small but whole: synthetic voices in two languages, balancing, crops, augmentation, mixed utterances, rooms,
+masks, an encoder with dropout, micro-batches, AdamW, checkpoints. Half of the kills are SIGKILL, half SIGTERM, at
+random moments.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,6 +25,8 @@ import torch
 from torch import Tensor
 
 from allophone.audio.augment import AugmentConfig
+from allophone.audio.mixing import MixConfig
+from allophone.audio.reverberation import ReverbConfig
 from allophone.data.collate import CollateConfig
 from allophone.data.loader import BatchStream
 from allophone.data.sampler import BatchSampler
@@ -124,7 +127,10 @@ def tiny_stream(*, seed: int = 0) -> BatchStream[SyntheticUtterance]:
         alpha=0.5,
         seed=seed,
     )
-    config = CollateConfig(crop_seconds=1.2, mask_length=4, augment=AugmentConfig())
+    mix = replace(MixConfig.espnet(), noise_probability=0.0)
+    config = CollateConfig(
+        crop_seconds=1.2, mask_length=4, augment=AugmentConfig(), reverb=ReverbConfig(probability=0.5), mix=mix
+    )
     return BatchStream(SyntheticSpeech(), utterances, units, sampler, clock, config, cache_bytes=400_000)
 
 

@@ -42,6 +42,11 @@ def _add_import(group: Verbs) -> None:
     add_out(parser, "the corpus")
     parser.add_argument("--language", metavar="ISO", help="language of everything that does not say its own")
     parser.add_argument(
+        "--sounds",
+        action="store_true",
+        help="a folder of sounds that are not speech: folder or file names become labels, the language is zxx (none)",
+    )
+    parser.add_argument(
         "--max-loss",
         type=float,
         default=0.05,
@@ -60,6 +65,7 @@ def run_import(arguments: argparse.Namespace) -> None:
             arguments.path,
             out=arguments.out,
             language=arguments.language,
+            sounds=arguments.sounds,
             max_loss=arguments.max_loss,
             workers=arguments.workers,
             progress=report,

@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import ended, say, stages
+from allophone.cli.options import add_options, make
 from allophone.cli.parser import Verbs, add_corpus, add_out, add_plan, add_verb, counts
 from allophone.cli.places import open_corpus
+
+DENOISE = "allophone.recipes.denoise:DenoiseConfig"
 
 
 def add(verbs: Verbs) -> None:
@@ -33,20 +36,24 @@ def add(verbs: Verbs) -> None:
     )
     add_out(parser, "the run", Path("runs/pretrain"))
     add_plan(parser)
+    add_options(parser, DENOISE)
 
 
 def command(arguments: argparse.Namespace) -> int:
     """Pretrain."""
     from allophone.recipes.pretrain import pretrain, recipe_configs
 
+    denoise = make(DENOISE, arguments)
     corpus = open_corpus(arguments.corpus)
     if arguments.plan:
+        from allophone.recipes.denoise import describe, open_sounds, with_denoising
         from allophone.run.execute import usable
         from allophone.run.plan import plan_pretraining
 
-        configs = recipe_configs(arguments.recipe, arguments.seed, arguments.steps)
+        configs = with_denoising(recipe_configs(arguments.recipe, arguments.seed, arguments.steps), denoise)
         training, _ = usable(corpus, configs[0].data)
-        say(str(plan_pretraining(configs, sum(training.hours().values()))))
+        notes = describe(configs[0], open_sounds(denoise))
+        say(str(plan_pretraining(configs, sum(training.hours().values()), notes)))
         return 0
     with stages() as report:
         result = pretrain(
@@ -56,6 +63,9 @@ def command(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             steps=arguments.steps,
             unit_layer=arguments.unit_layer,
+            denoise=denoise,
             report=report,
         )
+    for line in result.disturbed:
+        say(line)
     return ended(result.finished, result.model)

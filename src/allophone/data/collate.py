@@ -1,7 +1,9 @@
-"""Utterances to one batch: crop, perturb, mask. A pure function of its arguments.
+"""Utterances to one batch: crop, perturb, reverberate, mix, mask. A pure function of its arguments.
 
 Every random choice comes from a generator keyed by (seed, purpose, epoch, utterance id, repeat), so a sample does not
-depend on its batch mates, the worker or a resume. Shape letters: B batch, S samples, T frames, R labels of one frame.
+depend on its batch mates, the worker or a resume; that holds for what is mixed into it too, because the secondary is
+drawn from the corpus and not from the batch (:mod:`~allophone.data.denoising` has the reasons).
+Shape letters: B batch, S samples, T frames, R labels of one frame.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allophone.audio.augment import AugmentConfig, augment
+from allophone.audio.mixing import MixConfig
+from allophone.audio.reverberation import ReverbConfig
 from allophone.batch import SpeechBatch
+from allophone.data.denoising import Pools, disturb, disturbance_sums, require_pools
 from allophone.errors import ConfigError, DataError, ShapeError
 from allophone.frames import SAMPLE_RATE, FrameClock, seconds_to_samples
 from allophone.nn.masking import span_mask
 from allophone.seeding import torch_generator
 
+NO_POOLS = Pools()
 FRAME_TOLERANCE = 2
 """Frames by which the units of an utterance may be fewer or more than its audio has."""
 
@@ -41,6 +47,10 @@ class CollateConfig:
     """Fewest spans of an utterance."""
     augment: AugmentConfig | None = None
     """Perturbation of the cropped waveform; units stay those of the clean audio."""
+    reverb: ReverbConfig | None = None
+    """Rooms around the perturbed clip; units stay those of the clean audio."""
+    mix: MixConfig | None = None
+    """Law by which another utterance or a noise is laid over the clip at last; units stay those of the clean audio."""
 
     def __post_init__(self) -> None:
         if not self.crop_seconds > 0:
@@ -70,6 +80,7 @@ def collate(
     config: CollateConfig,
     seed: int,
     epoch: int,
+    pools: Pools = NO_POOLS,
 ) -> SpeechBatch:
     """Make one batch.
 
@@ -82,14 +93,18 @@ def collate(
         config: What to do.
         seed: Seed of the run.
         epoch: Number of the epoch; crops and masks differ between epochs.
+        pools: Where other utterances, noise and measured rooms come from.
 
     Returns:
-        Batch with waveform ``(B, S)``, units ``(B, T, R)`` or None, masked ``(B, T)`` or None.
+        Batch with waveform ``(B, S)``, units ``(B, T, R)`` or None, masked ``(B, T)`` or None; its ``sums`` say what
+        was mixed and reverberated.
 
     Raises:
+        ConfigError: ``config.mix`` takes from a pool that is not there.
         DataError: An utterance has no frame, or units and audio disagree by more than two frames.
         ShapeError: A waveform is not one-dimensional, or augmentation changed its length.
     """
+    require_pools(config.mix, pools)
     labels = [None if units is None else _as_matrix(units[i], item) for i, item in enumerate(items)]
     usable = [_usable_frames(item, label, clock) for item, label in zip(items, labels, strict=True)]
     longest = max(1, clock.count(seconds_to_samples(config.crop_seconds)))
@@ -104,13 +119,18 @@ def collate(
         _crop(item, start, frames, clock, config, seed, epoch)
         for item, start, frames in zip(items, starts, lengths, strict=True)
     ]
+    heard = [
+        disturb(waveform, item.id, config.mix, config.reverb, pools, (seed, epoch, item.repeat))
+        for item, waveform in zip(items, waveforms, strict=True)
+    ]
     return SpeechBatch(
         ids=tuple(item.id for item in items),
-        waveform=_pad(waveforms, 0.0),
+        waveform=_pad([waveform for waveform, _ in heard], 0.0),
         waveform_lengths=torch.tensor([len(waveform) for waveform in waveforms]),
         frame_lengths=torch.tensor(lengths),
         units=None if units is None else _crop_units(items, labels, starts, lengths),
         masked=_draw_masks(items, lengths, config, seed, epoch) if config.mask_probability > 0 else None,
+        sums=disturbance_sums([done for _, done in heard], config.mix, config.reverb),
     ).validate()
 
 

@@ -31,6 +31,7 @@ def gather(
     *,
     media: Path,
     language: str | None = None,
+    sounds: bool = False,
     max_seconds: float = MAX_SECONDS,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -40,7 +41,7 @@ def gather(
     Raises:
         DataError: The source cannot be read, a language is not known, or two utterances have one id.
     """
-    kind, entries = read_entries(source, media=media, language=language)
+    kind, entries = read_entries(source, media=media, language=language, sounds=sounds)
     require_languages(entries)
     require_unique_entries(entries)
     decoded = decode_entries(entries, max_seconds=max_seconds, workers=workers, progress=progress)

@@ -34,6 +34,7 @@ def import_corpus(
     *,
     out: str | Path,
     language: str | None = None,
+    sounds: bool = False,
     max_loss: float = 0.05,
     max_seconds: float = MAX_SECONDS,
     workers: int | None = None,
@@ -46,6 +47,7 @@ def import_corpus(
         out: Folder to write: ``corpus.parquet``, ``corpus.json``, ``quarantine.tsv``, ``quarantine.parquet`` and, for
             sound that the source holds as bytes, ``audio/``.
         language: Language of every recording, in place of the source's own.
+        sounds: The source is a folder of sounds that are not speech; its folders or file names become labels.
         max_loss: Largest share of a language's recordings that may be unusable.
         max_seconds: Longer recordings are cut into pieces at quiet points.
         workers: Threads that decode; one a core when None.
@@ -59,7 +61,13 @@ def import_corpus(
     if (out / CORPUS_TABLE).exists():
         raise DataError(f"{out}: there is a corpus already. Remove it, or import into another folder.")
     found = gather(
-        source, media=out / "audio", language=language, max_seconds=max_seconds, workers=workers, progress=progress
+        source,
+        media=out / "audio",
+        language=language,
+        sounds=sounds,
+        max_seconds=max_seconds,
+        workers=workers,
+        progress=progress,
     )
     save_quarantine(found.quarantined, out)
     listed_in = f"The whole list is in {out / 'quarantine.tsv'}. "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from allophone.batch import SpeechBatch
 from allophone.data.collate import CollateConfig, Example, collate
+from allophone.data.denoising import Pools, SoundPool, require_pools
 from allophone.data.sampler import BatchSampler, SamplerState
 from allophone.distributed import rank, world_size
 from allophone.errors import DataError
@@ -100,6 +101,20 @@ def _decode(source: WaveformSource[U], utterance: U) -> NDArray[np.int16]:
     return (waveform * 32768.0).round().clamp(-32768, 32767).to(torch.int16).numpy()
 
 
+class _OtherUtterances(Generic[U]):
+    """The clean utterances that are laid over others, drawn as often as the sampler draws them."""
+
+    def __init__(self, utterances: Sequence[U], cache: WaveformCache[U], sampler: BatchSampler) -> None:
+        self._utterances, self._cache, self._sampler = utterances, cache, sampler
+
+    def other(self, utterance_id: str, generator: torch.Generator) -> tuple[str, Tensor] | None:
+        row = self._sampler.any_row(generator)
+        if self._utterances[row].id == utterance_id:
+            row = (row + 1) % len(self._utterances)
+        found = self._utterances[row]
+        return None if found.id == utterance_id else (found.id, self._cache.get(found))
+
+
 class BatchStream(Generic[U]):
     """An endless iterator over the batches of this rank, that can be asked where it stands and sent elsewhere.
 
@@ -115,6 +130,11 @@ class BatchStream(Generic[U]):
         config: Crop, perturbation and masks.
         cache_bytes: Decoded audio kept in memory.
         prefetch: Batches prepared ahead by a thread; 0 works without one.
+        noise: What ``config.mix`` lays over clips besides other utterances of the corpus.
+        responses: Measured rooms for ``config.reverb``; None = made-up ones.
+
+    Raises:
+        ConfigError: ``config.mix`` takes noise and there is none.
     """
 
     def __init__(
@@ -128,9 +148,14 @@ class BatchStream(Generic[U]):
         *,
         cache_bytes: int = CACHE_BYTES,
         prefetch: int = 2,
+        noise: SoundPool | None = None,
+        responses: SoundPool | None = None,
     ) -> None:
         self._utterances = utterances
         self._cache = WaveformCache(source, cache_bytes)
+        others = _OtherUtterances(utterances, self._cache, sampler)
+        self._pools = Pools(utterances=others, noise=noise, responses=responses)
+        require_pools(config.mix, self._pools)
         self._units = units
         self._sampler = sampler
         self._clock = clock
@@ -167,7 +192,7 @@ class BatchStream(Generic[U]):
             for utterance, draw in zip(chosen, draws, strict=True)
         ]
         units = None if self._units is None else [self._find_units(utterance.id) for utterance in chosen]
-        return collate(items, units, self._clock, self._config, self._sampler.seed, mine.epoch)
+        return collate(items, units, self._clock, self._config, self._sampler.seed, mine.epoch, self._pools)
 
     def _find_units(self, utterance_id: str) -> NDArray[np.integer] | None:
         assert self._units is not None

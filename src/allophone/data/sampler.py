@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from allophone.data.balance import draw, draw_counts, source_weights
@@ -107,6 +108,13 @@ class BatchSampler:
         if not 0 <= position < len(plan):
             raise DataError(f"Epoch {epoch} has batches 0 to {len(plan) - 1}; batch {position} was asked for.")
         return tuple(Draw(int(row), int(repeat)) for row, repeat in plan[position])
+
+    def any_row(self, generator: torch.Generator) -> int:
+        """One row, drawn with the chance that it has in any epoch: languages and sources balanced as in batches."""
+        group, member = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        draws = np.cumsum([self.draws[key] for key in self._groups])
+        rows = list(self._groups.values())[int(np.searchsorted(draws, group * draws[-1], side="right"))]
+        return int(rows[int(member * len(rows))])
 
     def advance(self, state: SamplerState, batches: int) -> SamplerState:
         """The state ``batches`` batches later, running on into the next epochs.

@@ -17,6 +17,7 @@ from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.conversion import load_encoder, save_encoder
 from allophone.models.hubert import published_config
 from allophone.models.lasr import LasrConfig
+from allophone.recipes.denoise import DenoiseConfig, describe, disturbed, open_sounds, save_quarantines, with_denoising
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.execute import (
     Report,
@@ -138,6 +139,7 @@ Audio heard, hours: {hours}.
 """
 
 RECIPES = {"starter": starter, "hubert-base": hubert_base}
+CLEAN = DenoiseConfig()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +152,8 @@ class Pretrained:
     """False when a signal stopped it; the same call goes on."""
     left_out: dict[str, int]
     """Utterances too short for training, per language."""
+    disturbed: tuple[str, ...] = ()
+    """What was mixed into the audio, one line each."""
 
 
 def pretrain(
@@ -160,6 +164,7 @@ def pretrain(
     seed: int = 0,
     steps: tuple[int, ...] | None = None,
     unit_layer: int | None = None,
+    denoise: DenoiseConfig = CLEAN,
     report: Report = silent,
 ) -> Pretrained:
     """Go through all iterations of a recipe; iteration 2 learns units of a layer of the first.
@@ -171,26 +176,31 @@ def pretrain(
         seed: Of everything that is drawn.
         steps: Updates of each iteration; None = the recipe's.
         unit_layer: Layer of the final encoder whose clusters become its own units; None = the targets' layer.
+        denoise: What is laid over the audio of all iterations; the head for the encoder's own units learns from clean
+            audio. Sounds that cannot be used are listed in ``noise/quarantine.tsv`` and ``rooms/quarantine.tsv``.
         report: Told how far each stage is.
     """
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    configs = recipe_configs(recipe, seed, steps)
+    configs = with_denoising(recipe_configs(recipe, seed, steps), denoise)
+    sounds = open_sounds(denoise, report)
+    save_quarantines(sounds, out)
+    notes = describe(configs[0], sounds)
     teacher, left_out = None, {}
     for config in configs:
         run_dir = out / config.name
         finished = load_finished(run_dir / "model")
         if finished is None:
-            trained = execute(config, opened, run_dir, teacher=teacher, report=report)
+            trained = execute(config, opened, run_dir, teacher=teacher, sounds=sounds, report=report)
             left_out = trained.left_out
             if trained.result.stopped == "signal":
-                return Pretrained(model=trained.folder, finished=False, left_out=left_out)
+                return Pretrained(model=trained.folder, finished=False, left_out=left_out, disturbed=notes)
             finished = load_encoder(trained.folder)
         teacher = finished
     assert teacher is not None
     last = configs[-1]
     layer = unit_layer if unit_layer is not None else (last.targets.layer or teacher.num_layers // 2)
     model = finish(out / last.name / "model", out / "model", opened, last, layer=layer, report=report)
-    return Pretrained(model=model, finished=True, left_out=left_out)
+    return Pretrained(model=model, finished=True, left_out=left_out, disturbed=notes)
 
 
 def finish(
@@ -221,7 +231,7 @@ def finish(
         training, targets, head_dir / "targets", seed=config.seed, teacher=encoder, report=report
     )
     head = replace(
-        config,
+        disturbed(config, None, None),
         targets=targets,
         train=replace(config.train, steps=HEAD_STEPS, warmup_steps=HEAD_STEPS // 10, learning_rate=3e-3),
     )

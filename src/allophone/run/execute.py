@@ -20,6 +20,7 @@ from torch import Tensor
 from allophone.config import to_dict, to_json
 from allophone.data.corpus import Corpus
 from allophone.data.loader import BatchStream, WaveformCache
+from allophone.data.noise import NO_SOUNDS, Sounds
 from allophone.data.sampler import BatchSampler
 from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError, DataError
@@ -178,8 +179,10 @@ def prepare_targets(
     return codebook, Units.load(path, codebook)
 
 
-def build_stream(corpus: Corpus, units: Units, encoder: Encoder, config: RunConfig) -> BatchStream:
-    """Batches of a corpus for an encoder."""
+def build_stream(
+    corpus: Corpus, units: Units, encoder: Encoder, config: RunConfig, sounds: Sounds = NO_SOUNDS
+) -> BatchStream:
+    """Batches of a corpus for an encoder, disturbed by ``sounds`` as far as the config says so."""
     rows, data, clock = corpus.utterances, config.data, encoder.clock
     sampler = BatchSampler(
         [row.duration_seconds for row in rows],
@@ -193,7 +196,15 @@ def build_stream(corpus: Corpus, units: Units, encoder: Encoder, config: RunConf
     )
     aligned = aligned_units(units, rows, clock, config.targets.labels_per_frame)
     return BatchStream(
-        corpus, rows, aligned, sampler, clock, data.collate, cache_bytes=int(data.cache_gibibytes * 2**30)
+        corpus,
+        rows,
+        aligned,
+        sampler,
+        clock,
+        data.collate,
+        cache_bytes=int(data.cache_gibibytes * 2**30),
+        noise=sounds.noise,
+        responses=sounds.responses,
     )
 
 
@@ -206,7 +217,13 @@ def aligned_units(
 
 
 def execute(
-    config: RunConfig, corpus: Corpus, run_dir: Path, *, teacher: Encoder | None = None, report: Report = silent
+    config: RunConfig,
+    corpus: Corpus,
+    run_dir: Path,
+    *,
+    teacher: Encoder | None = None,
+    sounds: Sounds = NO_SOUNDS,
+    report: Report = silent,
 ) -> Trained:
     """Train one iteration, or go on with it.
 
@@ -215,6 +232,7 @@ def execute(
         corpus: Its training split is used.
         run_dir: Receives ``targets/``, ``metrics.jsonl``, ``checkpoints/`` and ``model/``.
         teacher: Earlier encoder whose layer gives the targets; None for MFCC.
+        sounds: Noise and rooms that the config's mixing and reverberation draw from.
         report: Told how far each stage is.
 
     Raises:
@@ -233,8 +251,8 @@ def execute(
         assert teacher is not None
         encoder.load_state_dict(teacher.state_dict())
     method = MaskedPrediction(encoder, config.method())
-    stream = build_stream(training, units, encoder, config)
-    identity = {"config": to_dict(config), "codebook": codebook.hash, "corpus": training.hash}
+    stream = build_stream(training, units, encoder, config, sounds)
+    identity = {"config": to_dict(config), "codebook": codebook.hash, "corpus": training.hash, **sounds.hashes()}
     with closing(stream):
         result = train(method, stream, config.train, run_dir, identity=identity, progress=report("Training"))
     folder = run_dir / "model"

@@ -56,6 +56,8 @@ class Plan:
     """At most, while training."""
     memory_bytes: int
     """Peak of this process during the probe."""
+    notes: tuple[str, ...] = ()
+    """What is done to the data besides."""
 
     @property
     def seconds(self) -> float:
@@ -69,6 +71,7 @@ class Plan:
                 self.title,
                 *rows,
                 f"  {'together':<73} {duration(self.seconds):>9}",
+                *self.notes,
                 f"{self.parameters / 1e6:.1f} M parameters, up to {self.disk_bytes / 2**20:.0f} MiB of disk, "
                 f"about {self.memory_bytes / 2**30:.1f} GiB of memory and {'bf16' if _bf16() else 'fp32'}.",
                 "Reading recordings, probes and intervals come on top. Nothing was done; leave out --plan to start.",
@@ -76,8 +79,8 @@ class Plan:
         )
 
 
-def plan_pretraining(configs: Sequence[RunConfig], hours: float) -> Plan:
-    """The iterations of a pretraining recipe on so many hours of training audio."""
+def plan_pretraining(configs: Sequence[RunConfig], hours: float, notes: tuple[str, ...] = ()) -> Plan:
+    """The iterations of a pretraining recipe on so many hours of training audio, with notes on what is done to it."""
     stages: list[Stage] = []
     parameters = 0
     for config in configs:
@@ -87,7 +90,8 @@ def plan_pretraining(configs: Sequence[RunConfig], hours: float) -> Plan:
         stages.append(_targets(config, teacher, hours))
         stages.append(_training(f"{config.name}: training", method, config))
     keep = max(config.train.keep_checkpoints for config in configs) + 1
-    return _plan(f"Pretraining in {len(configs)} iterations on {hours:.2f} h", stages, parameters, keep * len(configs))
+    title = f"Pretraining in {len(configs)} iterations on {hours:.2f} h"
+    return replace(_plan(title, stages, parameters, keep * len(configs)), notes=notes)
 
 
 def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:

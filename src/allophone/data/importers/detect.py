@@ -13,6 +13,7 @@ from allophone.data.importers.huggingface import is_dataset, is_saved_dataset, r
 from allophone.data.importers.kaldi import read_kaldi
 from allophone.data.importers.lhotse import is_lhotse, read_lhotse
 from allophone.data.importers.nemo import is_nemo, read_nemo
+from allophone.data.importers.sounds import read_sounds
 from allophone.data.importers.table import (
     TABLE_SUFFIXES,
     json_lines,
@@ -23,7 +24,7 @@ from allophone.data.importers.table import (
 from allophone.errors import DataError
 
 Format: TypeAlias = Literal[
-    "folder", "audiofolder", "table", "split tables", "fairseq", "kaldi", "nemo", "lhotse", "huggingface"
+    "folder", "audiofolder", "table", "split tables", "fairseq", "kaldi", "nemo", "lhotse", "huggingface", "sounds"
 ]
 
 
@@ -57,17 +58,22 @@ def detect_format(source: Any) -> Format:
     )
 
 
-def read_entries(source: Any, *, media: Path, language: str | None = None) -> tuple[Format, list[Entry]]:
+def read_entries(
+    source: Any, *, media: Path, language: str | None = None, sounds: bool = False
+) -> tuple[Format, list[Entry]]:
     """Read a source with the importer for its format.
 
     Args:
         source: Path or ``datasets`` object.
         media: Where sound that is embedded in the source is written.
         language: Tag for every utterance, in place of the source's own.
+        sounds: It is a folder of sounds that are not speech, which no look at it could tell.
 
     Raises:
         DataError: The source cannot be read, or holds nothing.
     """
+    if sounds:
+        return "sounds", read_sounds(Path(source), language=language)
     kind = detect_format(source)
     if kind == "huggingface":
         given = Path(source) if isinstance(source, str | Path) else source

@@ -23,8 +23,18 @@ def read_folder(root: Path, *, language: str | None = None) -> list[Entry]:
     Raises:
         DataError: There is no folder, or no sound file in it.
     """
+    base = root.parent if root.is_file() else root
+    return [_entry(path, base, language) for path in sound_files(root)]
+
+
+def sound_files(root: Path) -> list[Path]:
+    """Sound files below a folder, sorted, hidden ones left out; or the one file that ``root`` is.
+
+    Raises:
+        DataError: There is no folder, or no sound file in it.
+    """
     if root.is_file():
-        return [_entry(root, root.parent, language)]
+        return [root]
     if not root.is_dir():
         raise DataError(f"{root}: no such file or folder. Check the path.")
     paths = sorted(
@@ -36,7 +46,7 @@ def read_folder(root: Path, *, language: str | None = None) -> list[Entry]:
             f"{root}: no sound files in this folder or below it (endings found: {found or 'none, it is empty'}; "
             f"expected one of {sorted(AUDIO_SUFFIXES)})."
         )
-    return [_entry(path, root, language) for path in paths]
+    return paths
 
 
 def language_of_folder(name: str) -> Language | None:
