@@ -115,8 +115,8 @@ def packed_attention(
     def attend(queries: Tensor, keys: Tensor, values: Tensor, *gate: Tensor) -> Tensor:
         if bias is None:
             return _attend(queries, keys, values, dropout)
-        # Recomputed in the backward pass: what it would keep, matrices of all pairs of frames in every layer, is more
-        # than all else of a training step together, and costs one attention more.
+        # Recomputed in the backward pass, for 4 % more time a step: what would be kept otherwise, one value a head and
+        # pair of frames in every layer, is a quarter of what WavLM Base keeps of clips of 12 s, near half at 24 s.
         attended: Tensor = checkpoint(
             _attend_by_distance, queries, keys, values, *gate, bias.by_distance, dropout, use_reentrant=False
         )
