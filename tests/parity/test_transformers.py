@@ -8,6 +8,7 @@ end before the final layer norm (4.x: after it); ours end after it, so the last 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,17 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2Model,
+    WavLMConfig,
+    WavLMForCTC,
+    WavLMForXVector,
+    WavLMModel,
 )
 
-from allophone.models import hubert
+from allophone.models import hubert, wavlm
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import load_encoder, save_encoder
-from allophone.models.hubert import Hubert, published_config
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
+from allophone.models.waveform_encoder import WaveformEncoder
 
 pytestmark = pytest.mark.parity
 
@@ -60,6 +65,8 @@ VARIANTS: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any], dict
     "hubert-large": (HubertModel, HubertConfig, LAYER_NORM, LARGE, True, True),
     "wav2vec2-base": (Wav2Vec2Model, Wav2Vec2Config, {}, BASE, True, False),
     "xls-r-300m": (Wav2Vec2Model, Wav2Vec2Config, LAYER_NORM, LARGE, True, True),
+    "wavlm-base": (WavLMModel, WavLMConfig, {}, BASE, False, False),
+    "wavlm-large": (WavLMModel, WavLMConfig, {**LAYER_NORM, "conv_bias": False}, LARGE, True, True),
 }
 Written = tuple[Path, PreTrainedModel, Wav2Vec2FeatureExtractor]
 
@@ -73,6 +80,9 @@ def write(name: str, folder: Path, sizes: dict[str, Any]) -> Written:
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        for key, parameter in model.named_parameters():  # WavLM's initial biases by distance are next to nothing
+            if "rel_" in key:
+                parameter.add_(torch.randn_like(parameter))
     extractor = Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=mask)
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
@@ -108,7 +118,8 @@ def test_every_hidden_state(written: Written, speech: Callable[..., Tensor]) -> 
     folder, model, extractor = written
     encoder = load_encoder(folder)
     assert {name for name, _ in encoder.named_parameters()} == {name for name, _ in model.named_parameters()}
-    for seconds in (0.025, 0.5, 6.3):
+    beyond = 17.0 if model.config.model_type == "wavlm" else 6.3  # more frames than WavLM tells distances apart
+    for seconds in (0.025, 0.5, beyond):
         clip = speech(seconds) + 0.02
         assert largest_difference(ours(encoder, clip), theirs(model, extractor, clip)) <= TOLERANCE
 
@@ -142,6 +153,7 @@ def test_a_fresh_encoder_of_ours_opens_there(tmp_path: Path, speech: Callable[..
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     for config in (
         hubert.HubertConfig(**sizes, conv_dim=(16,) * 7, feature_grad_mult=0.1, do_normalize=True),
+        wavlm.WavlmConfig(**sizes, conv_dim=(16,) * 7, num_buckets=16, max_bucket_distance=30),
         Wav2Vec2BertConfig(**sizes, feature_stride=4),
     ):
         torch.manual_seed(0)
@@ -155,7 +167,7 @@ def test_a_fresh_encoder_of_ours_opens_there(tmp_path: Path, speech: Callable[..
         assert largest_difference(ours(encoder, clip), expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("head", [HubertForCTC, Wav2Vec2ForCTC])
+@pytest.mark.parametrize("head", [HubertForCTC, Wav2Vec2ForCTC, WavLMForCTC, WavLMForXVector])
 def test_heads_and_old_pickles_are_read(
     head: type[PreTrainedModel], tmp_path: Path, speech: Callable[..., Tensor]
 ) -> None:
@@ -182,8 +194,8 @@ def test_published_padding_reproduces_a_padded_batch(written: Written, speech: C
     """With the option, a batch gives what ``transformers`` gives for the same batch, padding effects included."""
     folder, model, extractor = written
     loaded = load_encoder(folder)
-    assert isinstance(loaded, Hubert)
-    encoder = Hubert(hubert.HubertConfig(**{**_values(loaded.config), "published_padding": True})).eval()
+    assert isinstance(loaded, WaveformEncoder)
+    encoder = build_encoder(replace(loaded.config, published_padding=True)).eval()
     encoder.load_state_dict(loaded.state_dict())
     clips = [speech(seconds, seed=i) for i, seconds in enumerate((2.0, 0.7, 1.1))]
     arrays = [clip.numpy() for clip in clips]
@@ -197,8 +209,15 @@ def test_published_padding_reproduces_a_padded_batch(written: Written, speech: C
         assert float((row[: len(state)] - state).abs().max()) <= TOLERANCE
 
 
-def _values(config: Any) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+def test_a_ragged_batch_is_theirs_one_at_a_time(written: Written, speech: Callable[..., Tensor]) -> None:
+    folder, model, extractor = written
+    clips = [speech(seconds, seed=i) for i, seconds in enumerate((2.0, 0.7, 1.1, 0.7))]
+    with torch.inference_mode():
+        waveform = nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        states = load_encoder(folder)(waveform, torch.tensor([len(clip) for clip in clips])).hidden_states
+    for row, clip in enumerate(clips):
+        one = [state.split()[row] for state in states]
+        assert largest_difference(one, theirs(model, extractor, clip)) <= TOLERANCE
 
 
 def test_gradients_agree(written: Written, speech: Callable[..., Tensor]) -> None:
@@ -223,8 +242,8 @@ def test_true_sizes(
 ) -> None:
     folder, model, extractor = write(name, tmp_path / "theirs", VARIANTS[name][3])
     encoder = load_encoder(folder)
-    assert isinstance(encoder, Hubert)
-    default = published_config(name)
+    assert isinstance(encoder, WaveformEncoder)
+    default = (wavlm if name.startswith("wavlm") else hubert).published_config(name)
     assert (encoder.config.hidden_size, encoder.config.num_hidden_layers, encoder.config.conv_dim) == (
         default.hidden_size,
         default.num_hidden_layers,

@@ -12,6 +12,7 @@ from tiny_model import LASR
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from allophone.models import wavlm
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 from allophone.models.hubert import published_config
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
@@ -32,6 +33,10 @@ CONFIGS: dict[str, EncoderConfig] = {
         name: replace(published_config(name), **SIZES, **CONV)
         for name in ("hubert-base", "hubert-large", "wav2vec2-base", "xls-r-300m")
     },
+    **{
+        name: replace(wavlm.published_config(name), **SIZES, **CONV, num_buckets=32, max_bucket_distance=60)
+        for name in ("wavlm-base", "wavlm-large")
+    },
     "wav2vec2-bert": Wav2Vec2BertConfig(**SIZES, conformer_conv_dropout=0.0, feature_stride=4),
     "lasr": LASR,
 }
@@ -46,6 +51,9 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
+        for name, parameter in model.named_parameters():
+            if "rel_attn" in name:
+                parameter.add_(torch.randn_like(parameter))
     return model.eval()
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
 from allophone.batch import Packed
 from allophone.errors import ShapeError
-from allophone.nn.attention import by_length, length_groups, packed_attention
+from allophone.nn import attention
+from allophone.nn.attention import GatedBias, by_length, length_groups, packed_attention
 
 RAGGED, EQUAL = (5, 3, 5, 1, 8), (4, 4, 4)
 
@@ -19,38 +18,79 @@ def random_qkv(lengths: tuple[int, ...], heads: int = 2, head_dim: int = 6) -> l
     return [torch.randn(sum(lengths), heads, head_dim, requires_grad=True) for _ in range(3)]
 
 
-Bias = Callable[[int], Tensor] | None
+def random_bias(lengths: tuple[int, ...], heads: int = 2) -> GatedBias:
+    longest = max(lengths) + 2  # of a batch that these may be a part of
+    table, gate = torch.randn(heads, 2 * longest - 1), torch.randn(sum(lengths), heads)
+    return GatedBias(table.requires_grad_(), gate.requires_grad_())
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], bias: Bias) -> Tensor:
+def reference(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], bias: GatedBias | None) -> Tensor:
     """Softmax over one matrix of all frames, -inf between two utterances."""
     owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     scores = torch.einsum("nhd,mhd->hnm", q, k) / q.shape[-1] ** 0.5
     if bias is not None:
-        heads = range(q.shape[1])
-        scores = scores + torch.stack([torch.block_diag(*(bias(n)[head] for n in lengths)) for head in heads])
+        longest = (bias.by_distance.shape[1] + 1) // 2
+        place = torch.cat([torch.arange(n) for n in lengths])
+        distance = (place[None, :] - place[:, None]).clamp(1 - longest, longest - 1)
+        scores = scores + bias.gate.T[:, :, None] * bias.by_distance[:, longest - 1 - distance]
     scores = scores.masked_fill(owner[:, None] != owner[None, :], float("-inf"))
     return torch.einsum("hnm,mhd->nhd", scores.softmax(-1), v)
 
 
-def distance_bias(length: int) -> Tensor:
-    steps = torch.arange(length).float()
-    return torch.stack([-(steps[:, None] - steps).abs(), 0.3 * (steps[:, None] - steps)])
-
-
 @pytest.mark.parametrize("lengths", [RAGGED, EQUAL, (7,)])
-@pytest.mark.parametrize("bias", [None, distance_bias])
-def test_equals_block_diagonal_attention_with_gradients(lengths: tuple[int, ...], bias: Bias) -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_equals_block_diagonal_attention_with_gradients(
+    lengths: tuple[int, ...], biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "MASK_VALUES", 2 * 2 * max(lengths) ** 2)  # two of the longest at once
     q, k, v = random_qkv(lengths)
+    bias = random_bias(lengths) if biased else None
     ours, theirs = packed_attention(q, k, v, lengths, bias), reference(q, k, v, lengths, bias)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(packed_attention(q, k, v, lengths, bias), theirs, atol=1e-5, rtol=1e-5)
     weight = torch.randn_like(ours)
+    inputs = (q, k, v) if bias is None else (q, k, v, bias.by_distance, bias.gate)
     for one, other in zip(
-        torch.autograd.grad((ours * weight).sum(), (q, k, v)),
-        torch.autograd.grad((theirs * weight).sum(), (q, k, v)),
+        torch.autograd.grad((ours * weight).sum(), inputs),
+        torch.autograd.grad((theirs * weight).sum(), inputs),
         strict=True,
     ):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_masks_are_written_out_a_few_utterances_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, ...]] = []
+    plain = attention._attend
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor) -> Tensor:
+        sizes.append(tuple(mask.shape))
+        return plain(q, k, v, dropout, mask)
+
+    monkeypatch.setattr(attention, "_attend", watched)
+    for limit, expected in (
+        (2**24, [(3, 2, 4, 4)]),
+        (2 * 2 * 4**2, [(2, 2, 4, 4), (1, 2, 4, 4)]),
+        (1, [(1, 2, 4, 4)] * 3),
+    ):
+        monkeypatch.setattr(attention, "MASK_VALUES", limit)
+        sizes.clear()
+        with torch.no_grad():
+            packed_attention(*random_qkv(EQUAL), EQUAL, random_bias(EQUAL))
+        assert sizes == expected
+
+
+def test_gated_attention_keeps_no_matrix_of_pairs_for_the_backward_pass() -> None:
+    lengths = (40, 40)
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        packed_attention(*random_qkv(lengths), lengths, random_bias(lengths), dropout=0.5)
+    assert max(kept, default=0) < 40 * 40
 
 
 @pytest.mark.parametrize("lengths", [RAGGED, EQUAL])

@@ -17,7 +17,7 @@ from tiny_model import LASR
 from torch import Tensor
 
 from allophone.errors import CheckpointError
-from allophone.models import conversion
+from allophone.models import conversion, wavlm
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 from allophone.models.conversion import load_encoder, model_hash, read_lineage, save_encoder
 from allophone.models.hubert import published_config
@@ -36,6 +36,7 @@ CONFIGS: dict[str, EncoderConfig] = {
     "wav2vec2": replace(published_config("xls-r-300m"), **SIZES, **CONV),
     "padded": replace(HUBERT, published_padding=True, feature_grad_mult=0.1, conv_pos_batch_norm=True),
     "wav2vec2-bert": Wav2Vec2BertConfig(**SIZES, feature_stride=4),
+    "wavlm": replace(wavlm.published_config("wavlm-large"), **SIZES, **CONV, max_bucket_distance=100),
     "lasr": replace(LASR, attention_bias=False, conv_residual_weights=(1.0, 1.0)),
 }
 
@@ -196,7 +197,7 @@ def test_other_kinds_of_folder_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model_type 'hubet'.*Did you mean 'hubert'"):
         load_encoder(folder)
     edit_json(folder / "config.json", model_type="whisper")
-    with pytest.raises(CheckpointError, match="expected one of hubert, lasr_encoder, wav2vec2, wav2vec2-bert"):
+    with pytest.raises(CheckpointError, match="expected one of hubert, lasr_encoder, wav2vec2, wav2vec2-bert, wavlm"):
         load_encoder(folder)
     edit_json(folder / "config.json", model_type="hubert", add_adapter=True)
     with pytest.raises(CheckpointError, match="adapters are not supported"):

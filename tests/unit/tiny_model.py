@@ -7,6 +7,7 @@ import torch
 from allophone.batch import SpeechBatch
 from allophone.models.lasr import Lasr, LasrConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
+from allophone.models.wavlm import Wavlm, WavlmConfig
 
 LASR = LasrConfig(
     hidden_size=24,
@@ -55,6 +56,33 @@ def lasr() -> Lasr:
             initializer_range=0.25,
         )
     )
+
+
+def wavlm() -> Wavlm:
+    """A third family with these frames, from the waveform."""
+    torch.manual_seed(0)
+    model = Wavlm(
+        WavlmConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            conv_dim=(8, 8),
+            conv_kernel=(40, 43),
+            conv_stride=(20, 32),
+            num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+            num_buckets=16,
+            max_bucket_distance=20,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+            activation_dropout=0.0,
+        )
+    )
+    with torch.no_grad():  # larger than the initial weights, which in so narrow a model do next to nothing
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
 
 
 def batch(labels: int = 1, rows: int = 3) -> SpeechBatch:

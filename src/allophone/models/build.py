@@ -5,9 +5,10 @@ from __future__ import annotations
 from allophone.models.hubert import Hubert, HubertConfig
 from allophone.models.lasr import Lasr, LasrConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
+from allophone.models.wavlm import Wavlm, WavlmConfig
 
-EncoderConfig = HubertConfig | LasrConfig | Wav2Vec2BertConfig
-Encoder = Hubert | Lasr | Wav2Vec2Bert
+EncoderConfig = HubertConfig | LasrConfig | Wav2Vec2BertConfig | WavlmConfig
+Encoder = Hubert | Lasr | Wav2Vec2Bert | Wavlm
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
@@ -25,12 +26,14 @@ def build_encoder(config: EncoderConfig) -> Encoder:
             return Lasr(config)
         case Wav2Vec2BertConfig():
             return Wav2Vec2Bert(config)
+        case WavlmConfig():
+            return Wavlm(config)
 
 
 def attention_projections(encoder: Encoder) -> tuple[str, ...]:
     """Names of the query, key, value and output projections of every layer, as PEFT's ``target_modules`` takes them."""
     match encoder:
-        case Hubert():
+        case Hubert() | Wavlm():
             return ("q_proj", "k_proj", "v_proj", "out_proj")
         case Lasr():
             return ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -43,5 +46,5 @@ def feed_forward_projections(encoder: Encoder) -> tuple[str, ...]:
     match encoder:
         case Lasr():
             return ("linear1", "linear2")
-        case Hubert() | Wav2Vec2Bert():
+        case Hubert() | Wav2Vec2Bert() | Wavlm():
             return ("intermediate_dense", "output_dense")

@@ -23,12 +23,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from allophone.errors import CheckpointError, ConfigError, suggest
-from allophone.models import hubert, lasr, wav2vec2_bert
+from allophone.models import hubert, lasr, wav2vec2_bert, waveform_encoder, wavlm
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 
 LINEAGE_FORMAT = "allophone-model-1"
-MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert")
-PREFIXES = ("hubert.", "wav2vec2.", "wav2vec2_bert.")
+MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert", "wavlm")
+PREFIXES = ("hubert.", "wav2vec2.", "wav2vec2_bert.", "wavlm.")
 """What stands before an encoder's parameter names in a file that also holds a head."""
 WEIGHT_NORM = {
     "pos_conv_embed.conv.weight_g": "pos_conv_embed.conv.parametrizations.weight.original0",
@@ -48,7 +48,7 @@ def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -
         revision: Branch, tag or commit of a hub model.
 
     Returns:
-        ``Hubert``, ``Lasr`` or ``Wav2Vec2Bert``, by the ``model_type`` in its ``config.json``.
+        ``Hubert``, ``Lasr``, ``Wav2Vec2Bert`` or ``Wavlm``, by the ``model_type`` in its ``config.json``.
 
     Raises:
         CheckpointError: There is no such model, a file is missing or damaged, or it is a model of another kind.
@@ -206,6 +206,8 @@ def _read_config(folder: Path) -> EncoderConfig:
             return lasr.from_transformers(values, preprocessor)
         if model_type == "wav2vec2-bert":
             return wav2vec2_bert.from_transformers(values, preprocessor)
+        if model_type == "wavlm":
+            return wavlm.from_transformers(values, preprocessor)
         return hubert.from_transformers(values, preprocessor)
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -228,11 +230,15 @@ def _read_preprocessor(folder: Path) -> dict[str, Any]:
 
 def _to_transformers(config: EncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Contents of ``config.json`` and ``preprocessor_config.json``."""
-    if isinstance(config, hubert.HubertConfig):
-        return hubert.to_transformers(config), hubert.preprocessor_to_transformers(config)
-    if isinstance(config, lasr.LasrConfig):
-        return lasr.to_transformers(config), lasr.preprocessor_to_transformers(config)
-    return wav2vec2_bert.to_transformers(config), wav2vec2_bert.preprocessor_to_transformers(config)
+    match config:
+        case hubert.HubertConfig():
+            return hubert.to_transformers(config), waveform_encoder.preprocessor_to_transformers(config)
+        case wavlm.WavlmConfig():
+            return wavlm.to_transformers(config), waveform_encoder.preprocessor_to_transformers(config)
+        case lasr.LasrConfig():
+            return lasr.to_transformers(config), lasr.preprocessor_to_transformers(config)
+        case wav2vec2_bert.Wav2Vec2BertConfig():
+            return wav2vec2_bert.to_transformers(config), wav2vec2_bert.preprocessor_to_transformers(config)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from allophone.batch import Packed
-from allophone.nn.attention import packed_attention
+from allophone.nn.attention import GatedBias, packed_attention
 from allophone.nn.convolution import activation
 
 
@@ -27,13 +27,27 @@ class SelfAttention(nn.Module):
         self.q_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, hidden: Packed) -> Tensor:
-        """Packed ``(N, D)`` to ``(N, D)``."""
+    def forward(self, hidden: Packed, by_distance: Tensor | None = None) -> Tensor:
+        """Packed ``(N, D)`` to ``(N, D)``.
+
+        Args:
+            hidden: What attends to itself.
+            by_distance: What :meth:`by_distance` of the first layer's attention gave. Shape ``(H, 2L - 1)``, or None.
+        """
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (projection(hidden.values).unflatten(-1, (self.num_heads, -1)) for projection in projections)
         dropout = self.dropout if self.training else 0.0
-        attended: Tensor = self.out_proj(packed_attention(q, k, v, hidden.lengths, dropout=dropout).flatten(1))
+        bias = None if by_distance is None else GatedBias(by_distance, self.gate(hidden.values))
+        attended: Tensor = self.out_proj(packed_attention(q, k, v, hidden.lengths, bias, dropout).flatten(1))
         return attended
+
+    def by_distance(self, longest: int) -> Tensor | None:
+        """What all layers add to logits by the distance of two frames, at most ``longest - 1``; here nothing."""
+        return None
+
+    def gate(self, values: Tensor) -> Tensor:
+        """How strongly each frame heeds distances, ``(N, D)`` to ``(N, H)``; here all alike."""
+        return values.new_ones(len(values), self.num_heads)
 
 
 class FeedForward(nn.Module):
@@ -59,42 +73,41 @@ class TransformerLayer(nn.Module):
 
     Args:
         dim: Width D.
-        num_heads: Heads; must divide ``dim``.
+        attention: Of the same width.
         inner_dim: Width F of the feed-forward part.
         activation_name: One of :data:`allophone.nn.convolution.ACTIVATIONS`.
         norm_first: Normalize before each part (pre-norm) rather than after each sum (post-norm).
         norm_eps: Added to variances.
         dropout: After attention and after the feed-forward part.
-        attention_dropout: On attention weights.
         inner_dropout: Inside the feed-forward part.
     """
 
     def __init__(
         self,
         dim: int,
-        num_heads: int,
+        attention: SelfAttention,
         inner_dim: int,
         activation_name: str = "gelu",
         *,
         norm_first: bool,
         norm_eps: float = 1e-5,
         dropout: float = 0.0,
-        attention_dropout: float = 0.0,
         inner_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
-        self.attention = SelfAttention(dim, num_heads, attention_dropout)
+        self.attention = attention
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(dim, eps=norm_eps)
         self.feed_forward = FeedForward(dim, inner_dim, activation_name, inner_dropout, dropout)
         self.final_layer_norm = nn.LayerNorm(dim, eps=norm_eps)
 
-    def forward(self, hidden: Packed) -> Packed:
-        """Packed ``(N, D)`` to packed ``(N, D)``."""
+    def forward(self, hidden: Packed, by_distance: Tensor | None = None) -> Packed:
+        """Packed ``(N, D)`` to packed ``(N, D)``; ``by_distance``: ``(H, 2L - 1)`` or None, as attention takes it."""
         values = hidden.values
         if self.norm_first:
-            values = values + self.dropout(self.attention(hidden.with_values(self.layer_norm(values))))
+            normalized = hidden.with_values(self.layer_norm(values))
+            values = values + self.dropout(self.attention(normalized, by_distance))
             return hidden.with_values(values + self.feed_forward(self.final_layer_norm(values)))
-        values = self.layer_norm(values + self.dropout(self.attention(hidden)))
+        values = self.layer_norm(values + self.dropout(self.attention(hidden, by_distance)))
         return hidden.with_values(self.final_layer_norm(values + self.feed_forward(values)))

@@ -18,6 +18,7 @@ from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.report import write_report
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash, save_encoder
+from allophone.models.wavlm import Wavlm
 from allophone.nn.codebook import Codebook
 from allophone.recipes.expand_report import report_content
 from allophone.recipes.ledger import (
@@ -299,7 +300,7 @@ def save_pack(expanded: Expanded, codebook: Codebook, base: Base, folder: Path, 
     expanded.expansion.save_pack(folder)
     codebook.save(folder)
     save_heads(expanded.expansion.method, folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(pack_card(card, base.encoder), encoding="utf-8")
     lineage = {
         "format": "allophone-pack-1",
         "base_model_hash": model_hash(base.encoder),
@@ -308,6 +309,16 @@ def save_pack(expanded: Expanded, codebook: Codebook, base: Base, folder: Path, 
     }
     (folder / "allophone.json").write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def pack_card(card: str, encoder: Encoder) -> str:
+    """The model's card, with a warning where a program that loads the pack would ignore it without a word."""
+    if not isinstance(encoder, Wavlm):
+        return card
+    return (
+        f"{card}\nThe WavLM of `transformers` (5.23 and before) reads the weights of its attention past PEFT's layers: "
+        "this pack changes nothing there. Load the merged model instead, which lies beside the pack.\n"
+    )
 
 
 def model_card(base: Path | str, language: str, new: Corpus, config: ExpandConfig) -> str:

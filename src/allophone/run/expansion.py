@@ -28,6 +28,7 @@ from allophone.methods.language_expansion import (
 from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
 from allophone.models.build import Encoder, attention_projections, build_encoder, feed_forward_projections
 from allophone.models.hubert import Hubert
+from allophone.models.wavlm import Wavlm
 from allophone.nn.codebook import Codebook
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.execute import Report, build_stream, prepare_targets, silent, usable
@@ -59,7 +60,7 @@ class ExpandConfig:
     """Rank of LoRA (arXiv:2406.14092: 24)."""
     adapt: Literal["attention", "linear"] | None = None
     """What gets LoRA: attention's projections as in the paper, or the feed-forward modules' layers too. None =
-    attention in HuBERT and wav2vec 2.0; both in Conformers, where attention alone left probes as they were
+    attention in HuBERT, wav2vec 2.0 and WavLM; both in Conformers, where attention alone left probes as they were
     (docs/LOG.md)."""
     steps: int = 400
     """Updates of LoRA, and as many of the control."""
@@ -305,7 +306,7 @@ def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int, layers: tupl
 def adapted_layers(encoder: Encoder, adapt: str | None) -> tuple[str, ...]:
     """Names of the layers that get LoRA; ``adapt`` as in :class:`ExpandConfig`."""
     attention = attention_projections(encoder)
-    if adapt == "attention" or (adapt is None and isinstance(encoder, Hubert)):
+    if adapt == "attention" or (adapt is None and isinstance(encoder, Hubert | Wavlm)):
         return attention
     return attention + feed_forward_projections(encoder)
 
