@@ -59,9 +59,15 @@ LARGE: dict[str, Any] = {
     "intermediate_size": 4096,
 }
 LAYER_NORM: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+SLOW: dict[int, dict[str, Any]] = {
+    40: {"conv_kernel": [10, 5, 3, 3, 3, 3, 3], "conv_stride": [5, 4, 2, 2, 2, 2, 2]},
+    80: {"conv_kernel": [10, 5, 5, 3, 3, 3, 3], "conv_stride": [5, 4, 4, 2, 2, 2, 2]},
+}
 VARIANTS: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any], dict[str, Any], bool, bool]] = {
     # class, config class, architecture, true sizes, do_normalize, return_attention_mask
     "hubert-base": (HubertModel, HubertConfig, {}, BASE, False, False),
+    "hubert-base-40ms": (HubertModel, HubertConfig, SLOW[40], BASE, False, False),
+    "hubert-base-80ms": (HubertModel, HubertConfig, SLOW[80], BASE, False, False),
     "hubert-large": (HubertModel, HubertConfig, LAYER_NORM, LARGE, True, True),
     "wav2vec2-base": (Wav2Vec2Model, Wav2Vec2Config, {}, BASE, True, False),
     "xls-r-300m": (Wav2Vec2Model, Wav2Vec2Config, LAYER_NORM, LARGE, True, True),
@@ -119,7 +125,8 @@ def test_every_hidden_state(written: Written, speech: Callable[..., Tensor]) -> 
     encoder = load_encoder(folder)
     assert {name for name, _ in encoder.named_parameters()} == {name for name, _ in model.named_parameters()}
     beyond = 17.0 if model.config.model_type == "wavlm" else 6.3  # more frames than WavLM tells distances apart
-    for seconds in (0.025, 0.5, beyond):
+    shortest = encoder.clock.receptive_field / 16_000
+    for seconds in (shortest, 0.5, beyond):
         clip = speech(seconds) + 0.02
         assert largest_difference(ours(encoder, clip), theirs(model, extractor, clip)) <= TOLERANCE
 
@@ -153,6 +160,8 @@ def test_a_fresh_encoder_of_ours_opens_there(tmp_path: Path, speech: Callable[..
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     for config in (
         hubert.HubertConfig(**sizes, conv_dim=(16,) * 7, feature_grad_mult=0.1, do_normalize=True),
+        hubert.HubertConfig(**sizes, conv_dim=(16,) * 7, **hubert.RESOLUTIONS[40]),
+        hubert.HubertConfig(**sizes, conv_dim=(16,) * 7, **hubert.RESOLUTIONS[80]),
         wavlm.WavlmConfig(**sizes, conv_dim=(16,) * 7, num_buckets=16, max_bucket_distance=30),
         Wav2Vec2BertConfig(**sizes, feature_stride=4),
     ):

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from allophone.models import wavlm
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 from allophone.models.hubert import published_config
+from allophone.models.mr_hubert import MrHubertConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
 
 Speech = Callable[..., Tensor]
@@ -31,7 +32,14 @@ CONV: dict[str, Any] = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "n
 CONFIGS: dict[str, EncoderConfig] = {
     **{
         name: replace(published_config(name), **SIZES, **CONV)
-        for name in ("hubert-base", "hubert-large", "wav2vec2-base", "xls-r-300m")
+        for name in (
+            "hubert-base",
+            "hubert-base-40ms",
+            "hubert-base-80ms",
+            "hubert-large",
+            "wav2vec2-base",
+            "xls-r-300m",
+        )
     },
     **{
         name: replace(wavlm.published_config(name), **SIZES, **CONV, num_buckets=32, max_bucket_distance=60)
@@ -39,6 +47,7 @@ CONFIGS: dict[str, EncoderConfig] = {
     },
     "wav2vec2-bert": Wav2Vec2BertConfig(**SIZES, conformer_conv_dropout=0.0, feature_stride=4),
     "lasr": LASR,
+    "mr-hubert": MrHubertConfig(**{**SIZES, "num_hidden_layers": 3}, **CONV, block_layers=(1, 1, 1)),
 }
 SECONDS = (3.1, 0.5, 1.7, 1.7, 6.2, 0.9)
 """Two are equal; one is longer than a piece of the front end."""

@@ -14,6 +14,7 @@ from allophone.errors import ConfigError, ShapeError
 from allophone.models.build import attention_projections, build_encoder
 from allophone.models.hubert import Hubert, HubertConfig, from_transformers, published_config, to_transformers
 from allophone.models.lasr import LasrConfig
+from allophone.models.mr_hubert import MrHubertConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
 from allophone.nn import convolution
 from allophone.nn.convolution import ConvolutionalFrontEnd, PositionalConvolution
@@ -207,7 +208,8 @@ def test_feature_grad_mult_scales_the_front_end_only() -> None:
 def test_lora_reaches_every_projection_and_starts_as_the_base() -> None:
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     lasr = LasrConfig(**sizes, subsampling_conv_channels=16, attention_bias=True)
-    for config in (GROUP, LAYER, Wav2Vec2BertConfig(**sizes, conformer_conv_dropout=0.0), lasr):
+    two_rates = MrHubertConfig(**TINY, block_layers=(1, 1, 1))
+    for config in (GROUP, LAYER, two_rates, Wav2Vec2BertConfig(**sizes, conformer_conv_dropout=0.0), lasr):
         torch.manual_seed(0)
         model = build_encoder(config).eval()
         waveform, lengths = batch(8000, 5000)

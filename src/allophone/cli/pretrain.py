@@ -25,7 +25,11 @@ def add(verbs: Verbs) -> None:
     )
     add_corpus(parser)
     parser.add_argument(
-        "--recipe", default="starter", metavar="NAME", help="'starter' or 'hubert-base' (default: starter)"
+        "--recipe",
+        default="starter",
+        metavar="NAME",
+        help="'starter', 'hubert-base' or 'hubert-small'; the HuBERT ones may end in '-40ms' or '-80ms', or begin "
+        "with 'mr-' for two rates at once, and --plan compares their costs (default: starter)",
     )
     parser.add_argument("--steps", type=counts, metavar="A,B", help="updates of each iteration (default: the recipe's)")
     parser.add_argument(
@@ -41,19 +45,24 @@ def add(verbs: Verbs) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Pretrain."""
-    from allophone.recipes.pretrain import pretrain, recipe_configs
+    from allophone.recipes.pretrain import pretrain, recipe_configs, resolutions
 
     denoise = make(DENOISE, arguments)
     corpus = open_corpus(arguments.corpus)
     if arguments.plan:
         from allophone.recipes.denoise import describe, open_sounds, with_denoising
         from allophone.run.execute import usable
-        from allophone.run.plan import plan_pretraining
+        from allophone.run.plan import COMPARED_SECONDS, compare_costs, plan_pretraining
 
         configs = with_denoising(recipe_configs(arguments.recipe, arguments.seed, arguments.steps), denoise)
         training, _ = usable(corpus, configs[0].data)
         notes = describe(configs[0], open_sounds(denoise))
         say(str(plan_pretraining(configs, sum(training.hours().values()), notes)))
+        compared = compare_costs(resolutions(arguments.recipe, arguments.seed))
+        if compared:
+            say(f"Frame rates, once through an hour of audio in clips of {COMPARED_SECONDS:g} s:")
+        for cost in compared:
+            say(str(cost))
         return 0
     with stages() as report:
         result = pretrain(

@@ -19,6 +19,10 @@ from allophone.batch import Packed, SpeechBatch, valid_positions
 from allophone.errors import ConfigError, DataError
 from allophone.losses.masked_prediction import masked_prediction_loss
 from allophone.methods.base import ParameterGroup, StepOutput
+from allophone.models.output import EncoderOutput
+
+Sums = dict[str, tuple[Tensor, Tensor]]
+"""For the journal: name to (sum, count)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +51,12 @@ class MaskedPredictionConfig:
             raise ConfigError(f"Masked prediction needs >= 2 units and >= 1 label a frame; got {self}.")
 
 
+def new_table(config: MaskedPredictionConfig) -> nn.Parameter:
+    """A fresh table of unit embeddings, ``(K + extra rows, E)``."""
+    table = torch.empty(config.num_units + config.extra_rows, config.projection_dim)
+    return nn.Parameter(table.uniform_() if config.table_init == "uniform" else table.normal_())
+
+
 class MaskedPrediction(nn.Module):
     """An encoder, a projection and a table of unit embeddings."""
 
@@ -55,9 +65,7 @@ class MaskedPrediction(nn.Module):
         self.config = config
         self.encoder = encoder
         self.final_proj = nn.Linear(encoder.dim, config.projection_dim * config.labels_per_frame)  # type: ignore[arg-type]
-        rows = config.num_units + config.extra_rows
-        table = torch.empty(rows, config.projection_dim)
-        self.label_embeddings = nn.Parameter(table.uniform_() if config.table_init == "uniform" else table.normal_())
+        self.label_embeddings = new_table(config)
 
     def count(self, batch: SpeechBatch) -> Tensor:
         """Predictions that enter the loss: masked ones, and visible ones when they have weight (as in fairseq)."""
@@ -73,19 +81,29 @@ class MaskedPrediction(nn.Module):
         """
         masked, visible = self._positions(batch)
         output = self.encoder(batch.waveform, batch.waveform_lengths, batch.masked)
-        last = output.hidden_states[-1]
-        masked_sum, masked_correct, masked_count = self._loss(last, batch, masked)
-        sums = {"loss_masked": (masked_sum.detach(), masked_count), "accuracy_masked": (masked_correct, masked_count)}
-        loss_sum = masked_sum
-        if self.config.unmasked_weight > 0:
-            visible_sum, visible_correct, visible_count = self._loss(last, batch, visible)
-            loss_sum = loss_sum + self.config.unmasked_weight * visible_sum
-            sums["accuracy_unmasked"] = (visible_correct, visible_count)
+        loss_sum, sums = self._predictions(output, batch)
         if output.features_penalty is not None and self.config.penalty_weight > 0:
             mean_square = output.features_penalty / max(output.feature_count, 1)
             loss_sum = loss_sum + self.config.penalty_weight * mean_square * self.count(batch)
         sums["masked_fraction"] = (masked.sum(), masked.sum() + visible.sum())
         return StepOutput(loss_sum=loss_sum, sums=sums)
+
+    def _predictions(self, output: EncoderOutput, batch: SpeechBatch) -> tuple[Tensor, Sums]:
+        """Loss sum of masked and, where they have weight, visible frames, and what the journal is told."""
+        return self._predict(output.hidden_states[-1], batch, self.final_proj, self.label_embeddings)
+
+    def _predict(
+        self, hidden: Packed, batch: SpeechBatch, projection: nn.Module, table: Tensor, suffix: str = ""
+    ) -> tuple[Tensor, Sums]:
+        """The same for frames ``hidden`` ``(N, D)`` of a batch at their rate; ``suffix`` ends the journal's names."""
+        masked, visible = self._positions(batch)
+        loss_sum, correct, count = self._loss(hidden, batch, masked, projection, table)
+        sums = {"loss_masked" + suffix: (loss_sum.detach(), count), "accuracy_masked" + suffix: (correct, count)}
+        if self.config.unmasked_weight > 0:
+            visible_sum, correct, count = self._loss(hidden, batch, visible, projection, table)
+            loss_sum = loss_sum + self.config.unmasked_weight * visible_sum
+            sums["accuracy_unmasked" + suffix] = (correct, count)
+        return loss_sum, sums
 
     def _positions(self, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
         """Masked and visible real frames, both ``(B, T)`` bool."""
@@ -98,14 +116,16 @@ class MaskedPrediction(nn.Module):
         valid = valid_positions(batch.frame_lengths, batch.masked.shape[1])
         return batch.masked & valid, ~batch.masked & valid
 
-    def _loss(self, hidden: Packed, batch: SpeechBatch, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(
+        self, hidden: Packed, batch: SpeechBatch, chosen: Tensor, projection: nn.Module, table: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss sum, correct and count over the frames ``chosen`` ``(B, T)``."""
         assert batch.units is not None
         valid = valid_positions(batch.frame_lengths, chosen.shape[1])
-        projected = self.final_proj(hidden.values[chosen[valid]])
+        projected = projection(hidden.values[chosen[valid]])
         units = batch.units[chosen].reshape(-1)
         loss_sum, correct = masked_prediction_loss(
-            projected.reshape(-1, self.config.projection_dim), self.label_embeddings, units, self.config.temperature
+            projected.reshape(-1, self.config.projection_dim), table, units, self.config.temperature
         )
         return loss_sum, correct, torch.tensor(len(units))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from allophone.models.hubert import Hubert, HubertConfig
 from allophone.models.lasr import Lasr, LasrConfig
+from allophone.models.mr_hubert import MrHubert, MrHubertConfig
+from allophone.models.multi_resolution import FusedEncoder, FusionConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
 from allophone.models.wavlm import Wavlm, WavlmConfig
 
-EncoderConfig = HubertConfig | LasrConfig | Wav2Vec2BertConfig | WavlmConfig
-Encoder = Hubert | Lasr | Wav2Vec2Bert | Wavlm
+EncoderConfig = HubertConfig | LasrConfig | Wav2Vec2BertConfig | WavlmConfig | MrHubertConfig | FusionConfig
+Encoder = Hubert | Lasr | Wav2Vec2Bert | Wavlm | MrHubert | FusedEncoder
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
@@ -28,12 +30,16 @@ def build_encoder(config: EncoderConfig) -> Encoder:
             return Wav2Vec2Bert(config)
         case WavlmConfig():
             return Wavlm(config)
+        case MrHubertConfig():
+            return MrHubert(config)
+        case FusionConfig():
+            return FusedEncoder(config)
 
 
 def attention_projections(encoder: Encoder) -> tuple[str, ...]:
     """Names of the query, key, value and output projections of every layer, as PEFT's ``target_modules`` takes them."""
     match encoder:
-        case Hubert() | Wavlm():
+        case Hubert() | Wavlm() | MrHubert() | FusedEncoder():
             return ("q_proj", "k_proj", "v_proj", "out_proj")
         case Lasr():
             return ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -46,5 +52,5 @@ def feed_forward_projections(encoder: Encoder) -> tuple[str, ...]:
     match encoder:
         case Lasr():
             return ("linear1", "linear2")
-        case Hubert() | Wav2Vec2Bert() | Wavlm():
+        case Hubert() | Wav2Vec2Bert() | Wavlm() | MrHubert() | FusedEncoder():
             return ("intermediate_dense", "output_dense")

@@ -22,12 +22,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, suggest
-from allophone.models import hubert, lasr, wav2vec2_bert, waveform_encoder, wavlm
+from allophone.frames import SAMPLE_RATE
+from allophone.models import hubert, lasr, mr_hubert, wav2vec2_bert, waveform_encoder, wavlm
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
+from allophone.models.multi_resolution import FusionConfig
 
 LINEAGE_FORMAT = "allophone-model-1"
-MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert", "wavlm")
+FUSION = "allophone-fusion"
+OWN_TYPES = (FUSION, "mr-hubert")
+"""Of folders that ``transformers`` has no class for."""
+MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert", "wavlm", *OWN_TYPES)
 PREFIXES = ("hubert.", "wav2vec2.", "wav2vec2_bert.", "wavlm.")
 """What stands before an encoder's parameter names in a file that also holds a head."""
 WEIGHT_NORM = {
@@ -48,7 +54,7 @@ def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -
         revision: Branch, tag or commit of a hub model.
 
     Returns:
-        ``Hubert``, ``Lasr``, ``Wav2Vec2Bert`` or ``Wavlm``, by the ``model_type`` in its ``config.json``.
+        The encoder that the ``model_type`` in its ``config.json`` names, one of :data:`MODEL_TYPES`.
 
     Raises:
         CheckpointError: There is no such model, a file is missing or damaged, or it is a model of another kind.
@@ -84,6 +90,8 @@ def save_encoder(
     dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write an encoder as a folder that ``transformers`` and :func:`load_encoder` read.
+
+    What ``transformers`` has no class for (MR-HuBERT and fusions) is read by :func:`load_encoder` alone.
 
     Args:
         encoder: The model, without adapters (merge them first).
@@ -208,6 +216,10 @@ def _read_config(folder: Path) -> EncoderConfig:
             return wav2vec2_bert.from_transformers(values, preprocessor)
         if model_type == "wavlm":
             return wavlm.from_transformers(values, preprocessor)
+        if model_type == "mr-hubert":
+            return mr_hubert.from_config(values, preprocessor)
+        if model_type == FUSION:
+            return from_dict(FusionConfig, values.get("fusion", {}), "config.json: fusion")
         return hubert.from_transformers(values, preprocessor)
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -239,6 +251,11 @@ def _to_transformers(config: EncoderConfig) -> tuple[dict[str, Any], dict[str, A
             return lasr.to_transformers(config), lasr.preprocessor_to_transformers(config)
         case wav2vec2_bert.Wav2Vec2BertConfig():
             return wav2vec2_bert.to_transformers(config), wav2vec2_bert.preprocessor_to_transformers(config)
+        case mr_hubert.MrHubertConfig():
+            return mr_hubert.to_config(config), waveform_encoder.preprocessor_to_transformers(config)
+        case FusionConfig():
+            own = {"architectures": ["FusedEncoder"], "model_type": FUSION, "fusion": to_dict(config)}
+            return own, {"sampling_rate": SAMPLE_RATE}
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

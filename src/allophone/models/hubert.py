@@ -28,14 +28,29 @@ class HubertConfig(WaveformConfig):
     """Batch norm (running statistics) instead of weight norm in the positional convolution."""
 
 
+RESOLUTIONS: dict[int, dict[str, Any]] = {
+    20: {},
+    40: {"conv_kernel": (10, 5, 3, 3, 3, 3, 3), "conv_stride": (5, 4, 2, 2, 2, 2, 2)},
+    80: {"conv_kernel": (10, 5, 5, 3, 3, 3, 3), "conv_stride": (5, 4, 4, 2, 2, 2, 2)},
+}
+"""Front ends by the milliseconds between two frames: 20 of HuBERT, 40 of ESPnet's CV-HuBERT, 80 its continuation.
+
+The convolutions of the 80-ms CV-HuBERT (arXiv:2309.15317) are not published; these are our choice.
+"""
+
+
 def published_config(name: str) -> HubertConfig:
-    """The architecture of a published family: ``hubert-base``, ``hubert-large``, ``wav2vec2-base`` or ``xls-r-300m``.
+    """The architecture of a published family.
+
+    ``hubert-base``, ``hubert-base-40ms``, ``hubert-base-80ms``, ``hubert-large``, ``wav2vec2-base`` or ``xls-r-300m``.
 
     Raises:
         ConfigError: Another name.
     """
     known: dict[str, dict[str, Any]] = {
         "hubert-base": {},
+        "hubert-base-40ms": RESOLUTIONS[40],
+        "hubert-base-80ms": RESOLUTIONS[80],
         "hubert-large": {**LARGE, "conv_bias": True},
         "wav2vec2-base": {"model_type": "wav2vec2", "do_normalize": True},
         "xls-r-300m": {**LARGE, "conv_bias": True, "model_type": "wav2vec2"},

@@ -21,6 +21,8 @@ class EncoderOutput:
     """Sum of squares of the convolutional features over real frames, shape ``()``; None without such a front end."""
     feature_count: int = 0
     """Values in that sum."""
+    coarse: Packed | None = None
+    """Last hidden state at a lower rate, ``(N', D)``, of an encoder that has one and ran far enough."""
 
 
 def checked_lengths(waveform: Tensor, waveform_lengths: Tensor, receptive_field: int) -> list[int]:

@@ -24,6 +24,7 @@ from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.models.output import EncoderOutput, checked_depth, checked_lengths, flat_mask
 from allophone.nn.convolution import ConvolutionalFrontEnd, PositionalConvolution, convolution_clock
+from allophone.nn.resampling import cut
 from allophone.nn.transformer import SelfAttention, TransformerLayer
 
 LARGE: dict[str, Any] = {
@@ -132,18 +133,33 @@ class FeatureProjection(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """Positional convolution and layers; the layer norm stands before them (post-norm) or after them (pre-norm)."""
+    """Positional convolution and layers; the layer norm stands before them (post-norm) or after them (pre-norm).
 
-    def __init__(self, config: WaveformConfig, attention: AttentionOf, batch_norm: bool) -> None:
+    Args:
+        config: Sizes and kinds.
+        attention: Makes the attention of each layer.
+        num_layers: How many; not always all of the config.
+        positions: ``weight`` or ``batch`` norm in the positional convolution; None = there is no such convolution.
+    """
+
+    def __init__(
+        self,
+        config: WaveformConfig,
+        attention: AttentionOf,
+        num_layers: int,
+        positions: Literal["weight", "batch"] | None = "weight",
+    ) -> None:
         super().__init__()
         self.norm_first = config.do_stable_layer_norm
-        self.pos_conv_embed = PositionalConvolution(
-            config.hidden_size,
-            config.num_conv_pos_embeddings,
-            config.num_conv_pos_embedding_groups,
-            batch_norm,
-            config.feat_extract_activation,
-        )
+        if positions is not None:
+            self.pos_conv_embed = PositionalConvolution(
+                config.hidden_size,
+                config.num_conv_pos_embeddings,
+                config.num_conv_pos_embedding_groups,
+                positions == "batch",
+                config.feat_extract_activation,
+            )
+        self.has_positions = positions is not None
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(
@@ -157,12 +173,12 @@ class TransformerEncoder(nn.Module):
                 dropout=config.hidden_dropout,
                 inner_dropout=config.activation_dropout,
             )
-            for index in range(config.num_hidden_layers)
+            for index in range(num_layers)
         )
 
     def forward(self, hidden: Packed, num_layers: int) -> tuple[Packed, ...]:
         """Packed ``(N, D)`` to ``num_layers + 1`` hidden states; the very last of a pre-norm model is normalized."""
-        values = hidden.values + self.pos_conv_embed(hidden)
+        values = hidden.values + self.pos_conv_embed(hidden) if self.has_positions else hidden.values
         hidden = hidden.with_values(self.dropout(values if self.norm_first else self.layer_norm(values)))
         states, layers = [hidden], list(self.layers)[:num_layers]
         by_distance = cast(TransformerLayer, layers[0]).attention.by_distance(max(hidden.lengths)) if layers else None
@@ -181,6 +197,7 @@ class WaveformEncoder(nn.Module):
         attention: Makes the attention of each layer.
         normalize_features: Layer norm before the projection to D.
         position_batch_norm: Batch norm instead of weight norm in the positional convolution.
+        own_layers: Layers of ``encoder``; None = all of the config. The others are made by a subclass.
     """
 
     def __init__(
@@ -190,6 +207,7 @@ class WaveformEncoder(nn.Module):
         *,
         normalize_features: bool = True,
         position_batch_norm: bool = False,
+        own_layers: int | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -206,12 +224,9 @@ class WaveformEncoder(nn.Module):
             config.feat_extract_activation,
         )
         self.feature_projection = FeatureProjection(config, normalize_features)
-        self.encoder = TransformerEncoder(config, attention, position_batch_norm)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        layers = config.num_hidden_layers if own_layers is None else own_layers
+        self.encoder = TransformerEncoder(config, attention, layers, "batch" if position_batch_norm else "weight")
+        initialize(self)
 
     def forward(
         self,
@@ -237,22 +252,34 @@ class WaveformEncoder(nn.Module):
             ConfigError: ``num_layers`` is more than the model has.
         """
         stop = checked_depth(num_layers, self.num_layers)
+        features, embedded = self.embed(waveform, waveform_lengths, masked)
+        states: tuple[Packed, ...] = self.encoder(embedded, stop)
+        if self.config.published_padding:
+            frames = [self.clock.count(length) for length in waveform_lengths.tolist()]
+            states = tuple(cut(state, frames) for state in states)
+        return EncoderOutput(
+            hidden_states=states,
+            features_penalty=features.values.float().square().sum(),
+            feature_count=features.values.numel(),
+        )
+
+    def embed(self, waveform: Tensor, waveform_lengths: Tensor, masked: Tensor | None) -> tuple[Packed, Packed]:
+        """What the transformer gets, of what :meth:`forward` gets: ``(B, S)``, ``(B,)`` and ``(B, T)`` or None.
+
+        Returns:
+            Convolutional features, packed ``(N, C)``, and what they become by projection and mask, packed ``(N, D)``.
+
+        Raises:
+            ShapeError: Shapes disagree, or an utterance is shorter than a frame.
+        """
         lengths = checked_lengths(waveform, waveform_lengths, self.clock.receptive_field)
-        frames = [self.clock.count(length) for length in lengths]
         unmasked_padding = self.config.published_padding and not self.config.return_attention_mask
         features = self.features(waveform, [waveform.shape[1]] * len(lengths) if unmasked_padding else lengths)
         values = self.feature_projection(features.values)
         if masked is not None:
             mask_vector = self.masked_spec_embed.to(values.dtype)
             values = torch.where(flat_mask(masked, features.lengths)[:, None], mask_vector, values)
-        states: tuple[Packed, ...] = self.encoder(features.with_values(values), stop)
-        if unmasked_padding:
-            states = tuple(_cut(state, frames) for state in states)
-        return EncoderOutput(
-            hidden_states=states,
-            features_penalty=features.values.float().square().sum(),
-            feature_count=features.values.numel(),
-        )
+        return features, features.with_values(values)
 
     def features(self, waveform: Tensor, lengths: Sequence[int]) -> Packed:
         """Convolutional features of each utterance's real samples.
@@ -269,7 +296,7 @@ class WaveformEncoder(nn.Module):
             waveforms = [_standardized(samples) for samples in waveforms]
         if self.config.published_padding:
             padded = [nn.functional.pad(samples, (0, waveform.shape[1] - len(samples))) for samples in waveforms]
-            features = _cut(self.feature_extractor(padded), [self.clock.count(length) for length in lengths])
+            features = cut(self.feature_extractor(padded), [self.clock.count(length) for length in lengths])
         else:
             features = self.feature_extractor(waveforms)
         if self.config.feature_grad_mult == 1.0 or not features.values.requires_grad:
@@ -297,10 +324,13 @@ def _standardized(samples: Tensor) -> Tensor:
     return (samples - mean) / (variance + 1e-7).sqrt()
 
 
-def _cut(packed: Packed, lengths: Sequence[int]) -> Packed:
-    """Only the first frames of each utterance."""
-    parts = [part[:length] for part, length in zip(packed.split(), lengths, strict=True)]
-    return Packed(torch.cat(parts), tuple(lengths))
+def initialize(module: nn.Module) -> None:
+    """Draw all linear and embedding weights of a module as HuBERT does; biases become 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
 
 
 def to_transformers(config: WaveformConfig, architecture: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from allophone.frames import FrameClock
 from allophone.nn.attention import by_length, length_groups
 
 PIECE_FRAMES = 100
-"""Encoder frames that the front end computes at once (2 s at a hop of 320 samples): fits a cache, costs no halo."""
+"""Frames of 20 ms that the front end computes at once, fewer where they are longer: 2 s fit a cache, cost no halo."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -161,8 +161,9 @@ class ConvolutionalFrontEnd(nn.Module):
             Packed ``(N, C)``; ``clock.count(S)`` frames for each utterance.
         """
         counts = tuple(self.clock.count(len(waveform)) for waveform in waveforms)
-        starts = [(index, start) for index, n in enumerate(counts) for start in range(0, n, PIECE_FRAMES)]
-        pieces = [(index, start, min(PIECE_FRAMES, counts[index] - start)) for index, start in starts]
+        most = max(1, PIECE_FRAMES * 320 // self.clock.hop)
+        starts = [(index, start) for index, n in enumerate(counts) for start in range(0, n, most)]
+        pieces = [(index, start, min(most, counts[index] - start)) for index, start in starts]
         first = cast(ConvolutionLayer, self.conv_layers[0])
         folded = [first.folded(waveform) for waveform in waveforms] if self.norm == "group" else None
         outputs: list[Tensor] = [waveforms[0]] * len(pieces)

@@ -5,10 +5,16 @@ Shape letters: T frames. This file draws masks; it does not apply them.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from allophone.errors import ConfigError
+from allophone.frames import FrameClock
+
+SPAN_SECONDS = 0.2
+"""Length of one masked span at every frame rate; HuBERT's 10 frames of 20 ms."""
 
 
 def span_mask(
@@ -57,6 +63,16 @@ def span_mask(
     starts = torch.randperm(frames - length, generator=generator)[:spans]
     masked[(starts[:, None] + torch.arange(length)).reshape(-1)] = True
     return masked
+
+
+def span_frames(clock: FrameClock) -> int:
+    """Frames of a span of :data:`SPAN_SECONDS`, rounded up.
+
+    Example:
+        >>> [span_frames(FrameClock(hop=hop, receptive_field=hop)) for hop in (320, 640, 1280)]
+        [10, 5, 3]
+    """
+    return math.ceil(SPAN_SECONDS * clock.rate - 1e-9)
 
 
 def expected_masked_fraction(probability: float, length: int) -> float:

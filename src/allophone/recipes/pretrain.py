@@ -17,7 +17,9 @@ from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.conversion import load_encoder, save_encoder
 from allophone.models.hubert import published_config
 from allophone.models.lasr import LasrConfig
+from allophone.models.mr_hubert import MrHubert
 from allophone.recipes.denoise import DenoiseConfig, describe, disturbed, open_sounds, save_quarantines, with_denoising
+from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.execute import (
     Report,
@@ -127,18 +129,37 @@ def recipe_configs(recipe: str, seed: int, steps: tuple[int, ...] | None = None)
     )
 
 
+def resolutions(recipe: str, seed: int) -> dict[str, RunConfig]:
+    """Last iterations of the recipes that differ from this one in their frame rates, itself among them; or none."""
+    family = next((names for names in FAMILIES if recipe in names), ())
+    return {name: RECIPES[name](seed)[-1] for name in family}
+
+
 HEAD_STEPS = 600
 """Updates of the head for the final encoder's own units; the encoder is frozen."""
 
 CARD = """# Encoder pretrained by allophone
 
 Masked prediction of discrete units, last iteration {steps} updates. `codebook.safetensors` holds {num_units} units of
-layer {layer}; `heads.safetensors` the projection and label table that predict them. Opens in `transformers`.
+layer {layer}; `heads.safetensors` the projection and label table that predict them. {opens}
 
 Audio heard, hours: {hours}.
 """
 
-RECIPES = {"starter": starter, "hubert-base": hubert_base}
+RECIPES = {
+    "starter": starter,
+    "hubert-base": hubert_base,
+    "hubert-base-40ms": lambda seed=0: at_resolution(hubert_base(seed), 40),
+    "hubert-base-80ms": lambda seed=0: at_resolution(hubert_base(seed), 80),
+    "mr-hubert-base": lambda seed=0: mr_hubert(hubert_base(seed), layer=9),
+    "hubert-small": hubert_small,
+    "hubert-small-40ms": lambda seed=0: at_resolution(hubert_small(seed), 40),
+    "hubert-small-80ms": lambda seed=0: at_resolution(hubert_small(seed), 80),
+    "mr-hubert-small": lambda seed=0: mr_hubert(hubert_small(seed), layer=4),
+}
+FAMILIES = tuple((size, f"{size}-40ms", f"{size}-80ms", f"mr-{size}") for size in ("hubert-base", "hubert-small"))
+"""Recipes that differ in their frame rates alone."""
+OPENS = "`transformers` has no class for this architecture: open it with `allophone.SpeechEncoder.load`."
 CLEAN = DenoiseConfig()
 
 
@@ -222,7 +243,9 @@ def finish(
     source = load_encoder(trained)
     training, _ = usable(corpus, config.data)
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(training.hours().items()))
-    card = CARD.format(hours=hours, steps=config.train.steps, layer=layer, num_units=config.targets.num_units)
+    opens = OPENS if isinstance(source, MrHubert) else "Opens in `transformers`."
+    steps, num_units = config.train.steps, config.targets.num_units
+    card = CARD.format(hours=hours, steps=steps, layer=layer, num_units=num_units, opens=opens)
     save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
     encoder = load_encoder(folder)
     targets = replace(config.targets, layer=layer)

@@ -10,6 +10,8 @@ from allophone.errors import ConfigError
 from allophone.methods.masked_prediction import MaskedPredictionConfig
 from allophone.models.hubert import HubertConfig
 from allophone.models.lasr import LasrConfig
+from allophone.models.mr_hubert import MrHubertConfig
+from allophone.models.multi_resolution import FusionConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
 from allophone.models.wavlm import WavlmConfig
 from allophone.train.config import TrainConfig
@@ -67,7 +69,7 @@ class RunConfig:
     """Folder name of the iteration."""
     seed: int
     """Of initialization, clustering, sampling, masks and dropout."""
-    encoder: Wav2Vec2BertConfig | LasrConfig | HubertConfig | WavlmConfig
+    encoder: Wav2Vec2BertConfig | LasrConfig | HubertConfig | WavlmConfig | MrHubertConfig | FusionConfig
     """What is trained; its type says which model."""
     targets: TargetsConfig
     """What it predicts."""

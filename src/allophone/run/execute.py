@@ -26,6 +26,7 @@ from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError, DataError
 from allophone.frames import FrameClock, seconds_to_samples
 from allophone.methods.masked_prediction import MaskedPrediction
+from allophone.methods.two_rate_prediction import TwoRatePrediction, prediction
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import load_encoder, model_hash, save_encoder
 from allophone.nn.codebook import Codebook
@@ -250,7 +251,7 @@ def execute(
     if config.warm_start:
         assert teacher is not None
         encoder.load_state_dict(teacher.state_dict())
-    method = MaskedPrediction(encoder, config.method())
+    method = prediction(encoder, config.method())
     stream = build_stream(training, units, encoder, config, sounds)
     identity = {"config": to_dict(config), "codebook": codebook.hash, "corpus": training.hash, **sounds.hashes()}
     with closing(stream):
@@ -265,12 +266,16 @@ def execute(
 
 
 def save_heads(method: MaskedPrediction, folder: Path) -> None:
-    """Write projection and label table beside a model; others may ignore the file."""
+    """Write projection and label table beside a model, of the slow rate too where it has one; others may ignore it."""
     tensors = {
         "final_proj.weight": method.final_proj.weight.detach().contiguous(),
         "final_proj.bias": method.final_proj.bias.detach().contiguous(),
         "label_embeddings": method.label_embeddings.detach().contiguous(),
     }
+    if isinstance(method, TwoRatePrediction):
+        tensors["coarse_proj.weight"] = method.coarse_proj.weight.detach().contiguous()
+        tensors["coarse_proj.bias"] = method.coarse_proj.bias.detach().contiguous()
+        tensors["coarse_embeddings"] = method.coarse_embeddings.detach().contiguous()
     (folder / HEADS).write_bytes(save(tensors))  # save_file would hide the file from other users
 
 

@@ -27,9 +27,10 @@ from allophone.methods.language_expansion import (
 )
 from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
 from allophone.models.build import Encoder, attention_projections, build_encoder, feed_forward_projections
-from allophone.models.hubert import Hubert
-from allophone.models.wavlm import Wavlm
+from allophone.models.multi_resolution import FusedEncoder
+from allophone.models.waveform_encoder import WaveformEncoder
 from allophone.nn.codebook import Codebook
+from allophone.nn.masking import span_frames
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.execute import Report, build_stream, prepare_targets, silent, usable
 from allophone.seeding import derive
@@ -38,8 +39,6 @@ from allophone.train.loop import TrainResult, train
 from allophone.units.encode import Units
 from allophone.units.extract import FrameCache
 
-MASK_SECONDS = 0.2
-"""Length of one masked span in every frame rate; HuBERT's 10 frames of 20 ms."""
 TABLE_BATCHES = 12
 """Batches from which the label table's first values are averaged."""
 TITLES = {
@@ -172,7 +171,7 @@ def run_config(base: Base, config: ExpandConfig, *, name: str, targets: Literal[
             collate=CollateConfig(
                 crop_seconds=config.crop_seconds,
                 mask_probability=0.65,
-                mask_length=max(1, round(MASK_SECONDS * encoder.clock.rate)),
+                mask_length=span_frames(encoder.clock),
                 augment=AugmentConfig(),
             ),
             batch_seconds=config.batch_seconds,
@@ -306,7 +305,7 @@ def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int, layers: tupl
 def adapted_layers(encoder: Encoder, adapt: str | None) -> tuple[str, ...]:
     """Names of the layers that get LoRA; ``adapt`` as in :class:`ExpandConfig`."""
     attention = attention_projections(encoder)
-    if adapt == "attention" or (adapt is None and isinstance(encoder, Hubert | Wavlm)):
+    if adapt == "attention" or (adapt is None and isinstance(encoder, WaveformEncoder | FusedEncoder)):
         return attention
     return attention + feed_forward_projections(encoder)
 

@@ -10,7 +10,7 @@ import copy
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from allophone.batch import SpeechBatch
 from allophone.frames import FrameClock, seconds_to_samples
 from allophone.methods.masked_prediction import MaskedPrediction
+from allophone.methods.two_rate_prediction import prediction
 from allophone.models.build import Encoder, build_encoder
+from allophone.models.cost import flop_per_hour, frame_milliseconds
 from allophone.nn.clustering import assign
 from allophone.run.config import RunConfig
 from allophone.run.duration import duration
@@ -31,6 +33,10 @@ from allophone.train.precision import use_bf16
 from allophone.units.extract import FrameExtractor
 
 PROBE_SECONDS = 10.0
+COMPARED_SECONDS = 5.0
+"""Clip that frame rates are compared on; short, because each is timed."""
+BACKWARD = 3.0
+"""Forward and backward pass over the forward pass alone."""
 BYTES_PER_PARAMETER = 12
 """Of a checkpoint in training: weights and two moments of Adam in float32."""
 
@@ -46,6 +52,31 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What training on an hour of audio takes, once through; ``str`` of it is a line for people."""
+
+    name: str
+    milliseconds: tuple[float, ...]
+    """Between two frames, for each rate of the encoder."""
+    parameters: int
+    """Of encoder and heads."""
+    forward_flop: float
+    """Of the encoder's forward pass over the hour; a training step takes :data:`BACKWARD` times as many."""
+    clip_seconds: float
+    """Length of the clips that the hour comes in."""
+    seconds: float
+    """Forward and backward, on this machine."""
+
+    def __str__(self) -> str:
+        rates = "+".join(f"{one:g}" for one in self.milliseconds) + " ms"
+        forward, both = self.forward_flop / 1e12, BACKWARD * self.forward_flop / 1e12
+        return (
+            f"  {self.name:<20} {rates:>8} {self.parameters / 1e6:>7.1f} M {forward:>8.2f} TFLOP, {both:>8.2f} with "
+            f"backward, {duration(self.seconds):>9} ({1000 * both / self.seconds:.1f} GFLOP/s)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What a run would take; ``str`` of it is for people."""
 
@@ -58,6 +89,8 @@ class Plan:
     """Peak of this process during the probe."""
     notes: tuple[str, ...] = ()
     """What is done to the data besides."""
+    costs: tuple[Cost, ...] = ()
+    """Of an hour of audio, in each iteration."""
 
     @property
     def seconds(self) -> float:
@@ -71,6 +104,7 @@ class Plan:
                 self.title,
                 *rows,
                 f"  {'together':<73} {duration(self.seconds):>9}",
+                *(["Once through an hour of audio:", *(str(cost) for cost in self.costs)] if self.costs else []),
                 *self.notes,
                 f"{self.parameters / 1e6:.1f} M parameters, up to {self.disk_bytes / 2**20:.0f} MiB of disk, "
                 f"about {self.memory_bytes / 2**30:.1f} GiB of memory and {'bf16' if _bf16() else 'fp32'}.",
@@ -82,16 +116,52 @@ class Plan:
 def plan_pretraining(configs: Sequence[RunConfig], hours: float, notes: tuple[str, ...] = ()) -> Plan:
     """The iterations of a pretraining recipe on so many hours of training audio, with notes on what is done to it."""
     stages: list[Stage] = []
+    costs: list[Cost] = []
     parameters = 0
+    earlier: Encoder | None = None
     for config in configs:
-        method = _method(build_encoder(config.encoder), config)
+        encoder = build_encoder(config.encoder)
+        method = _method(encoder, config)
         parameters = _size(method)
-        teacher = None if config.targets.front_end == "mfcc39" else build_encoder(config.encoder)
+        teacher = None if config.targets.front_end == "mfcc39" else earlier or build_encoder(config.encoder)
         stages.append(_targets(config, teacher, hours))
         stages.append(_training(f"{config.name}: training", method, config))
+        steps = config.train.steps * config.train.microbatches
+        costs.append(_cost(config.name, config, parameters, stages[-1].seconds / steps))
+        earlier = encoder
     keep = max(config.train.keep_checkpoints for config in configs) + 1
     title = f"Pretraining in {len(configs)} iterations on {hours:.2f} h"
-    return replace(_plan(title, stages, parameters, keep * len(configs)), notes=notes)
+    return replace(_plan(title, stages, parameters, keep * len(configs)), notes=notes, costs=tuple(costs))
+
+
+def compare_costs(configs: Mapping[str, RunConfig]) -> tuple[Cost, ...]:
+    """What an hour of audio costs each of these runs, in clips of equal length, of which each takes one for timing.
+
+    They take turns, and the fastest turn counts: other work on the machine slows down some.
+    """
+    short = {}
+    for name, config in configs.items():
+        collate = replace(config.data.collate, crop_seconds=COMPARED_SECONDS)
+        short[name] = replace(config, data=replace(config.data, collate=collate, batch_seconds=COMPARED_SECONDS))
+    methods = {name: _method(build_encoder(config.encoder), config) for name, config in short.items()}
+    steps = {name: _step(methods[name], config) for name, config in short.items()}
+    turns = [{name: _seconds(step, repeats=1) for name, step in steps.items()} for _ in range(3)]
+    return tuple(
+        _cost(name, config, _size(methods[name]), min(turn[name] for turn in turns)) for name, config in short.items()
+    )
+
+
+def _cost(name: str, config: RunConfig, parameters: int, step_seconds: float) -> Cost:
+    """From the time of one micro-batch."""
+    crop = config.data.collate.crop_seconds
+    return Cost(
+        name=name,
+        milliseconds=frame_milliseconds(config.encoder),
+        parameters=parameters,
+        forward_flop=flop_per_hour(config.encoder, crop),
+        clip_seconds=crop,
+        seconds=step_seconds * 3600 / (_rows(config) * crop),
+    )
 
 
 def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:
@@ -139,7 +209,7 @@ def _plan(title: str, stages: list[Stage], parameters: int, checkpoints: int) ->
 
 
 def _method(encoder: Encoder, config: RunConfig) -> MaskedPrediction:
-    return MaskedPrediction(encoder, config.method()).train()
+    return prediction(encoder, config.method()).train()
 
 
 def _size(method: nn.Module) -> int:
@@ -164,6 +234,13 @@ def _targets(config: RunConfig, teacher: Encoder | None, hours: float) -> Stage:
 
 def _training(name: str, method: MaskedPrediction, config: RunConfig) -> Stage:
     """Forward and backward of every micro-batch; the update itself is small beside them."""
+    train = config.train
+    work = f"{train.steps} steps of {train.microbatches} x {config.data.batch_seconds:g} s"
+    return Stage(name=name, work=work, seconds=train.steps * train.microbatches * _seconds(_step(method, config)))
+
+
+def _step(method: MaskedPrediction, config: RunConfig) -> Callable[[], None]:
+    """Forward and backward pass of a batch of noise."""
     encoder: Encoder = method.encoder  # type: ignore[assignment]
     batch = random_batch(config, encoder.clock)
 
@@ -173,15 +250,17 @@ def _training(name: str, method: MaskedPrediction, config: RunConfig) -> Stage:
         output.loss_sum.backward()
         method.zero_grad(set_to_none=True)
 
-    train = config.train
-    work = f"{train.steps} steps of {train.microbatches} x {config.data.batch_seconds:g} s"
-    return Stage(name=name, work=work, seconds=train.steps * train.microbatches * _seconds(one_step))
+    return one_step
+
+
+def _rows(config: RunConfig) -> int:
+    """Crops of full length that a batch holds."""
+    return max(1, int(config.data.batch_seconds / config.data.collate.crop_seconds))
 
 
 def random_batch(config: RunConfig, clock: FrameClock) -> SpeechBatch:
     """Noise in crops of full length, as many as a batch holds, with random units and masks."""
-    crop = config.data.collate.crop_seconds
-    rows, samples = max(1, int(config.data.batch_seconds / crop)), seconds_to_samples(crop)
+    rows, samples = _rows(config), seconds_to_samples(config.data.collate.crop_seconds)
     frames = clock.count(samples)
     generator = torch_generator(0, "plan", "batch")
     units = torch.randint(
