@@ -5,13 +5,16 @@ Shape letters: B batch, S samples, T frames, N all real frames of a batch laid e
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from allophone.errors import ShapeError
+
+SECONDS_DRAWN = "seconds_drawn/"
+"""Begins the names of the sums that hold seconds drawn of a language: ``seconds_drawn/fra_Latn``."""
 
 
 def valid_positions(lengths: Tensor, size: int) -> Tensor:
@@ -88,6 +91,8 @@ class SpeechBatch:
     """Shape ``(B, T, labels_per_frame)``, int64 cluster ids of the *clean* audio; -1 beyond each length."""
     masked: Tensor | None = None
     """Shape ``(B, T)``, bool, True = hidden from the encoder; False beyond each length."""
+    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """For the journal, what was done to the clips: name to (sum, count)."""
 
     def validate(self) -> SpeechBatch:
         """Return self, or raise ``ShapeError`` naming the field that disagrees with the others."""
@@ -121,4 +126,5 @@ class SpeechBatch:
             frame_lengths=self.frame_lengths.to(device),
             units=move(self.units),
             masked=move(self.masked),
+            sums=self.sums,
         )

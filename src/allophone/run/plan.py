@@ -63,12 +63,12 @@ class Plan:
         return sum(stage.seconds for stage in self.stages)
 
     def __str__(self) -> str:
-        rows = [f"  {stage.name:<28} {stage.work:<44} {duration(stage.seconds):>9}" for stage in self.stages]
+        rows = [f"  {stage.name:<32} {stage.work:<44} {duration(stage.seconds):>9}" for stage in self.stages]
         return "\n".join(
             [
                 self.title,
                 *rows,
-                f"  {'together':<73} {duration(self.seconds):>9}",
+                f"  {'together':<77} {duration(self.seconds):>9}",
                 f"{self.parameters / 1e6:.1f} M parameters, up to {self.disk_bytes / 2**20:.0f} MiB of disk, "
                 f"about {self.memory_bytes / 2**30:.1f} GiB of memory and {'bf16' if _bf16() else 'fp32'}.",
                 "Reading recordings, probes and intervals come on top. Nothing was done; leave out --plan to start.",
@@ -77,17 +77,20 @@ class Plan:
 
 
 def plan_pretraining(configs: Sequence[RunConfig], hours: float) -> Plan:
-    """The iterations of a pretraining recipe on so many hours of training audio."""
+    """The iterations and stages of a pretraining on so many hours of training audio."""
     stages: list[Stage] = []
     parameters = 0
     for config in configs:
         method = _method(build_encoder(config.encoder), config)
         parameters = _size(method)
-        teacher = None if config.targets.front_end == "mfcc39" else build_encoder(config.encoder)
-        stages.append(_targets(config, teacher, hours))
+        if config.continues is None:
+            teacher = None if config.targets.front_end == "mfcc39" else build_encoder(config.encoder)
+            stages.append(_targets(config, teacher, hours))
         stages.append(_training(f"{config.name}: training", method, config))
     keep = max(config.train.keep_checkpoints for config in configs) + 1
-    return _plan(f"Pretraining in {len(configs)} iterations on {hours:.2f} h", stages, parameters, keep * len(configs))
+    own = sum(config.continues is None for config in configs)
+    runs = f"{own} iterations" + (f" and {len(configs) - own} further stage" if own < len(configs) else "")
+    return _plan(f"Pretraining in {runs} on {hours:.2f} h", stages, parameters, keep * len(configs))
 
 
 def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:

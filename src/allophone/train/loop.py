@@ -147,8 +147,8 @@ def _update(run: _Run, step: int, stop: StopSignal, journal: Journal) -> bool:
     run.optimizer.zero_grad(set_to_none=True)
     run.done = step
     journal.add({"gradient_norm": (norm, 1)})
-    for output, count in zip(outputs, counts, strict=True):
-        journal.add({"loss": (output.loss_sum, count)} | output.sums)
+    for batch, output, count in zip(batches, outputs, counts, strict=True):
+        journal.add({"loss": (output.loss_sum, count), **output.sums, **batch.sums})
     return True
 
 
