@@ -301,3 +301,16 @@ def test_impossible_codebooks():
         Codebook(torch.full((7, 39), float("nan")), info)
     with pytest.raises(ConfigError, match="must be positive"):
         codebook(hop=0)
+
+
+def test_a_start_keeps_the_numbers_of_its_clusters() -> None:
+    centers = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    frames = (centers.repeat(50, 1) + 0.5 * torch.randn(150, 2, generator=torch.Generator().manual_seed(0))).float()
+    for order in ([0, 1, 2], [2, 0, 1]):
+        start = centers[order] + 0.7
+        for reservoir in (150, 30):  # all frames at hand, and a sample of them
+            found = fit_kmeans(lambda: [frames], 3, seed=0, start=start, init_frames=reservoir)
+            assert torch.cdist(found.centroids, centers[order]).argmin(1).tolist() == [0, 1, 2]
+            assert float(torch.cdist(found.centroids, centers[order]).diagonal().max()) < 0.4
+    with pytest.raises(ShapeError, match=r"start is \(3, 4\), expected \(3, 2\)"):
+        fit_kmeans(lambda: [frames], 3, seed=0, start=torch.zeros(3, 4))

@@ -108,6 +108,7 @@ def fit_kmeans(
     iterations: int = 20,
     init_frames: int | None = None,
     tolerance: float = 1e-4,
+    start: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> KMeansResult:
     """Cluster a stream of frames in memory that does not grow with it.
@@ -120,6 +121,8 @@ def fit_kmeans(
         iterations: At most so many updates over the whole stream; one more pass measures the result.
         init_frames: Frames in the reservoir; default :func:`reservoir_frames`.
         tolerance: Stop when an update improves the inertia by less than this share of it.
+        start: Centroids ``(K, D)`` to begin with, so that cluster k stays the nearest relative of the old k; None
+            seeds them by k-means++.
         progress: Called with (passes done, passes at most).
 
     Returns:
@@ -128,7 +131,7 @@ def fit_kmeans(
     Raises:
         ConfigError: ``num_clusters``, ``iterations`` or ``init_frames`` is out of range.
         DataError: Fewer (distinct) frames than clusters, or the stream changes from one pass to the next.
-        ShapeError: A batch is not ``(n, D)``.
+        ShapeError: A batch is not ``(n, D)``, or ``start`` not ``(K, D)``.
         NumericsError: A frame is not finite.
     """
     if num_clusters < 1 or iterations < 1 or (init_frames is not None and init_frames < num_clusters):
@@ -140,8 +143,8 @@ def fit_kmeans(
     passes = iterations + 2
     sample = _reservoir(batches, num_clusters, seed, init_frames)
     tick(1, passes)
-    centroids = _seeded(sample, num_clusters, seed)
-    if not sample.complete:
+    centroids = _seeded(sample, num_clusters, seed) if start is None else _begun(sample, num_clusters, start)
+    if start is None and not sample.complete:
         centroids, _, _ = _lloyd(sample.stream, centroids, sample, seed, WARM_UP_ITERATIONS, 1e-3, lambda done: None)
     stream = sample.stream if sample.complete else batches
     centroids, statistics, updates = _lloyd(
@@ -223,6 +226,16 @@ def _seeded(sample: _Sample, num_clusters: int, seed: int) -> Tensor:
         centroids, statistics, _ = _lloyd(part.stream, centroids, part, seed, START_ITERATIONS, 0.0, lambda done: None)
         starts.append((statistics.inertia, attempt, centroids))
     return min(starts)[2]
+
+
+def _begun(sample: _Sample, num_clusters: int, start: Tensor) -> Tensor:
+    """Given centroids, centered like the sample. Shape ``(K, D)``."""
+    expected = (num_clusters, sample.frames.shape[1])
+    if tuple(start.shape) != expected:
+        raise ShapeError(
+            f"fit_kmeans: start is {tuple(start.shape)}, expected {expected}: centroids of the same frames."
+        )
+    return start.to(sample.frames) - sample.center
 
 
 def _plus_plus(frames: Tensor, num_clusters: int, seed: int) -> Tensor:

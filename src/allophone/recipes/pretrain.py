@@ -5,30 +5,40 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from allophone.audio.augment import AugmentConfig
+from allophone.config import to_dict
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.errors import ConfigError, suggest
 from allophone.methods.language_expansion import initialize_table
 from allophone.methods.masked_prediction import MaskedPrediction
-from allophone.models.conversion import load_encoder, save_encoder
+from allophone.models.conversion import load_encoder, model_hash, save_encoder
 from allophone.models.hubert import published_config
 from allophone.models.lasr import LasrConfig
+from allophone.nn.codebook import Codebook
 from allophone.recipes.denoise import DenoiseConfig, describe, disturbed, open_sounds, save_quarantines, with_denoising
+from allophone.recipes.stages import Balance, TwoStage, balanced, continued, iterated, with_steps
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.execute import (
     Report,
+    Tell,
     build_stream,
     execute,
-    load_finished,
+    is_finished,
     prepare_targets,
     save_heads,
     silent,
+    to_nobody,
     usable,
 )
+from allophone.run.expansion import Base
+from allophone.run.origin import ORIGIN, origin_differences, write_origin
+from allophone.run.start import HEADS, Start, finished_run
+from allophone.run.starter import open_base
 from allophone.train.config import TrainConfig
 from allophone.train.loop import train
 
@@ -108,23 +118,50 @@ def hubert_base(seed: int = 0) -> tuple[RunConfig, ...]:
     return first, replace(first, name="iteration-2", targets=targets, train=replace(train, steps=400_000))
 
 
-def recipe_configs(recipe: str, seed: int, steps: tuple[int, ...] | None = None) -> tuple[RunConfig, ...]:
-    """All iterations of a recipe, with other numbers of updates where ``steps`` gives them.
+def recipe_configs(
+    recipe: str,
+    seed: int,
+    steps: tuple[int, ...] | None = None,
+    *,
+    iterations: int | None = None,
+    balance: Balance | None = None,
+    base: Base | None = None,
+    layer: int | None = None,
+    num_units: int | None = None,
+) -> tuple[RunConfig, ...]:
+    """All runs of a pretraining: the recipe's iterations, changed as asked, and a second stage where there is one.
+
+    Args:
+        recipe: Name in :data:`RECIPES`.
+        seed: Of everything that is drawn.
+        steps: Updates of each run; None = the recipe's.
+        iterations: How many; None = the recipe's (one with ``base``), or as many as ``steps`` has numbers for.
+        balance: How languages are balanced; None = the recipe's own exponents.
+        base: Encoder that the first iteration goes on from, with the settings of the recipe's last one.
+        layer: Of ``base``, whose clusters are the targets; None = that of its codebook, or the middle one.
+        num_units: K of these; None = as many as its codebook has, or 500.
 
     Raises:
-        ConfigError: There is no such recipe, or ``steps`` does not name one number an iteration.
+        ConfigError: There is no such recipe, ``steps`` does not name one number a run, or ``layer`` or ``num_units``
+            came without ``base``.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}. {suggest(recipe, RECIPES)}")
+    if base is None and (layer is not None or num_units is not None):
+        raise ConfigError(
+            "A layer or a number of units was given, but no model to go on from (--from). A recipe has its own; name "
+            "the model, or leave them out."
+        )
     configs = RECIPES[recipe](seed)
-    if steps is None:
-        return configs
-    if len(steps) != len(configs):
-        raise ConfigError(f"Recipe {recipe!r} has {len(configs)} iterations, but --steps names {len(steps)} numbers.")
-    return tuple(
-        replace(one, train=replace(one.train, steps=count, warmup_steps=min(one.train.warmup_steps, count // 10)))
-        for one, count in zip(configs, steps, strict=True)
-    )
+    if base is not None:
+        configs = (continued(configs[-1], base, layer=layer, num_units=num_units),)
+    if iterations is None:
+        named = 0 if steps is None else len(steps) - isinstance(balance, TwoStage)
+        iterations = max(len(configs), named)
+    configs = iterated(configs, iterations)
+    if balance is not None:
+        configs = balanced(configs, balance)
+    return configs if steps is None else with_steps(configs, steps)
 
 
 HEAD_STEPS = 600
@@ -163,44 +200,79 @@ def pretrain(
     recipe: str = "starter",
     seed: int = 0,
     steps: tuple[int, ...] | None = None,
+    iterations: int | None = None,
+    balance: Balance | None = None,
+    model: str | Path | None = None,
+    layer: int | None = None,
+    num_units: int | None = None,
     unit_layer: int | None = None,
     denoise: DenoiseConfig = CLEAN,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> Pretrained:
-    """Go through all iterations of a recipe; iteration 2 learns units of a layer of the first.
+    """Go through all iterations of a recipe, each of which learns units of a layer of the one before.
+
+    What is finished in ``out`` and was made from the same settings, corpus and teacher is not made again.
 
     Args:
         corpus: Corpus or anything that ``Corpus.open`` reads; its training split is used.
-        out: Run folder: one sub-folder an iteration, and ``model/``.
+        out: Run folder: one sub-folder an iteration or stage, and ``model/``.
         recipe: Name in :data:`RECIPES`.
         seed: Of everything that is drawn.
-        steps: Updates of each iteration; None = the recipe's.
+        steps: Updates of each iteration and stage; None = the recipe's.
+        iterations: How many; None = the recipe's, or as many as ``steps`` has numbers for.
+        balance: How languages are balanced; None = the recipe's own exponents.
+        model: Folder or hub id of an encoder to go on from (HuBERT, WavLM, wav2vec 2.0, XLS-R, mHuBERT-147, ours); the
+            recipe then gives data and optimizer settings only.
+        layer: With ``model``: its hidden state whose clusters are the first targets.
+        num_units: With ``model``: K of these.
         unit_layer: Layer of the final encoder whose clusters become its own units; None = the targets' layer.
         denoise: What is laid over the audio of all iterations; the head for the encoder's own units learns from clean
             audio. Sounds that cannot be used are listed in ``noise/quarantine.tsv`` and ``rooms/quarantine.tsv``.
         report: Told how far each stage is.
+        tell: Told what a run takes over from another, and what begins anew.
+
+    Raises:
+        AllophoneError: What opening the corpus and the model, and the runs themselves, raise.
     """
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    configs = with_denoising(recipe_configs(recipe, seed, steps), denoise)
+    base = None if model is None else open_base(model)[0]
+    configs = recipe_configs(
+        recipe, seed, steps, iterations=iterations, balance=balance, base=base, layer=layer, num_units=num_units
+    )
+    configs = with_denoising(configs, denoise)
     sounds = open_sounds(denoise, report)
     save_quarantines(sounds, out)
     notes = describe(configs[0], sounds)
-    teacher, left_out = None, {}
+    start = None if base is None else _start(base, str(model))
+    left_out: dict[str, int] = {}
     for config in configs:
-        run_dir = out / config.name
-        finished = load_finished(run_dir / "model")
-        if finished is None:
-            trained = execute(config, opened, run_dir, teacher=teacher, sounds=sounds, report=report)
-            left_out = trained.left_out
-            if trained.result.stopped == "signal":
-                return Pretrained(model=trained.folder, finished=False, left_out=left_out, disturbed=notes)
-            finished = load_encoder(trained.folder)
-        teacher = finished
-    assert teacher is not None
+        if config.continues is not None:
+            start = finished_run(out / config.continues)
+        of_model = config.targets.front_end == "model" and config.continues is None
+        trained = execute(
+            config,
+            opened,
+            out / config.name,
+            teacher=start.encoder if start is not None and of_model else None,
+            start=start if config.warm_start or config.continues is not None else None,
+            sounds=sounds,
+            report=report,
+            tell=tell,
+        )
+        left_out = trained.left_out
+        if trained.result.stopped == "signal":
+            return Pretrained(model=trained.folder, finished=False, left_out=left_out, disturbed=notes)
+        start = Start(name=config.name, encoder=load_encoder(trained.folder))
+    assert start is not None
     last = configs[-1]
-    layer = unit_layer if unit_layer is not None else (last.targets.layer or teacher.num_layers // 2)
-    model = finish(out / last.name / "model", out / "model", opened, last, layer=layer, report=report)
-    return Pretrained(model=model, finished=True, left_out=left_out, disturbed=notes)
+    layer = unit_layer if unit_layer is not None else (last.targets.layer or start.encoder.num_layers // 2)
+    folder = finish(out / last.name / "model", out / "model", opened, last, layer=layer, report=report)
+    return Pretrained(model=folder, finished=True, left_out=left_out, disturbed=notes)
+
+
+def _start(base: Base, name: str) -> Start:
+    return Start(name=name, encoder=base.encoder, heads=base.heads, codebook=base.codebook)
 
 
 def finish(
@@ -211,29 +283,36 @@ def finish(
     The targets of the last iteration are units of an encoder that is not handed over. So the final encoder's own
     layer is clustered, and projection and label table are trained for these units on the frozen encoder.
 
+    Nothing is done where the folder holds exactly that already.
+
     Args:
         trained: Model folder of the last iteration.
         folder: Where to; weights in half precision.
-        corpus: What codebook and head are fitted on.
-        config: The last iteration.
+        corpus: What codebook and head are fitted on; all of it, also where a second stage heard a subset.
+        config: The last iteration or stage.
         layer: Hidden state that is clustered.
         report: Told how far each stage is.
     """
     source = load_encoder(trained)
+    config = disturbed(replace(config, data=replace(config.data, subset=None)), None, None)
     training, _ = usable(corpus, config.data)
+    head = replace(
+        config,
+        targets=replace(config.targets, front_end="model", layer=layer, labels_per_frame=1),
+        train=replace(config.train, steps=HEAD_STEPS, warmup_steps=HEAD_STEPS // 10, learning_rate=3e-3),
+    )
+    head_dir = trained.parent / f"head-{layer}"
+    origin = {"config": to_dict(head), "corpus": training.hash, "encoder": model_hash(source)}
+    if _is_made(folder, head_dir, origin):
+        return folder
+    for name in ("codebook.json", HEADS):
+        (folder / name).unlink(missing_ok=True)
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(training.hours().items()))
     card = CARD.format(hours=hours, steps=config.train.steps, layer=layer, num_units=config.targets.num_units)
     save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
     encoder = load_encoder(folder)
-    targets = replace(config.targets, layer=layer)
-    head_dir = folder.parent / "head"
     codebook, units = prepare_targets(
-        training, targets, head_dir / "targets", seed=config.seed, teacher=encoder, report=report
-    )
-    head = replace(
-        disturbed(config, None, None),
-        targets=targets,
-        train=replace(config.train, steps=HEAD_STEPS, warmup_steps=HEAD_STEPS // 10, learning_rate=3e-3),
+        training, head.targets, head_dir / "targets", seed=config.seed, teacher=encoder, report=report
     )
     method = MaskedPrediction(encoder, head.method())
     encoder.requires_grad_(False)
@@ -243,4 +322,13 @@ def finish(
         train(method, stream, head.train, head_dir, identity={"codebook": codebook.hash}, progress=report("Head"))
     save_heads(method.half(), folder)
     codebook.save(folder)
+    write_origin(head_dir, origin)
     return folder
+
+
+def _is_made(folder: Path, head_dir: Path, origin: dict[str, Any]) -> bool:
+    """Whether a model folder holds the encoder, head and codebook that were made in ``head_dir`` from ``origin``."""
+    files = (folder / "codebook.json", folder / HEADS, head_dir / ORIGIN)
+    if not is_finished(folder) or not all(path.exists() for path in files) or origin_differences(head_dir, origin):
+        return False
+    return Codebook.load(folder).hash == Codebook.load(head_dir / "targets").hash

@@ -65,12 +65,12 @@ class Plan:
         return sum(stage.seconds for stage in self.stages)
 
     def __str__(self) -> str:
-        rows = [f"  {stage.name:<28} {stage.work:<44} {duration(stage.seconds):>9}" for stage in self.stages]
+        rows = [f"  {stage.name:<32} {stage.work:<44} {duration(stage.seconds):>9}" for stage in self.stages]
         return "\n".join(
             [
                 self.title,
                 *rows,
-                f"  {'together':<73} {duration(self.seconds):>9}",
+                f"  {'together':<77} {duration(self.seconds):>9}",
                 *self.notes,
                 f"{self.parameters / 1e6:.1f} M parameters, up to {self.disk_bytes / 2**20:.0f} MiB of disk, "
                 f"about {self.memory_bytes / 2**30:.1f} GiB of memory and {'bf16' if _bf16() else 'fp32'}.",
@@ -80,17 +80,20 @@ class Plan:
 
 
 def plan_pretraining(configs: Sequence[RunConfig], hours: float, notes: tuple[str, ...] = ()) -> Plan:
-    """The iterations of a pretraining recipe on so many hours of training audio, with notes on what is done to it."""
+    """Iterations and stages of a pretraining on so many hours of training audio, with notes on what is done to it."""
     stages: list[Stage] = []
     parameters = 0
     for config in configs:
         method = _method(build_encoder(config.encoder), config)
         parameters = _size(method)
-        teacher = None if config.targets.front_end == "mfcc39" else build_encoder(config.encoder)
-        stages.append(_targets(config, teacher, hours))
+        if config.continues is None:
+            teacher = None if config.targets.front_end == "mfcc39" else build_encoder(config.encoder)
+            stages.append(_targets(config, teacher, hours))
         stages.append(_training(f"{config.name}: training", method, config))
     keep = max(config.train.keep_checkpoints for config in configs) + 1
-    title = f"Pretraining in {len(configs)} iterations on {hours:.2f} h"
+    own = sum(config.continues is None for config in configs)
+    runs = f"{own} iterations" + (f" and {len(configs) - own} further stage" if own < len(configs) else "")
+    title = f"Pretraining in {runs} on {hours:.2f} h"
     return replace(_plan(title, stages, parameters, keep * len(configs)), notes=notes)
 
 

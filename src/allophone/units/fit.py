@@ -36,6 +36,7 @@ def fit_codebook(
     init_frames: int | None = None,
     cache: FrameCache | None = None,
     parent: str | None = None,
+    start: Codebook | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Codebook:
     """Cluster the frames of a corpus.
@@ -54,7 +55,9 @@ def fit_codebook(
             utterance is its own voice.
         init_frames: Frames in the reservoir of the clustering.
         cache: Keeps frames between passes and calls, within its budget.
-        parent: Hash of a codebook that this one derives from.
+        parent: Hash of a codebook that this one derives from; None = that of ``start``.
+        start: Codebook of the same K and kind of frames whose centroids the clustering begins with, so that its ids
+            keep their meaning as far as the audio allows; None begins anew.
         progress: Called with (passes done, passes at most).
 
     Returns:
@@ -75,7 +78,15 @@ def fit_codebook(
         for name, frames in extractor.frames(heard.listen(waveforms())):
             yield frames if voices is None else voices(name, frames)
 
-    result = fit_kmeans(stream, num_units, seed=seed, iterations=iterations, init_frames=init_frames, progress=progress)
+    result = fit_kmeans(
+        stream,
+        num_units,
+        seed=seed,
+        iterations=iterations,
+        init_frames=init_frames,
+        start=None if start is None else start.centroids,
+        progress=progress,
+    )
     info = CodebookInfo(
         front_end=front_end,
         model_hash=None if encoder is None else model_hash(encoder),
@@ -87,7 +98,7 @@ def fit_codebook(
         usage_entropy=usage_entropy(result.counts.cpu().numpy()),
         frames_fitted=result.frames,
         normalization=normalization,
-        parent=parent,
+        parent=start.hash if parent is None and start is not None else parent,
         corpus_hash=heard.hash,
     )
     return Codebook(result.centroids.cpu(), info)
