@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from allophone.audio.augment import AugmentConfig
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
+from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.methods.language_expansion import initialize_table
 from allophone.methods.masked_prediction import MaskedPrediction
@@ -30,6 +32,7 @@ from allophone.run.execute import (
 )
 from allophone.train.config import TrainConfig
 from allophone.train.loop import train
+from allophone.train.parallel import batches_per_process
 
 
 def starter(seed: int = 0) -> tuple[RunConfig, ...]:
@@ -107,15 +110,30 @@ def hubert_base(seed: int = 0) -> tuple[RunConfig, ...]:
     return first, replace(first, name="iteration-2", targets=targets, train=replace(train, steps=400_000))
 
 
-def recipe_configs(recipe: str, seed: int, steps: tuple[int, ...] | None = None) -> tuple[RunConfig, ...]:
-    """All iterations of a recipe, with other numbers of updates where ``steps`` gives them.
+def recipe_configs(
+    recipe: str,
+    seed: int,
+    steps: tuple[int, ...] | None = None,
+    *,
+    microbatches: int | None = None,
+    parallel: Parallel = "auto",
+) -> tuple[RunConfig, ...]:
+    """All iterations of a recipe, with other settings where they are given.
+
+    Args:
+        recipe: Name in :data:`RECIPES`.
+        seed: Of everything that is drawn.
+        steps: Updates of each iteration.
+        microbatches: Batches of one update, those of all processes together.
+        parallel: How several processes hold the model.
 
     Raises:
         ConfigError: There is no such recipe, or ``steps`` does not name one number an iteration.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}. {suggest(recipe, RECIPES)}")
-    configs = RECIPES[recipe](seed)
+    changes: dict[str, Any] = {"parallel": parallel} | ({} if microbatches is None else {"microbatches": microbatches})
+    configs = tuple(replace(one, train=replace(one.train, **changes)) for one in RECIPES[recipe](seed))
     if steps is None:
         return configs
     if len(steps) != len(configs):
@@ -126,6 +144,7 @@ def recipe_configs(recipe: str, seed: int, steps: tuple[int, ...] | None = None)
     )
 
 
+Parallel = Literal["auto", "ddp", "fsdp"]
 HEAD_STEPS = 600
 """Updates of the head for the final encoder's own units; the encoder is frozen."""
 
@@ -160,9 +179,13 @@ def pretrain(
     seed: int = 0,
     steps: tuple[int, ...] | None = None,
     unit_layer: int | None = None,
+    microbatches: int | None = None,
+    parallel: Parallel = "auto",
     report: Report = silent,
 ) -> Pretrained:
     """Go through all iterations of a recipe; iteration 2 learns units of a layer of the first.
+
+    Inside :func:`~allophone.distributed.process_group` the processes of the job share the work.
 
     Args:
         corpus: Corpus or anything that ``Corpus.open`` reads; its training split is used.
@@ -171,10 +194,19 @@ def pretrain(
         seed: Of everything that is drawn.
         steps: Updates of each iteration; None = the recipe's.
         unit_layer: Layer of the final encoder whose clusters become its own units; None = the targets' layer.
+        microbatches: Batches of one update, a multiple of the number of processes; None = the recipe's.
+        parallel: How several processes hold the model, see :class:`~allophone.train.config.TrainConfig`.
         report: Told how far each stage is.
+
+    Raises:
+        ConfigError: The processes cannot share the batches of a step, or do not see the same ``out``.
+        AllophoneError: What the stages raise.
     """
+    require_shared(out)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    configs = recipe_configs(recipe, seed, steps)
+    configs = recipe_configs(recipe, seed, steps, microbatches=microbatches, parallel=parallel)
+    for config in configs:
+        batches_per_process(config.train.microbatches)  # refuse now, not after hours of clustering
     teacher, left_out = None, {}
     for config in configs:
         run_dir = out / config.name
@@ -213,7 +245,7 @@ def finish(
     training, _ = usable(corpus, config.data)
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(training.hours().items()))
     card = CARD.format(hours=hours, steps=config.train.steps, layer=layer, num_units=config.targets.num_units)
-    save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
+    on_rank_zero(lambda: save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16))
     encoder = load_encoder(folder)
     targets = replace(config.targets, layer=layer)
     head_dir = folder.parent / "head"
@@ -231,6 +263,5 @@ def finish(
     initialize_table(method, [stream.batch(stream.state())])
     with closing(stream):
         train(method, stream, head.train, head_dir, identity={"codebook": codebook.hash}, progress=report("Head"))
-    save_heads(method.half(), folder)
-    codebook.save(folder)
+    on_rank_zero(lambda: (save_heads(method.half(), folder), codebook.save(folder)))
     return folder

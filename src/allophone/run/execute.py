@@ -22,6 +22,7 @@ from allophone.data.corpus import Corpus
 from allophone.data.loader import BatchStream, WaveformCache
 from allophone.data.sampler import BatchSampler
 from allophone.data.utterance import Utterance
+from allophone.distributed import on_rank_zero, rank_zero_first
 from allophone.errors import CheckpointError, DataError
 from allophone.frames import FrameClock, seconds_to_samples
 from allophone.methods.masked_prediction import MaskedPrediction
@@ -113,6 +114,7 @@ def waveforms(corpus: Corpus, rows: Sequence[Utterance]) -> Callable[[], Iterato
     return lambda: ((row.id, audio.get(row)) for row in ordered)
 
 
+@rank_zero_first()
 def prepare_targets(
     corpus: Corpus,
     targets: TargetsConfig,
@@ -124,7 +126,7 @@ def prepare_targets(
     cache: FrameCache | None = None,
     report: Report = silent,
 ) -> tuple[Codebook, Units]:
-    """Codebook and units of a corpus, from ``folder`` where they are already.
+    """Codebook and units of a corpus, from ``folder`` where they are already; rank 0 makes them for all processes.
 
     Args:
         corpus: What is labelled; all of its utterances, so that a voice is standardized by all that it said.
@@ -221,7 +223,7 @@ def execute(
         AllophoneError: What the stages raise.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.json").write_text(to_json(config), encoding="utf-8")
+    on_rank_zero(lambda: (run_dir / "config.json").write_text(to_json(config), encoding="utf-8"))
     training, left_out = usable(corpus, config.data)
     codebook, units = prepare_targets(
         training, config.targets, run_dir / "targets", seed=config.seed, teacher=teacher, report=report
@@ -239,15 +241,20 @@ def execute(
         result = train(method, stream, config.train, run_dir, identity=identity, progress=report("Training"))
     folder = run_dir / "model"
     if result.stopped == "finished":
-        card = f"# {config.name}\n\nEncoder pretrained with allophone; see config.json of the run.\n"
         parents = [codebook.hash] if teacher is None else [model_hash(teacher), codebook.hash]
-        save_encoder(encoder, folder, card, parents=parents, created_by="allophone pretrain")
-        save_heads(method, folder)
+        on_rank_zero(lambda: _save(method, encoder, folder, config.name, parents))
     return Trained(folder=folder, result=result, left_out=left_out)
+
+
+def _save(method: MaskedPrediction, encoder: Encoder, folder: Path, name: str, parents: Sequence[str]) -> None:
+    card = f"# {name}\n\nEncoder pretrained with allophone; see config.json of the run.\n"
+    save_heads(method, folder)
+    save_encoder(encoder, folder, card, parents=parents, created_by="allophone pretrain")
 
 
 def save_heads(method: MaskedPrediction, folder: Path) -> None:
     """Write projection and label table beside a model; others may ignore the file."""
+    folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         "final_proj.weight": method.final_proj.weight.detach().contiguous(),
         "final_proj.bias": method.final_proj.bias.detach().contiguous(),
