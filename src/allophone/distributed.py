@@ -96,9 +96,34 @@ def _join() -> dist.ProcessGroup:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set. Start the command by "
             f"torchrun, which sets them all, or unset WORLD_SIZE to run one process."
         )
+    attempt = _attempt()
     with _with_the_others():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if _device.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
-        return dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
+        store, number, size = next(dist.rendezvous("env://", timeout=STEP_TIMEOUT))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if _device.type == "cuda" else "gloo",
+            store=dist.PrefixStore(attempt, store),
+            rank=number,
+            world_size=size,
+            timeout=STEP_TIMEOUT,
+        )
+        patient: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
+        return patient
+
+
+def _attempt() -> str:
+    """A name that all ranks have in common and that no earlier attempt of ``torchrun`` had.
+
+    Its store outlives a restart with the addresses of ranks that are gone, and the new ones would wait for those.
+    """
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    keeps = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # and machines count their restarts apart
+    if keeps and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise ConfigError(
+            "On several machines torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, or "
+            "--max-restarts 0: else the processes that it starts again wait for those that are gone."
+        )
+    return "attempt"
 
 
 @contextmanager

@@ -57,6 +57,15 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
+def test_restarts_on_several_machines_need_a_fresh_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"WORLD_SIZE": "8", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    elastic = {"LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    for name, value in (job | elastic).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), process_group():
+        pass
+
+
 def test_uneven_shares_are_refused_with_what_would_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "world_size", lambda: 3)
     assert batches_per_process(12) == 4

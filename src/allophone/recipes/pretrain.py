@@ -263,5 +263,10 @@ def finish(
     initialize_table(method, [stream.batch(stream.state())])
     with closing(stream):
         train(method, stream, head.train, head_dir, identity={"codebook": codebook.hash}, progress=report("Head"))
-    on_rank_zero(lambda: (save_heads(method.half(), folder), codebook.save(folder)))
+
+    def hand_over() -> None:
+        save_heads(method.half(), folder)
+        codebook.save(folder)
+
+    on_rank_zero(hand_over)
     return folder

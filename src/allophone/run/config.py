@@ -55,7 +55,7 @@ class DataConfig:
     beta: float = 1.0
     """Exponent between the sources of a language (mHuBERT-147 0.9)."""
     cache_gibibytes: float = 2.0
-    """Decoded audio kept in memory; 2 GiB hold 18.6 hours."""
+    """Decoded audio that each process keeps in memory; 2 GiB hold 18.6 hours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
