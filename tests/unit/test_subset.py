@@ -16,8 +16,8 @@ from allophone.recipes.pretrain import hubert_base, starter
 from allophone.recipes.stages import TwoStage, balanced, iterated, named_balance, with_steps
 from allophone.run.config import RunConfig
 from allophone.run.drawn import drawn_table, hours_drawn
-from allophone.run.execute import build_sampler, usable
 from allophone.run.starter import starter_corpus
+from allophone.run.targets import build_sampler, usable
 from allophone.train.checkpoint import differences
 
 pytest.importorskip("allophone_starter")

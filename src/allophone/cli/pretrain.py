@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allophone.cli.console import ended, say, stages
+from allophone.cli.console import ended, follows, say, stages
 from allophone.cli.options import add_options, make
 from allophone.cli.parser import Parser, Verbs, add_corpus, add_out, add_plan, add_verb, counts
 from allophone.cli.places import open_corpus
@@ -27,9 +27,12 @@ def add(verbs: Verbs) -> None:
         command,
         summary="Pretrain an encoder by masked prediction: clusters of MFCCs first, then of an encoder's layer.",
         details="Run the same command again to go on after an interruption; what is finished and was made from the\n"
-        "same settings, corpus and teacher is not made again. --plan also prints the hours drawn per language.",
+        "same settings, corpus and teacher is not made again. --plan also prints the hours drawn per language.\n"
+        "Several GPUs or processes:\n"
+        "  torchrun --nproc-per-node 4 --max-restarts 3 -m allophone pretrain --microbatches 8 ...",
         example="allophone pretrain --corpus corpora/all --out runs/pretrain",
     )
+    parser.set_defaults(shared=True)
     add_corpus(parser)
     parser.add_argument(
         "--recipe", default="starter", metavar="NAME", help="'starter' or 'hubert-base' (default: starter)"
@@ -50,6 +53,19 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of everything that is drawn (default: 0)"
+    )
+    parser.add_argument(
+        "--microbatches",
+        type=int,
+        metavar="N",
+        help="batches of one update, those of all processes together (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--parallel",
+        choices=("auto", "ddp", "fsdp"),
+        default="auto",
+        help="several processes hold the model whole (ddp), in shards (fsdp), or in shards where it is large "
+        "(default: auto)",
     )
     add_out(parser, "the run", Path("runs/pretrain"))
     add_plan(parser)
@@ -99,12 +115,15 @@ def _add_model(parser: Parser) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Pretrain."""
+    from allophone.distributed import process_group
     from allophone.recipes.pretrain import pretrain
 
+    if arguments.plan and follows():
+        return 0
     corpus, balance, denoise = open_corpus(arguments.corpus), _balance(arguments), make(DENOISE, arguments)
     if arguments.plan:
         return _plan(arguments, corpus, balance, denoise)
-    with stages() as report:
+    with stages() as report, process_group():
         result = pretrain(
             corpus,
             out=arguments.out,
@@ -118,6 +137,8 @@ def command(arguments: argparse.Namespace) -> int:
             num_units=arguments.units,
             unit_layer=arguments.unit_layer,
             denoise=denoise,
+            microbatches=arguments.microbatches,
+            parallel=arguments.parallel,
             report=report,
             tell=say,
         )
@@ -145,9 +166,9 @@ def _plan(arguments: argparse.Namespace, corpus: Corpus, balance: Balance | None
     from allophone.recipes.denoise import describe, open_sounds, with_denoising
     from allophone.recipes.pretrain import recipe_configs
     from allophone.run.drawn import drawn_table
-    from allophone.run.execute import usable
     from allophone.run.plan import plan_pretraining
     from allophone.run.starter import open_base
+    from allophone.run.targets import usable
 
     configs = recipe_configs(
         arguments.recipe,
@@ -158,6 +179,7 @@ def _plan(arguments: argparse.Namespace, corpus: Corpus, balance: Balance | None
         base=None if arguments.model is None else open_base(arguments.model)[0],
         layer=arguments.layer,
         num_units=arguments.units,
+        microbatches=arguments.microbatches,
     )
     for config in configs:
         say(f"{drawn_table(config, corpus)}\n")

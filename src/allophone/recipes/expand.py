@@ -35,9 +35,11 @@ from allophone.recipes.ledger import (
     voice_pair,
 )
 from allophone.recipes.phones import phone_table
-from allophone.run.execute import Report, counted, fit_threads, save_heads, silent, subset, usable, waveforms
+from allophone.run.execute import fit_threads, save_heads
 from allophone.run.expansion import Base, ExpandConfig, Expanded, expand_encoder, merge
+from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
+from allophone.run.targets import subset, usable, waveforms
 from allophone.text.languages import parse_language
 from allophone.text.normalize import normalize
 from allophone.units.extract import FrameCache

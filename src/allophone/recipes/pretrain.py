@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,6 +14,8 @@ from allophone.audio.augment import AugmentConfig
 from allophone.config import to_dict
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
+from allophone.data.noise import Sounds
+from allophone.distributed import gather, on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.methods.language_expansion import initialize_table
 from allophone.methods.masked_prediction import MaskedPrediction
@@ -23,24 +26,16 @@ from allophone.nn.codebook import Codebook
 from allophone.recipes.denoise import DenoiseConfig, describe, disturbed, open_sounds, save_quarantines, with_denoising
 from allophone.recipes.stages import Balance, TwoStage, balanced, continued, iterated, with_steps
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.execute import (
-    Report,
-    Tell,
-    build_stream,
-    execute,
-    is_finished,
-    prepare_targets,
-    save_heads,
-    silent,
-    to_nobody,
-    usable,
-)
+from allophone.run.execute import Trained, execute, is_finished, save_heads
 from allophone.run.expansion import Base
 from allophone.run.origin import ORIGIN, origin_differences, write_origin
+from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.start import HEADS, Start, finished_run
 from allophone.run.starter import open_base
+from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.train.config import TrainConfig
 from allophone.train.loop import train
+from allophone.train.parallel import batches_per_process
 
 
 def starter(seed: int = 0) -> tuple[RunConfig, ...]:
@@ -128,6 +123,8 @@ def recipe_configs(
     base: Base | None = None,
     layer: int | None = None,
     num_units: int | None = None,
+    microbatches: int | None = None,
+    parallel: Parallel = "auto",
 ) -> tuple[RunConfig, ...]:
     """All runs of a pretraining: the recipe's iterations, changed as asked, and a second stage where there is one.
 
@@ -140,6 +137,8 @@ def recipe_configs(
         base: Encoder that the first iteration goes on from, with the settings of the recipe's last one.
         layer: Of ``base``, whose clusters are the targets; None = that of its codebook, or the middle one.
         num_units: K of these; None = as many as its codebook has, or 500.
+        microbatches: Batches of one update, those of all processes together; None = the recipe's.
+        parallel: How several processes hold the model.
 
     Raises:
         ConfigError: There is no such recipe, ``steps`` does not name one number a run, or ``layer`` or ``num_units``
@@ -152,7 +151,8 @@ def recipe_configs(
             "A layer or a number of units was given, but no model to go on from (--from). A recipe has its own; name "
             "the model, or leave them out."
         )
-    configs = RECIPES[recipe](seed)
+    changes: dict[str, Any] = {"parallel": parallel} | ({} if microbatches is None else {"microbatches": microbatches})
+    configs = tuple(replace(one, train=replace(one.train, **changes)) for one in RECIPES[recipe](seed))
     if base is not None:
         configs = (continued(configs[-1], base, layer=layer, num_units=num_units),)
     if iterations is None:
@@ -164,6 +164,7 @@ def recipe_configs(
     return configs if steps is None else with_steps(configs, steps)
 
 
+Parallel = Literal["auto", "ddp", "fsdp"]
 HEAD_STEPS = 600
 """Updates of the head for the final encoder's own units; the encoder is frozen."""
 
@@ -207,12 +208,16 @@ def pretrain(
     num_units: int | None = None,
     unit_layer: int | None = None,
     denoise: DenoiseConfig = CLEAN,
+    microbatches: int | None = None,
+    parallel: Parallel = "auto",
     report: Report = silent,
     tell: Tell = to_nobody,
 ) -> Pretrained:
     """Go through all iterations of a recipe, each of which learns units of a layer of the one before.
 
     What is finished in ``out`` and was made from the same settings, corpus and teacher is not made again.
+
+    Inside :func:`~allophone.distributed.process_group` the processes of the job share the work.
 
     Args:
         corpus: Corpus or anything that ``Corpus.open`` reads; its training split is used.
@@ -229,30 +234,63 @@ def pretrain(
         unit_layer: Layer of the final encoder whose clusters become its own units; None = the targets' layer.
         denoise: What is laid over the audio of all iterations; the head for the encoder's own units learns from clean
             audio. Sounds that cannot be used are listed in ``noise/quarantine.tsv`` and ``rooms/quarantine.tsv``.
+        microbatches: Batches of one update, a multiple of the number of processes; None = the recipe's.
+        parallel: How several processes hold the model, see :class:`~allophone.train.config.TrainConfig`.
         report: Told how far each stage is.
         tell: Told what a run takes over from another, and what begins anew.
 
     Raises:
+        ConfigError: The processes cannot share the batches of a step, or do not see the same ``out``.
         AllophoneError: What opening the corpus and the model, and the runs themselves, raise.
     """
+    require_shared(out)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     base = None if model is None else open_base(model)[0]
     configs = recipe_configs(
-        recipe, seed, steps, iterations=iterations, balance=balance, base=base, layer=layer, num_units=num_units
+        recipe,
+        seed,
+        steps,
+        iterations=iterations,
+        balance=balance,
+        base=base,
+        layer=layer,
+        num_units=num_units,
+        microbatches=microbatches,
+        parallel=parallel,
     )
+    for config in configs:
+        batches_per_process(config.train.microbatches)  # refuse now, not after hours of clustering
     configs = with_denoising(configs, denoise)
     sounds = open_sounds(denoise, report)
-    save_quarantines(sounds, out)
+    on_rank_zero(lambda: save_quarantines(sounds, out))
     notes = describe(configs[0], sounds)
     start = None if base is None else _start(base, str(model))
-    left_out: dict[str, int] = {}
+    trained = _go_through(configs, opened, out, start, sounds, report, tell)
+    last, folder = configs[-1], trained.folder
+    finished = trained.result.stopped == "finished"
+    if finished:
+        layer = unit_layer if unit_layer is not None else last.targets.layer
+        folder = finish(out / last.name / "model", out / "model", opened, last, layer=layer, report=report)
+    return Pretrained(model=folder, finished=finished, left_out=trained.left_out, disturbed=notes)
+
+
+def _go_through(
+    configs: Sequence[RunConfig],
+    corpus: Corpus,
+    out: Path,
+    start: Start | None,
+    sounds: Sounds,
+    report: Report,
+    tell: Tell,
+) -> Trained:
+    """All runs, each from the one before; what the last one left, or the one that a signal stopped."""
     for config in configs:
         if config.continues is not None:
             start = finished_run(out / config.continues)
         of_model = config.targets.front_end == "model" and config.continues is None
         trained = execute(
             config,
-            opened,
+            corpus,
             out / config.name,
             teacher=start.encoder if start is not None and of_model else None,
             start=start if config.warm_start or config.continues is not None else None,
@@ -260,15 +298,10 @@ def pretrain(
             report=report,
             tell=tell,
         )
-        left_out = trained.left_out
         if trained.result.stopped == "signal":
-            return Pretrained(model=trained.folder, finished=False, left_out=left_out, disturbed=notes)
+            break
         start = Start(name=config.name, encoder=load_encoder(trained.folder))
-    assert start is not None
-    last = configs[-1]
-    layer = unit_layer if unit_layer is not None else (last.targets.layer or start.encoder.num_layers // 2)
-    folder = finish(out / last.name / "model", out / "model", opened, last, layer=layer, report=report)
-    return Pretrained(model=folder, finished=True, left_out=left_out, disturbed=notes)
+    return trained
 
 
 def _start(base: Base, name: str) -> Start:
@@ -276,7 +309,7 @@ def _start(base: Base, name: str) -> Start:
 
 
 def finish(
-    trained: Path, folder: Path, corpus: Corpus, config: RunConfig, *, layer: int, report: Report = silent
+    trained: Path, folder: Path, corpus: Corpus, config: RunConfig, *, layer: int | None, report: Report = silent
 ) -> Path:
     """Give a trained encoder its own units, a head for them, and write the folder that is handed over.
 
@@ -290,10 +323,11 @@ def finish(
         folder: Where to; weights in half precision.
         corpus: What codebook and head are fitted on; all of it, also where a second stage heard a subset.
         config: The last iteration or stage.
-        layer: Hidden state that is clustered.
+        layer: Hidden state that is clustered; None = the middle one.
         report: Told how far each stage is.
     """
     source = load_encoder(trained)
+    layer = source.num_layers // 2 if layer is None else layer
     config = disturbed(replace(config, data=replace(config.data, subset=None)), None, None)
     training, _ = usable(corpus, config.data)
     head = replace(
@@ -303,13 +337,17 @@ def finish(
     )
     head_dir = trained.parent / f"head-{layer}"
     origin = {"config": to_dict(head), "corpus": training.hash, "encoder": model_hash(source)}
-    if _is_made(folder, head_dir, origin):
+    if gather(_is_made(folder, head_dir, origin))[0]:
         return folder
-    for name in ("codebook.json", HEADS):
-        (folder / name).unlink(missing_ok=True)
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(training.hours().items()))
     card = CARD.format(hours=hours, steps=config.train.steps, layer=layer, num_units=config.targets.num_units)
-    save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
+
+    def begin() -> None:
+        for name in ("codebook.json", HEADS):
+            (folder / name).unlink(missing_ok=True)
+        save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
+
+    on_rank_zero(begin)
     encoder = load_encoder(folder)
     codebook, units = prepare_targets(
         training, head.targets, head_dir / "targets", seed=config.seed, teacher=encoder, report=report
@@ -320,9 +358,13 @@ def finish(
     initialize_table(method, [stream.batch(stream.state())])
     with closing(stream):
         train(method, stream, head.train, head_dir, identity={"codebook": codebook.hash}, progress=report("Head"))
-    save_heads(method.half(), folder)
-    codebook.save(folder)
-    write_origin(head_dir, origin)
+
+    def hand_over() -> None:
+        save_heads(method.half(), folder)
+        codebook.save(folder)
+        write_origin(head_dir, origin)
+
+    on_rank_zero(hand_over)
     return folder
 
 

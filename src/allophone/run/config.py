@@ -59,7 +59,7 @@ class DataConfig:
     subset: BalancedSubset | None = None
     """Only so much of every language; ``alpha`` and ``beta`` then act on what is left. None = everything."""
     cache_gibibytes: float = 2.0
-    """Decoded audio kept in memory; 2 GiB hold 18.6 hours."""
+    """Decoded audio that each process keeps in memory; 2 GiB hold 18.6 hours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -110,6 +110,7 @@ def check_gpu() -> Check:
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         found = ", ".join(f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices)
+        found += f"; used by `torchrun --nproc-per-node {len(devices)} -m allophone pretrain`"
         return Check(name="gpu", status="good", found=found)
     if torch.backends.mps.is_available():
         return Check(name="gpu", status="good", found="Apple GPU (mps)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from allophone.data.corpus import Corpus
 from allophone.run.config import RunConfig
-from allophone.run.execute import build_sampler, usable
+from allophone.run.targets import build_sampler, usable
 
 HEADING = f"  {'language':<10} {'source':<28} {'h there':>9} {'h chosen':>9} {'h drawn':>10} {'share':>7} {'times':>8}"
 

@@ -31,7 +31,8 @@ from allophone.models.hubert import Hubert
 from allophone.models.wavlm import Wavlm
 from allophone.nn.codebook import Codebook
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.execute import Report, build_stream, prepare_targets, silent, usable
+from allophone.run.progress import Report, silent
+from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.seeding import derive
 from allophone.train.config import TrainConfig
 from allophone.train.loop import TrainResult, train

@@ -26,8 +26,8 @@ from allophone.errors import CheckpointError
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
-_FREE_TO_CHANGE = re.compile(r"(^|\.)train\.(log_every|save_every|keep_checkpoints|tensorboard|microbatches)$")
-"""Settings that a resume may change; micro-batches count together with ranks, as ``batches_per_step``."""
+_FREE_TO_CHANGE = re.compile(r"(^|\.)train\.(log_every|save_every|keep_checkpoints|tensorboard|microbatches|parallel)$")
+"""Settings that a resume may change; micro-batches are compared as ``batches_per_step``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from allophone.batch import SECONDS_DRAWN
-from allophone.distributed import is_distributed, rank, world_size
+from allophone.distributed import gather, is_distributed, rank
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -72,8 +71,7 @@ class Journal:
         """Sums and counts of all ranks since the last line, on rank 0; every rank must call this together."""
         self._collect()
         if is_distributed():
-            everyone: list[Any] = [None] * world_size()
-            dist.all_gather_object(everyone, self._sums)
+            everyone = gather(self._sums)
             self._sums = _merge(everyone) if rank() == 0 else {}
         return {name: (pair[0], pair[1]) for name, pair in self._sums.items()}
 
