@@ -34,6 +34,10 @@ class CheckpointError(AllophoneError):
     """A saved model or training state is incomplete, damaged or of another kind."""
 
 
+class ClusterError(AllophoneError):
+    """A cluster cannot be reached, or cannot do its work."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant.
 
