@@ -38,6 +38,10 @@ class DistributedError(AllophoneError):
     """The processes of one job have lost each other."""
 
 
+class ClusterError(AllophoneError):
+    """A cluster cannot be reached, or cannot do its work."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant.
 

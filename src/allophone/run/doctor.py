@@ -66,6 +66,7 @@ def doctor(folder: Path) -> tuple[Check, ...]:
         check_memory(available_memory()),
         check_versions(pinned_versions(constraints_path()), installed_versions()),
         check_starter(starter_files()),
+        *((check_ray(importlib.metadata.version("ray")),) if importlib.util.find_spec("ray") else ()),
     )
 
 
@@ -157,6 +158,11 @@ def check_pyav() -> Check:
         found="missing",
         mend="Only for g722, m4a, amr and others: pip install 'allophone[codecs]'.",
     )
+
+
+def check_ray(version: str) -> Check:
+    """Ray, named only where it is installed."""
+    return Check(name="ray", status="good", found=f"{version}: corpus jobs run on a cluster with --engine ray")
 
 
 def check_disk(folder: Path, free: int) -> Check:
