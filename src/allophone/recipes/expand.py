@@ -47,7 +47,7 @@ from allophone.units.fit import fit_codebook
 
 KEEP = ("spa", "fra", "rus")
 """Languages that are kept when nothing is said and the base is the starter."""
-FAST = LedgerConfig(probe_steps=200, few=(None,), most_test_clips=60, most_train_clips=200, kept_text=False)
+FAST = LedgerConfig(probe_steps=400, few=(None,), most_test_clips=50, most_train_clips=150, kept_text=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,7 +41,7 @@ from allophone.units.extract import FrameCache
 class LedgerConfig:
     """How much is measured; fewer clips and steps for the quick look."""
 
-    probe_steps: int = 800
+    probe_steps: int = 1600
     """Updates of each linear probe."""
     few: tuple[int | None, ...] = (None, 150)
     """Labelled clips; None = all."""
