@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(NICE) $(BIN)/python -
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench evidence parity slow coverage starter clean
+.PHONY: help install demo test check format bench evidence parity slow cluster coverage starter clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,10 @@ parity: $(READY)  ## every comparison with an independent implementation, slow o
 
 slow: $(READY)  ## the tests that take minutes
 	@$(PYTEST) -m "slow and not gpu and not network" $(ARGS)
+
+cluster: $(READY)  ## corpus jobs on a Ray cluster of three nodes here, two of them killed (installs Ray)
+	@$(PIP) install -c constraints.txt -e '.[ray]'
+	@$(PYTEST) -n 0 -m "not gpu and not network" tests/unit/test_engine_ray.py $(ARGS)
 
 coverage: $(READY)  ## the default tests again, with a page per file in htmlcov/
 	@$(PYTEST) --cov --cov-report=html --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)

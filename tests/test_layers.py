@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "allophone"
 LEVELS = [
-    *(["errors"], ["frames"], ["config"], ["seeding"], ["distributed"], ["batch"]),  # L0, in this order
+    *(["errors"], ["frames"], ["config"], ["seeding"], ["distributed"], ["engine"], ["batch"]),  # L0, in this order
     ["nn", "audio", "text", "metrics"],  # L1
     ["models", "losses", "data"],  # L2
     ["methods", "units", "evaluate", "search"],  # L3

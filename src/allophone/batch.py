@@ -13,6 +13,9 @@ from torch import Tensor
 
 from allophone.errors import ShapeError
 
+SECONDS_DRAWN = "seconds_drawn/"
+"""Begins the names of the sums that hold seconds drawn of a language: ``seconds_drawn/fra_Latn``."""
+
 
 def valid_positions(lengths: Tensor, size: int) -> Tensor:
     """Which positions of a padded tensor are real.

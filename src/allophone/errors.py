@@ -34,6 +34,14 @@ class CheckpointError(AllophoneError):
     """A saved model or training state is incomplete, damaged or of another kind."""
 
 
+class DistributedError(AllophoneError):
+    """The processes of one job have lost each other."""
+
+
+class ClusterError(AllophoneError):
+    """A cluster cannot be reached, or cannot do its work."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant.
 

@@ -95,7 +95,7 @@ def _rank(number: int, run_dir: Path, dropout: float) -> None:
     dist.init_process_group("gloo", init_method=f"file://{run_dir}.sync", rank=number, world_size=2)
     method = tiny_method(dropout=dropout)
     with closing(tiny_stream()) as stream:
-        train(method, stream, config(1), run_dir)
+        train(method, stream, config(2), run_dir)
     dist.destroy_process_group()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allophone.errors import CheckpointError, ConfigError, DataError, NumericsError, ShapeError
-from allophone.nn import clustering
+from allophone.nn import clustering, reservoir
 from allophone.nn.clustering import Codebook, CodebookInfo, assign, fit_kmeans, reservoir_frames
 
 
@@ -65,15 +65,15 @@ def test_more_iterations_never_hurt():
 
 def test_stream_is_never_held_whole(monkeypatch):
     """No more frames live in the reservoir than its size and a quarter (plus a tile), however long the stream."""
-    monkeypatch.setattr(clustering, "TILE_FRAMES", 32)
+    monkeypatch.setattr(reservoir, "TILE_FRAMES", 32)
     held = []
-    lowest = clustering._lowest
+    lowest = reservoir._lowest
 
     def watched(kept, keys, size):
         held.append(len(keys))
         return lowest(kept, keys, size)
 
-    monkeypatch.setattr(clustering, "_lowest", watched)
+    monkeypatch.setattr(reservoir, "_lowest", watched)
     for length in (20, 200, 400):
         held.clear()
         stream = [blobs(50, seed=i) for i in range(length)]
@@ -83,7 +83,7 @@ def test_stream_is_never_held_whole(monkeypatch):
 
 def test_reservoir_is_a_uniform_sample():
     frames = torch.arange(20_000.0)[:, None]
-    sample = clustering._reservoir(lambda: frames.split(123), 4, 0, 2_000)
+    sample = reservoir.draw_sample(reservoir.one_shard(lambda: frames.split(123)), 4, 0, 2_000)
     assert sample.seen == 20_000 and len(sample.frames) == 2_000 and not sample.complete
     values = sample.frames[:, 0]
     assert bool((values.diff() > 0).all())
@@ -99,10 +99,12 @@ def test_reservoir_size_is_capped_by_memory():
 
 def test_empty_clusters_are_filled_again():
     frames = blobs()
-    sample = clustering._reservoir(lambda: [frames], 4, 0, None)
+    sample = reservoir.draw_sample(reservoir.one_shard(lambda: [frames]), 4, 0, None)
     far = torch.full((4, 6), 1e3)
     far[0] = 0
-    centroids, statistics, _ = clustering._lloyd(lambda: [frames], far, sample, 0, 20, 1e-4, lambda done: None)
+    centroids, statistics, _ = clustering._lloyd(
+        reservoir.one_shard(lambda: [frames]), far, sample, 0, 20, 1e-4, lambda done: None
+    )
     assert bool((statistics.counts > 0).all())
     assert bool(torch.isfinite(centroids).all())
 
@@ -301,3 +303,16 @@ def test_impossible_codebooks():
         Codebook(torch.full((7, 39), float("nan")), info)
     with pytest.raises(ConfigError, match="must be positive"):
         codebook(hop=0)
+
+
+def test_a_start_keeps_the_numbers_of_its_clusters() -> None:
+    centers = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    frames = (centers.repeat(50, 1) + 0.5 * torch.randn(150, 2, generator=torch.Generator().manual_seed(0))).float()
+    for order in ([0, 1, 2], [2, 0, 1]):
+        start = centers[order] + 0.7
+        for frames_kept in (150, 30):  # all frames at hand, and a sample of them
+            found = fit_kmeans(lambda: [frames], 3, seed=0, start=start, init_frames=frames_kept)
+            assert torch.cdist(found.centroids, centers[order]).argmin(1).tolist() == [0, 1, 2]
+            assert float(torch.cdist(found.centroids, centers[order]).diagonal().max()) < 0.4
+    with pytest.raises(ShapeError, match=r"start is \(3, 4\), expected \(3, 2\)"):
+        fit_kmeans(lambda: [frames], 3, seed=0, start=torch.zeros(3, 4))

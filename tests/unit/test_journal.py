@@ -130,3 +130,30 @@ def test_nobody_listens() -> None:
         raise AssertionError("info was computed for nobody")
 
     ProgressLine(None, start=0, total=1).tell(1, never)
+
+
+def test_seconds_drawn_add_up_over_lines_and_resumes(tmp_path: Path) -> None:
+    def steps(journal: Journal, first: int, last: int) -> None:
+        for step in range(first, last + 1):
+            journal.add({"loss": (1.0, 1), "seconds_drawn/fra_Latn": (2.5, 0.0), "seconds_drawn/bul_Cyrl": (0.1, 0.0)})
+            if step % 2 == 0:
+                journal.write(step, {})
+
+    with Journal(tmp_path, tensorboard=False) as journal:
+        steps(journal, 1, 3)
+        saved = json.loads(json.dumps(journal.sums()))
+        steps(journal, 4, 5)  # lost
+    with Journal(tmp_path, start=3, sums=saved, tensorboard=False) as journal:
+        steps(journal, 4, 6)
+    drawn = [line["seconds_drawn"] for line in lines(tmp_path)]
+    assert drawn == [{"bul_Cyrl": pytest.approx(0.1 * n), "fra_Latn": 2.5 * n} for n in (2, 4, 6)]
+
+
+def test_a_note_is_made_once_and_replaced_when_it_changes(tmp_path: Path) -> None:
+    assert module.note_once(tmp_path, "start", "from a")
+    assert not module.note_once(tmp_path, "start", "from a")
+    assert module.note_once(tmp_path, "subset", "2 h")
+    assert module.note_once(tmp_path, "start", "from b")
+    with Journal(tmp_path, tensorboard=False) as journal:
+        journal.write(1, {})
+    assert [line.get("message") for line in lines(tmp_path)] == ["2 h", "from b", None]

@@ -11,18 +11,10 @@ from torch import Tensor
 
 from allophone.errors import ConfigError, DataError, NumericsError
 from allophone.evaluate.language_identification import identify_languages, leave_one_source_out
-from allophone.evaluate.probes import CTCProbeConfig, chance_text_errors, collapse, linear_ctc_probe
+from allophone.evaluate.probes import CTCProbeConfig, chance_text_errors, linear_ctc_probe
 
 ALPHABET = "abcdef "
 QUICK = CTCProbeConfig(steps=150, learning_rates=(3e-2,), input_dropouts=(0.4,), seed=0)
-
-
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [([], []), ([0, 0], []), ([1, 1, 1], [1]), ([1, 0, 1], [1, 1]), ([0, 2, 2, 0, 0, 2, 3, 0], [2, 2, 3])],
-)
-def test_collapse_merges_repeats_and_drops_blanks(path: list[int], text: list[int]) -> None:
-    assert collapse(path) == text
 
 
 def spell(text: str, frames_each: int, generator: torch.Generator) -> Tensor:

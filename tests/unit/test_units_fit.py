@@ -12,7 +12,7 @@ from allophone.frames import FrameClock
 from allophone.models.build import build_encoder
 from allophone.models.conversion import model_hash
 from allophone.models.hubert import HubertConfig
-from allophone.nn import clustering
+from allophone.nn import reservoir
 from allophone.nn.clustering import Codebook, assign
 from allophone.units.extract import FrameExtractor, VoiceNormalizer
 from allophone.units.fit import fit, fit_codebook
@@ -128,14 +128,14 @@ def test_nothing_is_written(waveforms, encoder, tmp_path, monkeypatch):
 
 def test_memory_does_not_grow_with_the_corpus(speech, monkeypatch):
     held = []
-    lowest = clustering._lowest
+    lowest = reservoir._lowest
 
     def watched(kept, keys, size):
         held.append(sum(map(len, kept)))
         return lowest(kept, keys, size)
 
-    monkeypatch.setattr(clustering, "_lowest", watched)
-    monkeypatch.setattr(clustering, "TILE_FRAMES", 64)
+    monkeypatch.setattr(reservoir, "_lowest", watched)
+    monkeypatch.setattr(reservoir, "TILE_FRAMES", 64)
     waveform = speech(0.5)
     most = []
     for length in (10, 40):

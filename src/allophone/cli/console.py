@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +19,31 @@ StageProgress = Callable[[int, int, Mapping[str, float]], None]
 """Called with (done, total, figures such as the loss)."""
 
 
+def processes() -> int:
+    """How many processes ``torchrun`` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def follows() -> bool:
+    """Whether another process of the same job speaks for this one."""
+    return processes() > 1 and os.environ.get("RANK", "0") != "0"
+
+
 def say(text: str) -> None:
-    """Print a result."""
-    print(text, flush=True)
+    """Print a result, once a job."""
+    if not follows():
+        print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    """Print an error; one of several processes says which it is."""
+    who = f" (process {os.environ.get('RANK', '?')} of {processes()})" if processes() > 1 else ""
+    print(f"error{who}: {text}", file=sys.stderr, flush=True)
 
 
 def wrote(path: Path, what: str = "wrote") -> None:
     """Print where something was written; every verb that writes ends with it."""
-    print(f"{what} {path}", flush=True)
+    say(f"{what} {path}")
 
 
 def ended(finished: bool, path: Path) -> int:
@@ -48,6 +66,9 @@ def progress(label: str) -> Iterator[Progress]:
 @contextmanager
 def stages() -> Iterator[Callable[[str], StageProgress]]:
     """For work in several parts: given the name of a part, what its progress is told to."""
+    if follows():
+        yield lambda name: lambda done, total, info: None
+        return
     if not sys.stderr.isatty():
         yield lines
         return

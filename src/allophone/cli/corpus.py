@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import progress, say, wrote
-from allophone.cli.parser import Parser, Verbs, add_group, add_out, add_verb
+from allophone.cli.parser import Parser, Verbs, add_engine, add_group, add_out, add_verb
 from allophone.cli.places import open_corpus
 from allophone.run.duration import duration
 
@@ -54,13 +54,15 @@ def _add_import(group: Verbs) -> None:
         help="share of a language's files that may be bad before the import stops (default: 0.05)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="files decoded at a time (default: one per core)")
+    add_engine(parser)
 
 
 def run_import(arguments: argparse.Namespace) -> None:
     """Import a corpus."""
     from allophone.data.importing import import_corpus
+    from allophone.engine import open_engine
 
-    with progress("import") as report:
+    with open_engine(arguments.engine, arguments.address) as engine, progress("import") as report:
         result = import_corpus(
             arguments.path,
             out=arguments.out,
@@ -68,6 +70,7 @@ def run_import(arguments: argparse.Namespace) -> None:
             sounds=arguments.sounds,
             max_loss=arguments.max_loss,
             workers=arguments.workers,
+            engine=engine,
             progress=report,
         )
     say(f"read as {result.format}: {len(result.corpus)} utterances")
@@ -90,16 +93,18 @@ def _add_audit(group: Verbs) -> None:
     )
     _add_path(parser)
     parser.add_argument("--language", metavar="ISO", help="language of recordings that do not say their own")
+    add_engine(parser)
     add_out(parser, "the page", Path("audit.html"))
 
 
 def run_audit(arguments: argparse.Namespace) -> None:
     """Audit a corpus."""
     from allophone.data.audit import audit, findings
+    from allophone.engine import open_engine
 
     corpus = open_corpus(arguments.path, arguments.language)
-    with progress("audit") as report:
-        result = audit(corpus, arguments.out, progress=report)
+    with open_engine(arguments.engine, arguments.address) as engine, progress("audit") as report:
+        result = audit(corpus, arguments.out, engine=engine, progress=report)
     for finding in findings(result):
         say(f"- {finding}")
     wrote(arguments.out)

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the input's fault, 2 the command line's fault, 75 stopped 
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
@@ -13,8 +14,9 @@ from collections.abc import Sequence
 
 from allophone import __version__
 from allophone.cli import benchmark, corpus, demo, doctor, evaluate, expand, pretrain, report, units
+from allophone.cli.console import complain, processes
 from allophone.cli.parser import Parser
-from allophone.errors import AllophoneError
+from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
 VERBS = (demo, doctor, corpus, pretrain, expand, units, evaluate, report, benchmark)
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     arguments = build_parser().parse_args(argv)
     try:
+        _refuse_copies(arguments)
         return arguments.command(arguments) or 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -49,8 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             traceback.print_exc()
         else:
-            print(f"error: {error}", file=sys.stderr)
+            complain(str(error))
         return FAILED
+
+
+def _refuse_copies(arguments: argparse.Namespace) -> None:
+    """Started by ``torchrun``, most verbs would do the same work several times in the same place."""
+    if processes() > 1 and not getattr(arguments, "shared", False):
+        raise ConfigError(
+            f"{processes()} processes were started (WORLD_SIZE), but only `allophone pretrain` shares its work among "
+            f"several. Leave out torchrun, or unset WORLD_SIZE."
+        )
 
 
 def entry() -> None:

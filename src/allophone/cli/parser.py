@@ -90,6 +90,18 @@ def add_corpus(parser: Parser) -> None:
     )
 
 
+def add_engine(parser: Parser) -> None:
+    """Add ``--engine`` and ``--address``, for work that a cluster can do."""
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster (default: local)"
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the Ray cluster's head, or auto (default: RAY_ADDRESS, else Ray starts on this machine)",
+    )
+
+
 def add_out(parser: Parser, what: str, default: Path | None = None) -> None:
     """Add ``--out``, required unless there is a default."""
     shown = f"where to write {what}" + (f" (default: {default})" if default else "")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import progress, say, wrote
-from allophone.cli.parser import Parser, Verbs, add_corpus, add_group, add_out, add_verb
+from allophone.cli.parser import Parser, Verbs, add_corpus, add_engine, add_group, add_out, add_verb
 from allophone.cli.places import model_folder, open_corpus
 
 
@@ -45,16 +45,18 @@ def _add_fit(group: Verbs) -> None:
         help="voice: standardize the frames of each speaker, so that units say less about who speaks (default: none)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the clustering (default: 0)")
+    add_engine(parser)
     add_out(parser, "the codebook")
 
 
 def run_fit(arguments: argparse.Namespace) -> None:
     """Fit a codebook."""
+    from allophone.engine import open_engine
     from allophone.units.fit import fit
 
     model = arguments.model and model_folder(arguments.model)
     corpus = open_corpus(arguments.corpus)
-    with progress("fit") as report:
+    with open_engine(arguments.engine, arguments.address) as engine, progress("fit") as report:
         codebook = fit(
             corpus,
             model=model,
@@ -62,6 +64,7 @@ def run_fit(arguments: argparse.Namespace) -> None:
             num_units=arguments.num_units,
             seed=arguments.seed,
             normalization=arguments.normalization,
+            engine=engine,
             progress=report,
         )
     codebook.save(arguments.out)
@@ -79,17 +82,19 @@ def _add_encode(group: Verbs) -> None:
     add_corpus(parser)
     parser.add_argument("--model", metavar="MODEL", help="encoder that the codebook was fitted on (none for MFCCs)")
     parser.add_argument("--codebook", type=Path, required=True, metavar="FOLDER", help="what `units fit` wrote")
+    add_engine(parser)
     add_out(parser, "the units")
 
 
 def run_encode(arguments: argparse.Namespace) -> None:
     """Encode a corpus."""
+    from allophone.engine import open_engine
     from allophone.units.encode import encode
 
     model = arguments.model and model_folder(arguments.model)
     corpus = open_corpus(arguments.corpus)
-    with progress("encode") as report:
-        encode(corpus, arguments.codebook, model=model, out=arguments.out, progress=report)
+    with open_engine(arguments.engine, arguments.address) as engine, progress("encode") as report:
+        encode(corpus, arguments.codebook, model=model, out=arguments.out, engine=engine, progress=report)
     wrote(arguments.out)
 
 

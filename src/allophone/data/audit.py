@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,9 +18,11 @@ import soundfile
 
 from allophone.audio.io import Samples, audio_blocks, probe_audio
 from allophone.data.corpus import Corpus
+from allophone.data.decoding import SHARD_FILES
 from allophone.data.measure import Measurement, measure, similar_pairs
 from allophone.data.quarantine import Quarantined
 from allophone.data.utterance import Utterance
+from allophone.engine import Engine, Shard, confirm_unreadable, cut, decoding_engine
 from allophone.errors import AudioError
 from allophone.frames import SAMPLE_RATE
 from allophone.text.languages import parse_language
@@ -105,6 +105,7 @@ def audit(
     *,
     players: int = 3,
     workers: int | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
     """Decode every utterance once, measure it, and write the page.
@@ -114,12 +115,13 @@ def audit(
         out_html: File to write: one page that needs nothing else, also offline.
         players: Samples per language to embed (typical, noisiest, longest, then evenly spread).
         workers: Threads that decode; one a core when None.
+        engine: Where the recordings are measured; None is this process. The figures are the same with any.
         progress: Called with (utterances done, utterances in all).
 
     Returns:
         The figures on the page.
     """
-    measured, unreadable = _measure_all(corpus, workers, progress)
+    measured, unreadable = _measure_all(corpus, decoding_engine(engine, workers), progress)
     rows = [row for row in corpus.utterances if row.id in measured]
     by_language: dict[str, list[Utterance]] = defaultdict(list)
     for row in rows:
@@ -188,30 +190,45 @@ def _language_findings(entry: LanguageAudit) -> list[str]:
     return [note for note, holds in notes.items() if holds]
 
 
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """Figures of the utterances of a shard, or why there are none."""
+
+    corpus: Corpus
+    """Where the sound files lie; without rows."""
+
+    def __call__(self, shard: Shard[Utterance]) -> list[Measurement | str]:
+        return [self._measure(row) for row in shard.items]
+
+    def _measure(self, row: Utterance) -> Measurement | str:
+        try:
+            return measure(_samples(self.corpus, row), row.sample_rate)
+        except AudioError as error:
+            return str(error).removeprefix(f"{self.corpus.audio_path(row)}: ")
+
+
 def _measure_all(
-    corpus: Corpus, workers: int | None, progress: Callable[[int, int], None] | None
+    corpus: Corpus, engine: Engine, progress: Callable[[int, int], None] | None
 ) -> tuple[dict[str, Measurement], list[Quarantined]]:
     """Figures by id, and what could not be decoded."""
     measured: dict[str, Measurement] = {}
     unreadable: list[Quarantined] = []
-
-    def measure_row(row: Utterance) -> Measurement | Quarantined:
-        try:
-            return measure(_samples(corpus, row), row.sample_rate)
-        except AudioError as error:
-            path = str(corpus.audio_path(row))
-            return Quarantined(path=path, language=row.language, reason=str(error).removeprefix(f"{path}: "), id=row.id)
-
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        outcomes = pool.map(measure_row, corpus.utterances)
-        for done, (row, outcome) in enumerate(zip(corpus.utterances, outcomes, strict=True), 1):
-            if isinstance(outcome, Quarantined):
-                unreadable.append(outcome)
+    job, shards = _Measure(Corpus(folder=corpus.folder.absolute(), utterances=())), cut(corpus.utterances, SHARD_FILES)
+    for shard, outcomes in zip(shards, engine.map(job, shards), strict=True):
+        confirm_unreadable(engine, _unread(shard, outcomes), lambda: _unread(shard, job(shard)))  # noqa: B023 (at once)
+        for row, outcome in zip(shard.items, outcomes, strict=True):
+            if isinstance(outcome, str):
+                path = str(corpus.audio_path(row))
+                unreadable.append(Quarantined(path=path, language=row.language, reason=outcome, id=row.id))
             else:
                 measured[row.id] = outcome
             if progress is not None:
-                progress(done, len(corpus))
+                progress(len(measured) + len(unreadable), len(corpus))
     return measured, unreadable
+
+
+def _unread(shard: Shard[Utterance], outcomes: Sequence[Measurement | str]) -> list[str]:
+    return [row.path for row, outcome in zip(shard.items, outcomes, strict=True) if isinstance(outcome, str)]
 
 
 def _samples(corpus: Corpus, row: Utterance) -> Samples:

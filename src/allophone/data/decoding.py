@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +18,7 @@ from allophone.audio.io import MIN_SAMPLES, AudioInfo, Samples, audio_blocks, pr
 from allophone.data.importers.entry import Entry
 from allophone.data.quarantine import Quarantined
 from allophone.data.utterance import Utterance
+from allophone.engine import Engine, Shard, confirm_unreadable, cut, decoding_engine
 from allophone.errors import AudioError
 from allophone.frames import SAMPLE_RATE
 
@@ -28,6 +28,9 @@ MAX_SECONDS_WITH_TEXT = 60.0
 """A recording with a text stays whole up to here, because nobody knows which words fall into which piece."""
 OVERRUN_SECONDS = 0.1
 """Disagreement between a manifest and a file that rounding explains."""
+
+SHARD_FILES = 8
+"""Sound files that a worker takes at a time. What becomes of a file does not depend on it."""
 
 SILENT_RANGE = 2 / 32768
 """Samples that differ by no more than this (two steps of 16 bit) are silence."""
@@ -50,6 +53,7 @@ def decode_entries(
     *,
     max_seconds: float = MAX_SECONDS,
     workers: int | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Decoded:
     """Decode what the entries name and turn each into utterances or a reason why not.
@@ -61,19 +65,22 @@ def decode_entries(
         entries: With languages (see :func:`~allophone.data.importers.entry.require_languages`).
         max_seconds: Longest piece; longer recordings are cut where it is quietest.
         workers: Threads; one a core when None.
+        engine: Where files are decoded; None is this process.
         progress: Called with (files done, files in all).
     """
     by_file: dict[str, list[int]] = {}
-    for number, entry in enumerate(entries):
-        by_file.setdefault(_absolute(entry.path), []).append(number)
+    for number in sorted(range(len(entries)), key=lambda number: entries[number].offset_seconds):
+        by_file.setdefault(_absolute(entries[number].path), []).append(number)
     outcomes: list[list[Outcome]] = [[] for _ in entries]
-
-    def decode_file(path: str) -> None:
-        for number in sorted(by_file[path], key=lambda number: entries[number].offset_seconds):
-            outcomes[number] = _decode_entry(entries[number], path, max_seconds)
-
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        for done, _ in enumerate(pool.map(decode_file, by_file), 1):
+    files = sorted(by_file, key=lambda path: min(by_file[path]))
+    shards = cut([_File(path, tuple(entries[number] for number in by_file[path])) for path in files], SHARD_FILES)
+    engine, job, done = decoding_engine(engine, workers), _Decode(max_seconds), 0
+    for shard, decoded in zip(shards, engine.map(job, shards), strict=True):
+        confirm_unreadable(engine, _refused(shard, decoded), lambda: _refused(shard, job(shard)))  # noqa: B023 (at once)
+        for file, found in zip(shard.items, decoded, strict=True):
+            for number, outcome in zip(by_file[file.path], found, strict=True):
+                outcomes[number] = outcome
+            done += 1
             if progress is not None:
                 progress(done, len(by_file))
     flat = [outcome for group in outcomes for outcome in group]
@@ -84,6 +91,33 @@ def decode_entries(
             len(group) > 1 and entry.text is not None for entry, group in zip(entries, outcomes, strict=True)
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    """Absolute."""
+    entries: tuple[Entry, ...]
+    """What lies in it, in order of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    """Outcomes of each entry of each file of a shard."""
+
+    max_seconds: float
+
+    def __call__(self, shard: Shard[_File]) -> list[list[list[Outcome]]]:
+        return [[_decode_entry(entry, file.path, self.max_seconds) for entry in file.entries] for file in shard.items]
+
+
+def _refused(shard: Shard[_File], decoded: Sequence[Sequence[Sequence[Outcome]]]) -> list[str]:
+    """Files of which something could not be used."""
+    return [
+        file.path
+        for file, found in zip(shard.items, decoded, strict=True)
+        if any(isinstance(outcome, Quarantined) for group in found for outcome in group)
+    ]
 
 
 def pieces(blocks: Iterator[Samples], sample_rate: int, max_seconds: float) -> Iterator[tuple[int, Samples]]:

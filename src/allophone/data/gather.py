@@ -12,6 +12,7 @@ from allophone.data.importers.detect import Format, read_entries
 from allophone.data.importers.entry import require_languages, require_unique_entries
 from allophone.data.quarantine import Quarantined
 from allophone.data.utterance import Utterance
+from allophone.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +35,7 @@ def gather(
     sounds: bool = False,
     max_seconds: float = MAX_SECONDS,
     workers: int | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Gathered:
     """Read a source's entries and decode each file once; arguments as :func:`~allophone.data.importing.import_corpus`.
@@ -44,7 +46,7 @@ def gather(
     kind, entries = read_entries(source, media=media, language=language, sounds=sounds)
     require_languages(entries)
     require_unique_entries(entries)
-    decoded = decode_entries(entries, max_seconds=max_seconds, workers=workers, progress=progress)
+    decoded = decode_entries(entries, max_seconds=max_seconds, workers=workers, engine=engine, progress=progress)
     return Gathered(
         format=kind,
         utterances=decoded.utterances,

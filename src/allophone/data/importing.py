@@ -12,6 +12,7 @@ from allophone.data.decoding import MAX_SECONDS
 from allophone.data.gather import gather, source_name
 from allophone.data.importers.detect import Format
 from allophone.data.quarantine import Quarantined, require_small_loss, save_quarantine
+from allophone.engine import Engine
 from allophone.errors import DataError
 
 
@@ -38,6 +39,7 @@ def import_corpus(
     max_loss: float = 0.05,
     max_seconds: float = MAX_SECONDS,
     workers: int | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
     """Decode a source once and write a corpus folder for it; sound files stay where they are.
@@ -51,6 +53,7 @@ def import_corpus(
         max_loss: Largest share of a language's recordings that may be unusable.
         max_seconds: Longer recordings are cut into pieces at quiet points.
         workers: Threads that decode; one a core when None.
+        engine: Where files are decoded; None is this process. The corpus is the same with any.
         progress: Called with (files done, files in all).
 
     Raises:
@@ -67,6 +70,7 @@ def import_corpus(
         sounds=sounds,
         max_seconds=max_seconds,
         workers=workers,
+        engine=engine,
         progress=progress,
     )
     save_quarantine(found.quarantined, out)

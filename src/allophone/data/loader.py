@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allophone.batch import SpeechBatch
+from allophone.batch import SECONDS_DRAWN, SpeechBatch
 from allophone.data.collate import CollateConfig, Example, collate
 from allophone.data.denoising import Pools, SoundPool, require_pools
 from allophone.data.sampler import BatchSampler, SamplerState
@@ -192,7 +193,9 @@ class BatchStream(Generic[U]):
             for utterance, draw in zip(chosen, draws, strict=True)
         ]
         units = None if self._units is None else [self._find_units(utterance.id) for utterance in chosen]
-        return collate(items, units, self._clock, self._config, self._sampler.seed, mine.epoch, self._pools)
+        batch = collate(items, units, self._clock, self._config, self._sampler.seed, mine.epoch, self._pools)
+        heard = self._sampler.seconds_by_language(draws)
+        return replace(batch, sums={**batch.sums, **{SECONDS_DRAWN + name: (heard[name], 0.0) for name in heard}})
 
     def _find_units(self, utterance_id: str) -> NDArray[np.integer] | None:
         assert self._units is not None

@@ -80,8 +80,9 @@ class BatchSampler:
         self.batch_seconds = batch_seconds
         self._seconds = np.minimum(durations, crop_seconds)
         self._buckets = np.floor(np.log(self._seconds) / np.log(BUCKET_RATIO)).astype(np.int64)
+        self._languages = tuple(languages)
         self._groups = _group_rows(languages, sources)
-        seconds = {key: float(self._seconds[rows].sum()) for key, rows in self._groups.items()}
+        seconds = self.seconds_there()
         self.weights = source_weights(seconds, alpha=alpha, beta=beta)
         """Share of the seconds of an epoch that each (language, source) gets."""
         total = sum(seconds.values())
@@ -130,6 +131,26 @@ class BatchSampler:
         while position >= (size := self.num_batches(epoch)):
             epoch, position = epoch + 1, position - size
         return self.state(epoch, position)
+
+    def seconds_by_language(self, draws: Sequence[Draw]) -> dict[str, float]:
+        """Seconds that some draws hear of each language, clips counted up to ``crop_seconds``."""
+        seconds: dict[str, float] = {}
+        for row, _ in draws:
+            seconds[self._languages[row]] = seconds.get(self._languages[row], 0.0) + float(self._seconds[row])
+        return seconds
+
+    def seconds_there(self) -> dict[tuple[str, str], float]:
+        """Seconds of each (language, source), clips counted up to ``crop_seconds``."""
+        return {key: float(self._seconds[rows].sum()) for key, rows in self._groups.items()}
+
+    def seconds_drawn(self, batches: int) -> dict[tuple[str, str], float]:
+        """Seconds of each (language, source) that the first ``batches`` batches hear; nothing is decoded for it."""
+        times, epoch = np.zeros(len(self._seconds), dtype=np.int64), 0
+        while batches > 0:
+            taken = self._plan(epoch)[:batches]
+            times += np.bincount(np.concatenate(taken)[:, 0], minlength=len(times))
+            batches, epoch = batches - len(taken), epoch + 1
+        return {key: float(self._seconds[rows] @ times[rows]) for key, rows in self._groups.items()}
 
     def _make_plan(self, epoch: int) -> list[NDArray[np.int64]]:
         drawn = np.concatenate([self._draw_group(epoch, key) for key in self._groups])

@@ -3,6 +3,7 @@
 The frames are streamed once per iteration and never kept, except for one seeded reservoir sample in which k-means++
 seeds the centroids and a short Lloyd warms them up. Sums are float64 and the stream is re-cut into fixed tiles, so
 the result does not depend on how the caller cuts it into batches. A stream that fits into the reservoir is read once.
+A stream in shards is read by an engine, anywhere; its statistics are merged in the order of the shards.
 
 Shape letters: n frames of one batch, D dim, K clusters, R frames in the reservoir. No feature file is ever written.
 
@@ -13,29 +14,44 @@ Source:
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from allophone.errors import ConfigError, DataError, NumericsError, ShapeError
+from allophone.engine import Shard
+from allophone.errors import ConfigError, DataError, ShapeError
 from allophone.nn.codebook import Codebook, CodebookInfo
+from allophone.nn.reservoir import (
+    TILE_FRAMES,
+    Batches,
+    Sample,
+    ShardedFrames,
+    checked,
+    draw_sample,
+    one_shard,
+    reservoir_frames,
+)
 from allophone.seeding import derive, numpy_generator
 
-__all__ = ["Batches", "Codebook", "CodebookInfo", "KMeansResult", "assign", "fit_kmeans", "reservoir_frames"]
+__all__ = [
+    "Batches",
+    "Codebook",
+    "CodebookInfo",
+    "KMeansResult",
+    "ShardedFrames",
+    "assign",
+    "fit_kmeans",
+    "reservoir_frames",
+]
 
-Batches = Callable[[], Iterable[Tensor]]
-"""Starts the same stream of frames ``(n, D)`` anew at every call."""
-
-TILE_FRAMES = 2048
-"""Frames whose distances to all centroids are held at once."""
-RESERVOIR_FRAMES_PER_CLUSTER = 256
 SEEDING_FRAMES_PER_CLUSTER = 64
-RESERVOIR_VALUES = 2**26
-"""Values that the default reservoir may hold (256 MiB), unless that were under 16 frames a cluster."""
 STARTS, START_ITERATIONS = 3, 4
 WARM_UP_ITERATIONS = 15
 
@@ -66,6 +82,11 @@ class _Statistics:
     counts: Tensor
     """Shape ``(K,)``, int64."""
     inertia: float
+
+    def __add__(self, other: _Statistics) -> _Statistics:
+        return _Statistics(
+            sums=self.sums + other.sums, counts=self.counts + other.counts, inertia=self.inertia + other.inertia
+        )
 
     @property
     def frames(self) -> int:
@@ -101,25 +122,28 @@ def assign(frames: Tensor, centroids: Tensor) -> Tensor:
 
 
 def fit_kmeans(
-    batches: Batches,
+    batches: Batches | ShardedFrames,
     num_clusters: int,
     *,
     seed: int,
     iterations: int = 20,
     init_frames: int | None = None,
     tolerance: float = 1e-4,
+    start: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> KMeansResult:
     """Cluster a stream of frames in memory that does not grow with it.
 
     Args:
         batches: Starts the stream; called once per pass, and must yield the same frames every time. Each batch has
-            shape ``(n, D)``, floating point, any n.
+            shape ``(n, D)``, floating point, any n. Or a stream in shards.
         num_clusters: K.
         seed: Of the reservoir, of k-means++ and of the re-seeding of empty clusters.
         iterations: At most so many updates over the whole stream; one more pass measures the result.
         init_frames: Frames in the reservoir; default :func:`reservoir_frames`.
         tolerance: Stop when an update improves the inertia by less than this share of it.
+        start: Centroids ``(K, D)`` to begin with, so that cluster k stays the nearest relative of the old k; None
+            seeds them by k-means++.
         progress: Called with (passes done, passes at most).
 
     Returns:
@@ -128,7 +152,7 @@ def fit_kmeans(
     Raises:
         ConfigError: ``num_clusters``, ``iterations`` or ``init_frames`` is out of range.
         DataError: Fewer (distinct) frames than clusters, or the stream changes from one pass to the next.
-        ShapeError: A batch is not ``(n, D)``.
+        ShapeError: A batch is not ``(n, D)``, or ``start`` not ``(K, D)``.
         NumericsError: A frame is not finite.
     """
     if num_clusters < 1 or iterations < 1 or (init_frames is not None and init_frames < num_clusters):
@@ -138,14 +162,21 @@ def fit_kmeans(
         )
     tick = progress or (lambda done, total: None)
     passes = iterations + 2
-    sample = _reservoir(batches, num_clusters, seed, init_frames)
+    whole = batches if isinstance(batches, ShardedFrames) else one_shard(batches)
+    sample = draw_sample(whole, num_clusters, seed, init_frames)
     tick(1, passes)
-    centroids = _seeded(sample, num_clusters, seed)
-    if not sample.complete:
-        centroids, _, _ = _lloyd(sample.stream, centroids, sample, seed, WARM_UP_ITERATIONS, 1e-3, lambda done: None)
-    stream = sample.stream if sample.complete else batches
+    centroids = _seeded(sample, num_clusters, seed) if start is None else _begun(sample, num_clusters, start)
+    if start is None and not sample.complete:
+        warm_up = one_shard(sample.stream)
+        centroids, _, _ = _lloyd(warm_up, centroids, sample, seed, WARM_UP_ITERATIONS, 1e-3, lambda done: None)
     centroids, statistics, updates = _lloyd(
-        stream, centroids, sample, seed, iterations, tolerance, lambda done: tick(done + 1, passes)
+        one_shard(sample.stream) if sample.complete else whole,
+        centroids,
+        sample,
+        seed,
+        iterations,
+        tolerance,
+        lambda done: tick(done + 1, passes),
     )
     tick(passes, passes)
     return KMeansResult(
@@ -156,73 +187,30 @@ def fit_kmeans(
     )
 
 
-def reservoir_frames(num_clusters: int, dim: int) -> int:
-    """Frames of the default reservoir: 256 a cluster, fewer where that exceeds 256 MiB, but at least 16 a cluster."""
-    most = max(16 * num_clusters, RESERVOIR_VALUES // dim)
-    return min(RESERVOIR_FRAMES_PER_CLUSTER * num_clusters, most)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    frames: Tensor
-    """Shape ``(R, D)``, float32, in the order of the stream."""
-    center: Tensor
-    """Their mean; distances are taken after subtracting it, which keeps float32 exact. Shape ``(D,)``."""
-    seen: int
-    """Frames of the stream that the sample was drawn from."""
-
-    @property
-    def complete(self) -> bool:
-        return self.seen == len(self.frames)
-
-    def stream(self) -> Iterator[Tensor]:
-        yield self.frames
-
-
-def _reservoir(batches: Batches, num_clusters: int, seed: int, size: int | None) -> _Sample:
-    """Uniform sample without replacement: every frame draws a key, the frames with the lowest keys stay."""
-    generator = numpy_generator(seed, "k-means reservoir")
-    kept: list[Tensor] = []
-    keys, held, seen, bar = np.zeros(0), 0, 0, np.inf
-    for batch in _checked(batches):
-        size = size or reservoir_frames(num_clusters, batch.shape[1])
-        drawn = generator.random(len(batch))
-        seen += len(batch)
-        chosen = np.flatnonzero(drawn < bar)
-        kept.append(batch[torch.from_numpy(chosen).to(batch.device)].float())
-        keys = np.concatenate([keys, drawn[chosen]])
-        held += len(chosen)
-        if held > size + max(size // 4, TILE_FRAMES):
-            kept, keys = _lowest(kept, keys, size)
-            held, bar = size, keys.max()
-    if seen < num_clusters:
-        raise DataError(f"fit_kmeans: the stream has {seen} frames, {num_clusters} clusters need at least as many.")
-    assert size is not None
-    frames = torch.cat(_lowest(kept, keys, min(size, held))[0])
-    return _Sample(frames, frames.double().mean(0).float(), seen)
-
-
-def _lowest(kept: list[Tensor], keys: np.ndarray, size: int) -> tuple[list[Tensor], np.ndarray]:
-    """The ``size`` frames with the lowest keys, still in the order of the stream."""
-    frames = torch.cat(kept)
-    if len(keys) == size:
-        return [frames], keys
-    rows = np.sort(np.argpartition(keys, size - 1)[:size])
-    return [frames[torch.from_numpy(rows).to(frames.device)]], keys[rows]
-
-
-def _seeded(sample: _Sample, num_clusters: int, seed: int) -> Tensor:
+def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
     """The best of a few k-means++ starts on a part of the sample, after a few updates on it. ``(K, D)``, centered."""
     rows = numpy_generator(seed, "frames to start from").permutation(len(sample.frames))
     rows = np.sort(rows[: SEEDING_FRAMES_PER_CLUSTER * num_clusters])
     frames = sample.frames[torch.from_numpy(rows).to(sample.frames.device)]
-    part, centered = _Sample(frames, sample.center, len(frames)), frames - sample.center
+    part, centered = Sample(frames, sample.center, len(frames)), frames - sample.center
     starts = []
     for attempt in range(STARTS):
         centroids = _plus_plus(centered, num_clusters, derive(seed, "start", attempt))
-        centroids, statistics, _ = _lloyd(part.stream, centroids, part, seed, START_ITERATIONS, 0.0, lambda done: None)
+        centroids, statistics, _ = _lloyd(
+            one_shard(part.stream), centroids, part, seed, START_ITERATIONS, 0.0, lambda done: None
+        )
         starts.append((statistics.inertia, attempt, centroids))
     return min(starts)[2]
+
+
+def _begun(sample: Sample, num_clusters: int, start: Tensor) -> Tensor:
+    """Given centroids, centered like the sample. Shape ``(K, D)``."""
+    expected = (num_clusters, sample.frames.shape[1])
+    if tuple(start.shape) != expected:
+        raise ShapeError(
+            f"fit_kmeans: start is {tuple(start.shape)}, expected {expected}: centroids of the same frames."
+        )
+    return start.to(sample.frames) - sample.center
 
 
 def _plus_plus(frames: Tensor, num_clusters: int, seed: int) -> Tensor:
@@ -257,9 +245,9 @@ def _squared_distances(frames: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
 
 
 def _lloyd(
-    batches: Batches,
+    batches: ShardedFrames,
     centroids: Tensor,
-    sample: _Sample,
+    sample: Sample,
     seed: int,
     iterations: int,
     tolerance: float,
@@ -283,7 +271,7 @@ def _lloyd(
     raise AssertionError("unreachable: the last iteration returns")
 
 
-def _updated(centroids: Tensor, statistics: _Statistics, sample: _Sample, seed: int) -> Tensor:
+def _updated(centroids: Tensor, statistics: _Statistics, sample: Sample, seed: int) -> Tensor:
     """Means of the clusters; an empty one moves to a sampled frame, drawn by its distance to the nearest centroid."""
     counts = statistics.counts
     means = (statistics.sums / counts.clamp_min(1)[:, None]).float()
@@ -300,18 +288,32 @@ def _updated(centroids: Tensor, statistics: _Statistics, sample: _Sample, seed: 
     return centroids
 
 
-def _statistics(batches: Batches, centroids: Tensor, center: Tensor) -> _Statistics:
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """Statistics of one shard."""
+
+    frames: Callable[[Shard[Any]], Iterable[Tensor]]
+    centroids: Tensor
+    center: Tensor
+
+    def __call__(self, shard: Shard[Any]) -> _Statistics:
+        centroids = self.centroids
+        sums = torch.zeros(centroids.shape, dtype=torch.float64, device=centroids.device)
+        counts = torch.zeros(len(centroids), dtype=torch.int64, device=centroids.device)
+        inertia = torch.zeros((), dtype=torch.float64, device=centroids.device)
+        for tile in _tiles(checked(self.frames(shard))):
+            frames = tile.float() - self.center
+            labels, distances = _nearest(frames, centroids)
+            sums.index_add_(0, labels, frames.double())
+            counts += torch.bincount(labels, minlength=len(centroids))
+            inertia += distances.sum(dtype=torch.float64)
+        return _Statistics(sums=sums, counts=counts, inertia=float(inertia))
+
+
+def _statistics(batches: ShardedFrames, centroids: Tensor, center: Tensor) -> _Statistics:
     """One pass over the stream."""
-    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=centroids.device)
-    counts = torch.zeros(len(centroids), dtype=torch.int64, device=centroids.device)
-    inertia = torch.zeros((), dtype=torch.float64, device=centroids.device)
-    for tile in _tiles(_checked(batches)):
-        frames = tile.float() - center
-        labels, distances = _nearest(frames, centroids)
-        sums.index_add_(0, labels, frames.double())
-        counts += torch.bincount(labels, minlength=len(centroids))
-        inertia += distances.sum(dtype=torch.float64)
-    return _Statistics(sums=sums, counts=counts, inertia=float(inertia))
+    parts = batches.engine.map(_Measure(batches.frames, centroids, center), batches.shards)
+    return functools.reduce(operator.add, parts)
 
 
 def _nearest(frames: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
@@ -336,19 +338,3 @@ def _tiles(batches: Iterable[Tensor]) -> Iterator[Tensor]:
             waiting, held = [rest], len(rest)
     if held:
         yield torch.cat(waiting)
-
-
-def _checked(batches: Batches) -> Iterator[Tensor]:
-    """The batches that have frames, detached; refuses what is not a finite ``(n, D)`` of one D."""
-    dim: int | None = None
-    for number, batch in enumerate(batches()):
-        if batch.ndim != 2 or not batch.is_floating_point() or batch.shape[1] != (dim or batch.shape[1]):
-            raise ShapeError(
-                f"fit_kmeans: batch {number} is {batch.dtype} of shape {tuple(batch.shape)}, expected floating point "
-                f"of shape (frames, {dim or 'dim'})."
-            )
-        dim = batch.shape[1]
-        if not bool(torch.isfinite(batch).all()):
-            raise NumericsError(f"fit_kmeans: batch {number} holds NaN or infinite values; check audio and model.")
-        if len(batch):
-            yield batch.detach()

@@ -13,7 +13,7 @@ from allophone.data.noise import Sounds, SoundSource
 from allophone.data.quarantine import save_quarantine
 from allophone.errors import ConfigError
 from allophone.run.config import RunConfig
-from allophone.run.execute import Report, counted, silent
+from allophone.run.progress import Report, counted, silent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,8 @@ from allophone.evaluate.report_tables import markdown_tables
 from allophone.models.conversion import model_hash
 from allophone.recipes.expand import measure_frames
 from allophone.recipes.ledger import LedgerConfig, base_posteriors, language_rows, systems_of
-from allophone.run.execute import Report, fit_threads, silent
+from allophone.run.execute import fit_threads
+from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
 
 

@@ -35,9 +35,11 @@ from allophone.recipes.ledger import (
     voice_pair,
 )
 from allophone.recipes.phones import phone_table
-from allophone.run.execute import Report, counted, fit_threads, save_heads, silent, subset, usable, waveforms
+from allophone.run.execute import fit_threads, save_heads
 from allophone.run.expansion import Base, ExpandConfig, Expanded, expand_encoder, merge
+from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
+from allophone.run.targets import subset, usable, waveforms
 from allophone.text.languages import parse_language
 from allophone.text.normalize import normalize
 from allophone.units.extract import FrameCache
@@ -45,7 +47,7 @@ from allophone.units.fit import fit_codebook
 
 KEEP = ("spa", "fra", "rus")
 """Languages that are kept when nothing is said and the base is the starter."""
-FAST = LedgerConfig(probe_steps=200, few=(None,), most_test_clips=60, most_train_clips=200, kept_text=False)
+FAST = LedgerConfig(probe_steps=400, few=(None,), most_test_clips=50, most_train_clips=150, kept_text=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,8 +28,9 @@ from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.frames import SAMPLE_RATE
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.build import Encoder
-from allophone.run.execute import Report, aligned_units, silent, waveforms
 from allophone.run.expansion import Base, Expanded, random_encoder
+from allophone.run.progress import Report, silent
+from allophone.run.targets import aligned_units, waveforms
 from allophone.seeding import numpy_generator
 from allophone.text.normalize import normalize
 from allophone.units.encode import encode_units
@@ -40,7 +41,7 @@ from allophone.units.extract import FrameCache
 class LedgerConfig:
     """How much is measured; fewer clips and steps for the quick look."""
 
-    probe_steps: int = 800
+    probe_steps: int = 1600
     """Updates of each linear probe."""
     few: tuple[int | None, ...] = (None, 150)
     """Labelled clips; None = all."""

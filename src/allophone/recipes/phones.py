@@ -8,8 +8,9 @@ from allophone.data.corpus import Corpus
 from allophone.evaluate.report_content import Table
 from allophone.models.build import Encoder
 from allophone.nn.codebook import Codebook
-from allophone.run.execute import Report, counted, silent, subset, waveforms
 from allophone.run.expansion import Base, random_encoder
+from allophone.run.progress import Report, counted, silent
+from allophone.run.targets import subset, waveforms
 from allophone.units.encode import encode_units
 from allophone.units.fit import fit_codebook
 from allophone.units.report import PhoneInterval, unit_report

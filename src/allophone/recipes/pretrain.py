@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from allophone.audio.augment import AugmentConfig
+from allophone.config import to_dict
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
+from allophone.data.noise import Sounds
+from allophone.distributed import gather, on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.methods.language_expansion import initialize_table
 from allophone.methods.masked_prediction import MaskedPrediction
-from allophone.models.conversion import load_encoder, save_encoder
+from allophone.models.conversion import load_encoder, model_hash, save_encoder
 from allophone.models.hubert import published_config
 from allophone.models.lasr import LasrConfig
 from allophone.models.mr_hubert import MrHubert
+from allophone.nn.codebook import Codebook
 from allophone.recipes.denoise import DenoiseConfig, describe, disturbed, open_sounds, save_quarantines, with_denoising
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
+from allophone.recipes.stages import Balance, TwoStage, balanced, continued, iterated, with_steps
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.execute import (
-    Report,
-    build_stream,
-    execute,
-    load_finished,
-    prepare_targets,
-    save_heads,
-    silent,
-    usable,
-)
+from allophone.run.execute import Trained, execute, is_finished, save_heads
+from allophone.run.expansion import Base
+from allophone.run.origin import ORIGIN, origin_differences, write_origin
+from allophone.run.progress import Report, Tell, silent, to_nobody
+from allophone.run.start import HEADS, Start, finished_run
+from allophone.run.starter import open_base
+from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.train.config import TrainConfig
 from allophone.train.loop import train
+from allophone.train.parallel import batches_per_process
 
 
 def starter(seed: int = 0) -> tuple[RunConfig, ...]:
@@ -110,23 +115,55 @@ def hubert_base(seed: int = 0) -> tuple[RunConfig, ...]:
     return first, replace(first, name="iteration-2", targets=targets, train=replace(train, steps=400_000))
 
 
-def recipe_configs(recipe: str, seed: int, steps: tuple[int, ...] | None = None) -> tuple[RunConfig, ...]:
-    """All iterations of a recipe, with other numbers of updates where ``steps`` gives them.
+def recipe_configs(
+    recipe: str,
+    seed: int,
+    steps: tuple[int, ...] | None = None,
+    *,
+    iterations: int | None = None,
+    balance: Balance | None = None,
+    base: Base | None = None,
+    layer: int | None = None,
+    num_units: int | None = None,
+    microbatches: int | None = None,
+    parallel: Parallel = "auto",
+) -> tuple[RunConfig, ...]:
+    """All runs of a pretraining: the recipe's iterations, changed as asked, and a second stage where there is one.
+
+    Args:
+        recipe: Name in :data:`RECIPES`.
+        seed: Of everything that is drawn.
+        steps: Updates of each run; None = the recipe's.
+        iterations: How many; None = the recipe's (one with ``base``), or as many as ``steps`` has numbers for.
+        balance: How languages are balanced; None = the recipe's own exponents.
+        base: Encoder that the first iteration goes on from, with the settings of the recipe's last one.
+        layer: Of ``base``, whose clusters are the targets; None = that of its codebook, or the middle one.
+        num_units: K of these; None = as many as its codebook has, or 500.
+        microbatches: Batches of one update, those of all processes together; None = the recipe's.
+        parallel: How several processes hold the model.
 
     Raises:
-        ConfigError: There is no such recipe, or ``steps`` does not name one number an iteration.
+        ConfigError: There is no such recipe, ``steps`` does not name one number a run, or ``layer`` or ``num_units``
+            came without ``base``.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}. {suggest(recipe, RECIPES)}")
-    configs = RECIPES[recipe](seed)
-    if steps is None:
-        return configs
-    if len(steps) != len(configs):
-        raise ConfigError(f"Recipe {recipe!r} has {len(configs)} iterations, but --steps names {len(steps)} numbers.")
-    return tuple(
-        replace(one, train=replace(one.train, steps=count, warmup_steps=min(one.train.warmup_steps, count // 10)))
-        for one, count in zip(configs, steps, strict=True)
-    )
+    if base is None and (layer is not None or num_units is not None):
+        raise ConfigError(
+            "A layer or a number of units was given, but no model to go on from (--from). A recipe has its own; name "
+            "the model, or leave them out."
+        )
+    changes: dict[str, Any] = {"parallel": parallel} | ({} if microbatches is None else {"microbatches": microbatches})
+    configs = tuple(replace(one, train=replace(one.train, **changes)) for one in RECIPES[recipe](seed))
+    if base is not None:
+        configs = (continued(configs[-1], base, layer=layer, num_units=num_units),)
+    if iterations is None:
+        named = 0 if steps is None else len(steps) - isinstance(balance, TwoStage)
+        iterations = max(len(configs), named)
+    configs = iterated(configs, iterations)
+    if balance is not None:
+        configs = balanced(configs, balance)
+    return configs if steps is None else with_steps(configs, steps)
 
 
 def resolutions(recipe: str, seed: int) -> dict[str, RunConfig]:
@@ -135,6 +172,7 @@ def resolutions(recipe: str, seed: int) -> dict[str, RunConfig]:
     return {name: RECIPES[name](seed)[-1] for name in family}
 
 
+Parallel = Literal["auto", "ddp", "fsdp"]
 HEAD_STEPS = 600
 """Updates of the head for the final encoder's own units; the encoder is frozen."""
 
@@ -184,79 +222,158 @@ def pretrain(
     recipe: str = "starter",
     seed: int = 0,
     steps: tuple[int, ...] | None = None,
+    iterations: int | None = None,
+    balance: Balance | None = None,
+    model: str | Path | None = None,
+    layer: int | None = None,
+    num_units: int | None = None,
     unit_layer: int | None = None,
     denoise: DenoiseConfig = CLEAN,
+    microbatches: int | None = None,
+    parallel: Parallel = "auto",
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> Pretrained:
-    """Go through all iterations of a recipe; iteration 2 learns units of a layer of the first.
+    """Go through all iterations of a recipe, each of which learns units of a layer of the one before.
+
+    What is finished in ``out`` and was made from the same settings, corpus and teacher is not made again.
+
+    Inside :func:`~allophone.distributed.process_group` the processes of the job share the work.
 
     Args:
         corpus: Corpus or anything that ``Corpus.open`` reads; its training split is used.
-        out: Run folder: one sub-folder an iteration, and ``model/``.
+        out: Run folder: one sub-folder an iteration or stage, and ``model/``.
         recipe: Name in :data:`RECIPES`.
         seed: Of everything that is drawn.
-        steps: Updates of each iteration; None = the recipe's.
+        steps: Updates of each iteration and stage; None = the recipe's.
+        iterations: How many; None = the recipe's, or as many as ``steps`` has numbers for.
+        balance: How languages are balanced; None = the recipe's own exponents.
+        model: Folder or hub id of an encoder to go on from (HuBERT, WavLM, wav2vec 2.0, XLS-R, mHuBERT-147, ours); the
+            recipe then gives data and optimizer settings only.
+        layer: With ``model``: its hidden state whose clusters are the first targets.
+        num_units: With ``model``: K of these.
         unit_layer: Layer of the final encoder whose clusters become its own units; None = the targets' layer.
         denoise: What is laid over the audio of all iterations; the head for the encoder's own units learns from clean
             audio. Sounds that cannot be used are listed in ``noise/quarantine.tsv`` and ``rooms/quarantine.tsv``.
+        microbatches: Batches of one update, a multiple of the number of processes; None = the recipe's.
+        parallel: How several processes hold the model, see :class:`~allophone.train.config.TrainConfig`.
         report: Told how far each stage is.
+        tell: Told what a run takes over from another, and what begins anew.
+
+    Raises:
+        ConfigError: The processes cannot share the batches of a step, or do not see the same ``out``.
+        AllophoneError: What opening the corpus and the model, and the runs themselves, raise.
     """
+    require_shared(out)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    configs = with_denoising(recipe_configs(recipe, seed, steps), denoise)
-    sounds = open_sounds(denoise, report)
-    save_quarantines(sounds, out)
-    notes = describe(configs[0], sounds)
-    teacher, left_out = None, {}
+    base = None if model is None else open_base(model)[0]
+    configs = recipe_configs(
+        recipe,
+        seed,
+        steps,
+        iterations=iterations,
+        balance=balance,
+        base=base,
+        layer=layer,
+        num_units=num_units,
+        microbatches=microbatches,
+        parallel=parallel,
+    )
     for config in configs:
-        run_dir = out / config.name
-        finished = load_finished(run_dir / "model")
-        if finished is None:
-            trained = execute(config, opened, run_dir, teacher=teacher, sounds=sounds, report=report)
-            left_out = trained.left_out
-            if trained.result.stopped == "signal":
-                return Pretrained(model=trained.folder, finished=False, left_out=left_out, disturbed=notes)
-            finished = load_encoder(trained.folder)
-        teacher = finished
-    assert teacher is not None
-    last = configs[-1]
-    layer = unit_layer if unit_layer is not None else (last.targets.layer or teacher.num_layers // 2)
-    model = finish(out / last.name / "model", out / "model", opened, last, layer=layer, report=report)
-    return Pretrained(model=model, finished=True, left_out=left_out, disturbed=notes)
+        batches_per_process(config.train.microbatches)  # refuse now, not after hours of clustering
+    configs = with_denoising(configs, denoise)
+    sounds = open_sounds(denoise, report)
+    on_rank_zero(lambda: save_quarantines(sounds, out))
+    notes = describe(configs[0], sounds)
+    start = None if base is None else _start(base, str(model))
+    trained = _go_through(configs, opened, out, start, sounds, report, tell)
+    last, folder = configs[-1], trained.folder
+    finished = trained.result.stopped == "finished"
+    if finished:
+        layer = unit_layer if unit_layer is not None else last.targets.layer
+        folder = finish(out / last.name / "model", out / "model", opened, last, layer=layer, report=report)
+    return Pretrained(model=folder, finished=finished, left_out=trained.left_out, disturbed=notes)
+
+
+def _go_through(
+    configs: Sequence[RunConfig],
+    corpus: Corpus,
+    out: Path,
+    start: Start | None,
+    sounds: Sounds,
+    report: Report,
+    tell: Tell,
+) -> Trained:
+    """All runs, each from the one before; what the last one left, or the one that a signal stopped."""
+    for config in configs:
+        if config.continues is not None:
+            start = finished_run(out / config.continues)
+        of_model = config.targets.front_end == "model" and config.continues is None
+        trained = execute(
+            config,
+            corpus,
+            out / config.name,
+            teacher=start.encoder if start is not None and of_model else None,
+            start=start if config.warm_start or config.continues is not None else None,
+            sounds=sounds,
+            report=report,
+            tell=tell,
+        )
+        if trained.result.stopped == "signal":
+            break
+        start = Start(name=config.name, encoder=load_encoder(trained.folder))
+    return trained
+
+
+def _start(base: Base, name: str) -> Start:
+    return Start(name=name, encoder=base.encoder, heads=base.heads, codebook=base.codebook)
 
 
 def finish(
-    trained: Path, folder: Path, corpus: Corpus, config: RunConfig, *, layer: int, report: Report = silent
+    trained: Path, folder: Path, corpus: Corpus, config: RunConfig, *, layer: int | None, report: Report = silent
 ) -> Path:
     """Give a trained encoder its own units, a head for them, and write the folder that is handed over.
 
     The targets of the last iteration are units of an encoder that is not handed over. So the final encoder's own
     layer is clustered, and projection and label table are trained for these units on the frozen encoder.
 
+    Nothing is done where the folder holds exactly that already.
+
     Args:
         trained: Model folder of the last iteration.
         folder: Where to; weights in half precision.
-        corpus: What codebook and head are fitted on.
-        config: The last iteration.
-        layer: Hidden state that is clustered.
+        corpus: What codebook and head are fitted on; all of it, also where a second stage heard a subset.
+        config: The last iteration or stage.
+        layer: Hidden state that is clustered; None = the middle one.
         report: Told how far each stage is.
     """
     source = load_encoder(trained)
+    layer = source.num_layers // 2 if layer is None else layer
+    config = disturbed(replace(config, data=replace(config.data, subset=None)), None, None)
     training, _ = usable(corpus, config.data)
+    head = replace(
+        config,
+        targets=replace(config.targets, front_end="model", layer=layer, labels_per_frame=1),
+        train=replace(config.train, steps=HEAD_STEPS, warmup_steps=HEAD_STEPS // 10, learning_rate=3e-3),
+    )
+    head_dir = trained.parent / f"head-{layer}"
+    origin = {"config": to_dict(head), "corpus": training.hash, "encoder": model_hash(source)}
+    if gather(_is_made(folder, head_dir, origin))[0]:
+        return folder
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(training.hours().items()))
     opens = OPENS if isinstance(source, MrHubert) else "Opens in `transformers`."
     steps, num_units = config.train.steps, config.targets.num_units
     card = CARD.format(hours=hours, steps=steps, layer=layer, num_units=num_units, opens=opens)
-    save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
+
+    def begin() -> None:
+        for name in ("codebook.json", HEADS):
+            (folder / name).unlink(missing_ok=True)
+        save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
+
+    on_rank_zero(begin)
     encoder = load_encoder(folder)
-    targets = replace(config.targets, layer=layer)
-    head_dir = folder.parent / "head"
     codebook, units = prepare_targets(
-        training, targets, head_dir / "targets", seed=config.seed, teacher=encoder, report=report
-    )
-    head = replace(
-        disturbed(config, None, None),
-        targets=targets,
-        train=replace(config.train, steps=HEAD_STEPS, warmup_steps=HEAD_STEPS // 10, learning_rate=3e-3),
+        training, head.targets, head_dir / "targets", seed=config.seed, teacher=encoder, report=report
     )
     method = MaskedPrediction(encoder, head.method())
     encoder.requires_grad_(False)
@@ -264,6 +381,19 @@ def finish(
     initialize_table(method, [stream.batch(stream.state())])
     with closing(stream):
         train(method, stream, head.train, head_dir, identity={"codebook": codebook.hash}, progress=report("Head"))
-    save_heads(method.half(), folder)
-    codebook.save(folder)
+
+    def hand_over() -> None:
+        save_heads(method.half(), folder)
+        codebook.save(folder)
+        write_origin(head_dir, origin)
+
+    on_rank_zero(hand_over)
     return folder
+
+
+def _is_made(folder: Path, head_dir: Path, origin: dict[str, Any]) -> bool:
+    """Whether a model folder holds the encoder, head and codebook that were made in ``head_dir`` from ``origin``."""
+    files = (folder / "codebook.json", folder / HEADS, head_dir / ORIGIN)
+    if not is_finished(folder) or not all(path.exists() for path in files) or origin_differences(head_dir, origin):
+        return False
+    return Codebook.load(folder).hash == Codebook.load(head_dir / "targets").hash

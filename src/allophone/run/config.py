@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from allophone.data.balance import BalancedSubset
 from allophone.data.collate import CollateConfig
 from allophone.errors import ConfigError
 from allophone.methods.masked_prediction import MaskedPredictionConfig
@@ -57,13 +58,15 @@ class DataConfig:
     """Exponent between languages; 1 = as they are, 0 = all equal (mHuBERT-147 0.7)."""
     beta: float = 1.0
     """Exponent between the sources of a language (mHuBERT-147 0.9)."""
+    subset: BalancedSubset | None = None
+    """Only so much of every language; ``alpha`` and ``beta`` then act on what is left. None = everything."""
     cache_gibibytes: float = 2.0
-    """Decoded audio kept in memory; 2 GiB hold 18.6 hours."""
+    """Decoded audio that each process keeps in memory; 2 GiB hold 18.6 hours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """A complete pretraining run of one iteration."""
+    """A complete pretraining run: one iteration, or one stage of it."""
 
     name: str
     """Folder name of the iteration."""
@@ -85,8 +88,16 @@ class RunConfig:
     """Weight of the loss on visible frames."""
     warm_start: bool = False
     """Start from the earlier encoder's weights; HuBERT starts every iteration from random ones."""
+    continues: str | None = None
+    """Name of the run whose weights, heads, codebook and units this one goes on with, as the second stage of WavLabLM
+    does; optimizer and schedule begin anew. None = a run with targets of its own."""
 
     def __post_init__(self) -> None:
+        if self.warm_start and self.continues is not None:
+            raise ConfigError(
+                f"{self.name}: warm_start takes weights only, continues {self.continues!r} also heads and units; "
+                f"choose one."
+            )
         if self.warm_start and self.targets.front_end != "model":
             raise ConfigError("warm_start needs an earlier encoder, so targets of front end 'model'.")
 

@@ -66,6 +66,7 @@ def doctor(folder: Path) -> tuple[Check, ...]:
         check_memory(available_memory()),
         check_versions(pinned_versions(constraints_path()), installed_versions()),
         check_starter(starter_files()),
+        *((check_ray(importlib.metadata.version("ray")),) if importlib.util.find_spec("ray") else ()),
     )
 
 
@@ -110,6 +111,7 @@ def check_gpu() -> Check:
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         found = ", ".join(f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices)
+        found += f"; used by `torchrun --nproc-per-node {len(devices)} -m allophone pretrain`"
         return Check(name="gpu", status="good", found=found)
     if torch.backends.mps.is_available():
         return Check(name="gpu", status="good", found="Apple GPU (mps)")
@@ -156,6 +158,11 @@ def check_pyav() -> Check:
         found="missing",
         mend="Only for g722, m4a, amr and others: pip install 'allophone[codecs]'.",
     )
+
+
+def check_ray(version: str) -> Check:
+    """Ray, named only where it is installed."""
+    return Check(name="ray", status="good", found=f"{version}: corpus jobs run on a cluster with --engine ray")
 
 
 def check_disk(folder: Path, free: int) -> Check:

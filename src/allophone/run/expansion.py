@@ -32,7 +32,8 @@ from allophone.models.waveform_encoder import WaveformEncoder
 from allophone.nn.codebook import Codebook
 from allophone.nn.masking import span_frames
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.execute import Report, build_stream, prepare_targets, silent, usable
+from allophone.run.progress import Report, silent
+from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.seeding import derive
 from allophone.train.config import TrainConfig
 from allophone.train.loop import TrainResult, train
@@ -108,6 +109,15 @@ class Base:
     heads: dict[str, torch.Tensor] | None
     """Projection and label table for these units, if it has any."""
 
+    def unit_layer(self) -> int:
+        """Hidden state of its own units, or the middle one."""
+        layer = None if self.codebook is None else self.codebook.info.layer
+        return self.encoder.num_layers // 2 if layer is None else layer
+
+    def num_units(self) -> int:
+        """As many units as its own codebook has, or 500."""
+        return 500 if self.codebook is None else self.codebook.info.num_units
+
     def method(self) -> MaskedPrediction | None:
         """The base's own masked prediction; None where codebook or heads are missing."""
         if self.codebook is None or self.heads is None:
@@ -148,13 +158,9 @@ class Expanded:
 
 def run_config(base: Base, config: ExpandConfig, *, name: str, targets: Literal["base", "mfcc39"]) -> RunConfig:
     """The masked-prediction run behind one iteration of an expansion."""
-    encoder, codebook = base.encoder, base.codebook
-    layer = config.layer
-    if layer is None:
-        layer = codebook.info.layer if codebook is not None else None
-    if layer is None:
-        layer = encoder.num_layers // 2
-    num_units = config.num_units or (codebook.info.num_units if codebook is not None else 500)
+    encoder = base.encoder
+    layer = base.unit_layer() if config.layer is None else config.layer
+    num_units = config.num_units or base.num_units()
     of_mfcc = targets == "mfcc39"
     return RunConfig(
         name=name,

@@ -98,12 +98,12 @@ class Plan:
         return sum(stage.seconds for stage in self.stages)
 
     def __str__(self) -> str:
-        rows = [f"  {stage.name:<28} {stage.work:<44} {duration(stage.seconds):>9}" for stage in self.stages]
+        rows = [f"  {stage.name:<32} {stage.work:<44} {duration(stage.seconds):>9}" for stage in self.stages]
         return "\n".join(
             [
                 self.title,
                 *rows,
-                f"  {'together':<73} {duration(self.seconds):>9}",
+                f"  {'together':<77} {duration(self.seconds):>9}",
                 *(["Once through an hour of audio:", *(str(cost) for cost in self.costs)] if self.costs else []),
                 *self.notes,
                 f"{self.parameters / 1e6:.1f} M parameters, up to {self.disk_bytes / 2**20:.0f} MiB of disk, "
@@ -114,7 +114,7 @@ class Plan:
 
 
 def plan_pretraining(configs: Sequence[RunConfig], hours: float, notes: tuple[str, ...] = ()) -> Plan:
-    """The iterations of a pretraining recipe on so many hours of training audio, with notes on what is done to it."""
+    """Iterations and stages of a pretraining on so many hours of training audio, with notes on what is done to it."""
     stages: list[Stage] = []
     costs: list[Cost] = []
     parameters = 0
@@ -123,14 +123,17 @@ def plan_pretraining(configs: Sequence[RunConfig], hours: float, notes: tuple[st
         encoder = build_encoder(config.encoder)
         method = _method(encoder, config)
         parameters = _size(method)
-        teacher = None if config.targets.front_end == "mfcc39" else earlier or build_encoder(config.encoder)
-        stages.append(_targets(config, teacher, hours))
+        if config.continues is None:
+            teacher = None if config.targets.front_end == "mfcc39" else earlier or build_encoder(config.encoder)
+            stages.append(_targets(config, teacher, hours))
         stages.append(_training(f"{config.name}: training", method, config))
         steps = config.train.steps * config.train.microbatches
         costs.append(_cost(config.name, config, parameters, stages[-1].seconds / steps))
         earlier = encoder
     keep = max(config.train.keep_checkpoints for config in configs) + 1
-    title = f"Pretraining in {len(configs)} iterations on {hours:.2f} h"
+    own = sum(config.continues is None for config in configs)
+    runs = f"{own} iterations" + (f" and {len(configs) - own} further stage" if own < len(configs) else "")
+    title = f"Pretraining in {runs} on {hours:.2f} h"
     return replace(_plan(title, stages, parameters, keep * len(configs)), notes=notes, costs=tuple(costs))
 
 

@@ -9,8 +9,8 @@ from allophone.data.corpus import Corpus
 from allophone.errors import DataError
 from allophone.models.conversion import load_encoder
 from allophone.nn.codebook import Codebook
-from allophone.run.execute import load_heads
 from allophone.run.expansion import Base
+from allophone.run.start import load_heads
 
 STARTER = "starter"
 

@@ -26,8 +26,8 @@ from allophone.errors import CheckpointError
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
-_FREE_TO_CHANGE = re.compile(r"(^|\.)train\.(log_every|save_every|keep_checkpoints|tensorboard|microbatches)$")
-"""Settings that a resume may change; micro-batches count together with ranks, as ``batches_per_step``."""
+_FREE_TO_CHANGE = re.compile(r"(^|\.)train\.(log_every|save_every|keep_checkpoints|tensorboard|microbatches|parallel)$")
+"""Settings that a resume may change; micro-batches are compared as ``batches_per_step``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,13 +176,18 @@ def _read(slot: Path, identity: Mapping[str, Any]) -> Snapshot:
     )
 
 
-def _require_same(slot: Path, saved: Any, asked: Any) -> None:
+def differences(saved: Any, asked: Any) -> list[str]:
+    """What differs between two runs, given as JSON values, besides settings that a resume may change."""
     before, now = dict(_flatten(saved)), dict(_flatten(asked))
-    differing = [
+    return [
         f"{name} was {before.get(name, 'not set')!r}, is {now.get(name, 'not set')!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and not _FREE_TO_CHANGE.search(name)
     ]
+
+
+def _require_same(slot: Path, saved: Any, asked: Any) -> None:
+    differing = differences(saved, asked)
     if differing:
         raise CheckpointError(
             f"{slot} belongs to another run; {len(differing)} settings differ: {'; '.join(differing[:8])}. "

@@ -15,7 +15,9 @@ class TrainConfig:
     steps: int
     """Updates of the weights (HuBERT Base 400,000)."""
     microbatches: int = 1
-    """Batches a rank adds up before each update."""
+    """Batches that are added up before each update, by all processes together; a multiple of their number."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes hold the model: whole on each, in shards, or in shards where it would fill half a GPU."""
     learning_rate: float = 5e-4
     """Peak of the schedule (HuBERT Base 5e-4)."""
     warmup_steps: int = 0

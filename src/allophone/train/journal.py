@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from allophone.distributed import is_distributed, rank, world_size
+from allophone.batch import SECONDS_DRAWN
+from allophone.distributed import gather, is_distributed, rank
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -26,7 +26,8 @@ class Journal:
     """Sums up what the steps report and appends one line per ``write``; only rank 0 touches the disk.
 
     A journal that is opened at step n forgets what was written for later steps, so the file of a resumed run reads
-    like that of an undisturbed one.
+    like that of an undisturbed one. Sums whose names begin with ``seconds_drawn/`` are totals of the whole run: carried
+    from line to line and through checkpoints, so that no second counts twice after a resume.
 
     Args:
         run_dir: Folder of the run.
@@ -70,8 +71,7 @@ class Journal:
         """Sums and counts of all ranks since the last line, on rank 0; every rank must call this together."""
         self._collect()
         if is_distributed():
-            everyone: list[Any] = [None] * world_size()
-            dist.all_gather_object(everyone, self._sums)
+            everyone = gather(self._sums)
             self._sums = _merge(everyone) if rank() == 0 else {}
         return {name: (pair[0], pair[1]) for name, pair in self._sums.items()}
 
@@ -84,11 +84,12 @@ class Journal:
         return value / count if count else math.nan
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a line with ``values`` and the mean of everything added since the last; then start from zero."""
+        """Append a line with ``values``, the means of everything added since the last line, and the run's totals."""
         self.last = self.sums()
-        self._sums = {}
+        self._sums = {name: list(pair) for name, pair in self.last.items() if name.startswith(SECONDS_DRAWN)}
         means = {name: value / count for name, (value, count) in self.last.items() if count}
-        self._append({"step": step} | dict(values) | means)
+        drawn = {name.removeprefix(SECONDS_DRAWN): round(pair[0], 3) for name, pair in sorted(self._sums.items())}
+        self._append({"step": step} | dict(values) | means | ({"seconds_drawn": drawn} if drawn else {}))
         if self._board is not None:
             for name, value in (dict(values) | means).items():
                 self._board.add_scalar(name, value, step)
@@ -113,6 +114,23 @@ class Journal:
             }
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(clean, ensure_ascii=False) + "\n")
+
+
+def note_once(run_dir: Path, name: str, message: str) -> bool:
+    """Write an event of step 0 before a run begins, in place of an earlier one of that name.
+
+    Returns:
+        Whether it is new; False when the journal has it already, and on other ranks than 0.
+    """
+    path, head = run_dir / METRICS, {"step": 0, "event": name}
+    line = json.dumps({**head, "message": message}, ensure_ascii=False) + "\n"
+    before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    if rank() != 0 or line in before:
+        return False
+    others = [one for one in before if one.endswith("\n") and not one.startswith(json.dumps(head)[:-1])]
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join([*others, line]), encoding="utf-8")
+    return True
 
 
 def _merge(everyone: list[dict[str, list[float]]]) -> dict[str, list[float]]:

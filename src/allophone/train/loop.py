@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from allophone.batch import SpeechBatch
 from allophone.config import to_dict
 from allophone.data.sampler import SamplerState
-from allophone.distributed import all_reduce_sum, is_distributed, rank, sum_gradients, world_size
+from allophone.distributed import (
+    all_reduce_sum,
+    gather,
+    is_distributed,
+    on_rank_zero,
+    rank,
+    rank_zero_first,
+    sum_gradients,
+    world_size,
+)
 from allophone.errors import CheckpointError, DataError, NumericsError
 from allophone.methods.base import StepOutput
 from allophone.seeding import derive
@@ -33,6 +42,7 @@ from allophone.train.optimizer import (
     set_learning_rate,
     trainable,
 )
+from allophone.train.parallel import batches_per_process, gathered, place, whole, write_back
 from allophone.train.precision import use_bf16
 from allophone.train.schedule import learning_rate
 from allophone.train.signals import StopSignal
@@ -80,8 +90,9 @@ def train(
     """Train a method, from its last checkpoint where ``run_dir`` has one.
 
     Args:
-        method: A :class:`~allophone.methods.base.Method` that is an ``nn.Module``, on the device to train on; its
-            weights are changed in place.
+        method: A :class:`~allophone.methods.base.Method` that is an ``nn.Module``, on the device to train on or on
+            the CPU; its weights are changed in place. Under ``torchrun`` it moves to this process' GPU, unless it is
+            trained in shards.
         stream: Batches; it is sent to where the checkpoint says.
         config: Length, optimizer, precision, saving.
         run_dir: Receives ``metrics.jsonl``, ``tensorboard/`` and ``checkpoints/``.
@@ -96,16 +107,18 @@ def train(
         NumericsError: A loss or the gradient norm is not finite; raised before the weights are touched.
         CheckpointError: The checkpoints are damaged or another run's, or one cannot be written.
         DataError: A step has nothing to learn from, or an utterance cannot be read.
-        ConfigError: The parameter groups are incomplete, or bf16 is demanded and not there.
+        ConfigError: The parameter groups are incomplete, bf16 is demanded and not there, or the processes cannot share
+            the batches of a step.
+        DistributedError: Another process of the job ended.
     """
     run = _Run(method, stream, config, Path(run_dir), identity or {})
     if run.done == config.steps:
         return TrainResult(steps=run.done, stopped="finished")
     line = ProgressLine(progress, start=run.done, total=config.steps)
-    method.train()
+    run.model.train()
     with StopSignal() as stop, run.open_journal() as journal:
         for step in range(run.done + 1, config.steps + 1):
-            if _any_rank(stop.requested, run.device) or not _update(run, step, stop, journal):
+            if _any_rank(stop.requested) or not _update(run, step, stop, journal):
                 break
             line.tell(step, lambda: {"loss": journal.mean("loss"), "gradient_norm": journal.mean("gradient_norm")})
             if step % config.log_every == 0 or step == config.steps:
@@ -114,6 +127,7 @@ def train(
                 run.save(journal, run.clock(line))
         if run.saved != run.done:
             run.save(journal, run.clock(line))
+        write_back(run.model, method)
         return TrainResult(
             steps=run.done, stopped="finished" if run.done == config.steps else "signal", sums=journal.last
         )
@@ -121,10 +135,10 @@ def train(
 
 def _update(run: _Run, step: int, stop: StopSignal, journal: Journal) -> bool:
     """Make one step; False when it was given up because of a signal, with everything as it was before."""
-    method, config = run.method, run.config
+    model, config = run.model, run.config
     position = run.stream.state()
-    batches = [next(run.stream).to(run.device) for _ in range(config.microbatches)]
-    counts = [method.count(batch) for batch in batches]
+    batches = [next(run.stream).to(run.device) for _ in range(run.share)]
+    counts = [model.count(batch) for batch in batches]
     total = all_reduce_sum(torch.stack(counts).sum())  # all ranks and micro-batches, before any forward pass
     _require_items(total, step, batches)
     outputs: list[StepOutput] = []
@@ -135,12 +149,14 @@ def _update(run: _Run, step: int, stop: StopSignal, journal: Journal) -> bool:
             return False
         torch.manual_seed(derive(config.seed, "step", step, number * world_size() + rank()))
         with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.bf16):
-            output = method.step(batch)
+            output = model.step(batch)
         (output.loss_sum / total).backward()  # the only division
         outputs.append(StepOutput(output.loss_sum.detach(), output.sums))
-    _note_unused(step, method, journal)
-    sum_gradients(_fill_missing(run.parameters))  # one flat all-reduce over ranks
-    norm = nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm or math.inf)
+    _note_unused(step, model, journal)
+    _fill_missing(run.parameters)
+    if not run.in_shards:  # those have summed theirs during the backward pass
+        sum_gradients(run.parameters)  # one flat all-reduce over ranks
+    norm = whole(nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm or math.inf))
     _require_finite(norm, outputs, step, batches, journal)
     set_learning_rate(run.optimizer, learning_rate(step, config))
     run.optimizer.step()
@@ -159,19 +175,24 @@ class _Run:
         self, method: Any, stream: Stream, config: TrainConfig, run_dir: Path, identity: Mapping[str, Any]
     ) -> None:
         self.method, self.stream, self.config, self.run_dir = method, stream, config, run_dir
-        self.device: torch.device = next(method.parameters()).device
+        self.share = batches_per_process(config.microbatches)
+        self.identity = {"train": to_dict(config), "batches_per_step": config.microbatches, "run": dict(identity)}
+        with rank_zero_first():  # it sets damaged checkpoints aside
+            snapshot, self.warnings = load_latest(run_dir / CHECKPOINTS, self.identity)
+        if snapshot is not None:
+            self._restore_weights(snapshot)
+        self.model = place(method, config.parallel)
+        self.in_shards = self.model is not method
+        self.device: torch.device = next(self.model.parameters()).device
         self.bf16 = use_bf16(config.bf16, self.device)
-        self.optimizer = build_optimizer(method, method.parameter_groups(), config)
+        self.optimizer = build_optimizer(self.model, self.model.parameter_groups(), config)
         self.parameters = trainable(self.optimizer)
-        batches = config.microbatches * world_size()
-        self.identity = {"train": to_dict(config), "batches_per_step": batches, "run": dict(identity)}
-        snapshot, self.warnings = load_latest(run_dir / CHECKPOINTS, self.identity)
         self.done, self.saved, self.seconds = 0, -1, 0.0
         self.sums: Mapping[str, tuple[float, float]] = {}
         if snapshot is not None:
             self._restore(snapshot)
 
-    def _restore(self, snapshot: Snapshot) -> None:
+    def _restore_weights(self, snapshot: Snapshot) -> None:
         try:
             self.method.load_state_dict(snapshot.model)
         except RuntimeError as error:
@@ -180,7 +201,9 @@ class _Run:
                 f"{self.run_dir / CHECKPOINTS}: the saved weights do not fit this model: {reason} "
                 f"Give the run another name, or go on with the model that it was started with."
             ) from error
-        restore_optimizer(self.method, self.optimizer, dict(snapshot.optimizer))
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        restore_optimizer(self.model, self.optimizer, dict(snapshot.optimizer))
         self.stream.seek(snapshot.stream)
         self.done = self.saved = snapshot.step
         self.sums, self.seconds = snapshot.sums, snapshot.seconds
@@ -196,33 +219,34 @@ class _Run:
         return self.seconds + line.seconds()
 
     def save(self, journal: Journal, seconds: float) -> None:
-        """Write a checkpoint of the step just made; every rank calls it, rank 0 writes."""
+        """Write a checkpoint of the step just made; every rank calls it, rank 0 writes, the others wait for it."""
         sums = journal.sums()
-        if rank() == 0:
-            snapshot = Snapshot(
-                step=self.done,
-                stream=self.stream.state(),
-                identity=self.identity,
-                model=self.method.state_dict(),
-                optimizer=optimizer_tensors(self.method, self.optimizer),
-                sums=sums,
-                seconds=seconds,
-            )
-            save_checkpoint(self.run_dir / CHECKPOINTS, snapshot, keep=self.config.keep_checkpoints)
+        model = gathered(self.model.state_dict())
+        optimizer = gathered(optimizer_tensors(self.model, self.optimizer))
+        snapshot = Snapshot(
+            step=self.done,
+            stream=self.stream.state(),
+            identity=self.identity,
+            model=model,
+            optimizer=optimizer,
+            sums=sums,
+            seconds=seconds,
+        )
+        folder, keep = self.run_dir / CHECKPOINTS, self.config.keep_checkpoints
+        on_rank_zero(lambda: save_checkpoint(folder, snapshot, keep=keep))
         self.saved = self.done
 
 
-def _any_rank(flag: bool, device: torch.device) -> bool:
+def _any_rank(flag: bool) -> bool:
     """Whether any rank says so; all get the same answer."""
-    return bool(all_reduce_sum(torch.tensor(int(flag), device=device)))
+    return bool(all_reduce_sum(torch.tensor(int(flag))))
 
 
-def _fill_missing(parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
+def _fill_missing(parameters: Sequence[nn.Parameter]) -> None:
     """Zero for a parameter that this step did not use, so that one process does what several do."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    return parameters
 
 
 def _note_unused(step: int, method: nn.Module, journal: Journal) -> None:
@@ -237,7 +261,7 @@ def _require_items(total: Tensor, step: int, batches: Sequence[SpeechBatch]) -> 
     if int(total) < 1:
         raise DataError(
             f"Step {step} has nothing to learn from: its batches count {int(total)} items. Are all of these shorter "
-            f"than two frames, or is mask_probability 0? Utterances: {_some(batches)}."
+            f"than two frames, or is mask_probability 0? Utterances: {_some(_ids(batches))}."
         )
 
 
@@ -247,18 +271,25 @@ def _require_finite(
     values = torch.stack([norm, *(output.loss_sum for output in outputs)]).tolist()  # the step's only wait for a GPU
     if all(math.isfinite(value) for value in values):
         return
-    bad = [batch for batch, value in zip(batches, values[1:], strict=True) if not math.isfinite(value)]
-    journal.event(step, "not_finite", utterances=[name for batch in bad or batches for name in batch.ids])
+    bad = _ids([batch for batch, value in zip(batches, values[1:], strict=True) if not math.isfinite(value)])
+    every = _ids(batches)
+    if not math.isfinite(values[0]):  # the norm is that of all ranks, so all are here
+        bad, every = [name for part in gather(bad) for name in part], [name for part in gather(every) for name in part]
+    named = bad or every
+    journal.event(step, "not_finite", utterances=named)
     what = "the loss" if bad else f"no loss, but the gradient norm ({values[0]})"
     raise NumericsError(
         f"Step {step}: {what} is not finite. The weights were not changed and earlier checkpoints are whole. "
-        f"Utterances: {_some(bad or batches)}. Listen to them; then try a lower learning rate, a longer warm-up, a "
+        f"Utterances: {_some(named)}. Listen to them; then try a lower learning rate, a longer warm-up, a "
         f"smaller max_grad_norm or bf16 'off'."
     )
 
 
-def _some(batches: Sequence[SpeechBatch]) -> str:
-    """Ids of the first utterances, for messages."""
-    names = [name for batch in batches for name in batch.ids]
+def _ids(batches: Sequence[SpeechBatch]) -> list[str]:
+    return [name for batch in batches for name in batch.ids]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first ids, for messages."""
     more = f" and {len(names) - 20} more (all in metrics.jsonl)" if len(names) > 20 else ""
     return ", ".join(repr(name) for name in names[:20]) + more

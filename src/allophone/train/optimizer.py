@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from allophone.errors import ConfigError
 from allophone.methods.base import ParameterGroup
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import like
 
 
 def build_optimizer(method: nn.Module, groups: Sequence[ParameterGroup], config: TrainConfig) -> torch.optim.AdamW:
@@ -82,10 +83,13 @@ def optimizer_tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def restore_optimizer(method: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` gave, onto the devices of the parameters."""
+    """Put back what :func:`optimizer_tensors` gave, onto the devices and into the shards of the parameters."""
     parameters = dict(method.named_parameters())
     on_device = bool(optimizer.defaults.get("fused"))
     for full_name, value in tensors.items():
         key, name = full_name.split("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][key] = value.to(parameter.device) if on_device or key != "step" else value
+        if key == "step":
+            optimizer.state[parameter][key] = value.to(parameter.device) if on_device else value
+        else:
+            optimizer.state[parameter][key] = like(value, parameter)

@@ -5,9 +5,10 @@ Shape letters: S samples, T frames of an encoder, U units of an utterance, R lab
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allophone.data.corpus import Corpus
+from allophone.engine import Engine, LocalEngine
 from allophone.errors import CheckpointError, DataError
 from allophone.frames import FrameClock
 from allophone.metrics.units import usage_entropy
@@ -26,6 +28,7 @@ from allophone.models.conversion import load_encoder, model_hash
 from allophone.nn.clustering import assign
 from allophone.nn.codebook import Codebook
 from allophone.units.extract import FrameCache, FrameExtractor, Speakers, VoiceNormalizer, Waveforms
+from allophone.units.shards import ShardFrames, UtteranceShard, listen, shard_frames, shards_of
 
 FORMAT = 2
 METADATA_KEY = b"allophone.units"
@@ -219,24 +222,57 @@ def encode_units(
     """
     info = codebook.info
     extractor = FrameExtractor(info.front_end, encoder, info.layer, cache)
-    if encoder is not None and (given := model_hash(encoder)) != info.model_hash:
-        raise DataError(
-            f"The codebook was fitted on model {info.model_hash}, the encoder given is {given}. Its frames lie "
-            "elsewhere, so the units would mean nothing; use that model or fit a codebook on this one."
-        )
+    _require_same_model(encoder, codebook)
     voices = VoiceNormalizer(speakers) if info.normalization == "voice" else None
     if voices is not None and voices.needs_gathering:
         voices.gather(extractor.frames(waveforms()))
-    kind = np.uint16 if info.num_units <= 2**16 else np.uint32
+    frames = extractor.frames(waveforms())
+    normalized = frames if voices is None else ((name, voices(name, values)) for name, values in frames)
+    return _collected(_labelled(normalized, codebook.centroids), codebook, progress, total)
+
+
+def _require_same_model(encoder: Encoder | None, codebook: Codebook) -> None:
+    if encoder is not None and (given := model_hash(encoder)) != codebook.info.model_hash:
+        raise DataError(
+            f"The codebook was fitted on model {codebook.info.model_hash}, the encoder given is {given}. Its frames "
+            "lie elsewhere, so the units would mean nothing; use that model or fit a codebook on this one."
+        )
+
+
+def _labelled(
+    frames: Iterable[tuple[str, Tensor]], centroids: Tensor
+) -> Iterator[tuple[str, NDArray[np.unsignedinteger]]]:
+    """Unit ids of each utterance, ``(U,)``, in the smallest type that holds K."""
+    kind = np.uint16 if len(centroids) <= 2**16 else np.uint32
+    for name, values in frames:
+        yield name, assign(values, centroids.to(values.device)).cpu().numpy().astype(kind)
+
+
+def _collected(
+    labelled: Iterable[tuple[str, NDArray[np.unsignedinteger]]],
+    codebook: Codebook,
+    progress: Callable[[int, int], None] | None,
+    total: int,
+) -> Units:
     labels: dict[str, NDArray[np.integer]] = {}
-    for name, frames in extractor.frames(waveforms()):
+    for name, found in labelled:
         if name in labels:
             raise DataError(f"Utterance id {name!r} occurs twice in the stream; ids must be unique.")
-        values = frames if voices is None else voices(name, frames)
-        labels[name] = assign(values, codebook.centroids.to(values.device)).cpu().numpy().astype(kind)
+        labels[name] = found
         if progress is not None:
             progress(len(labels), max(total, len(labels)))
-    return Units(labels, codebook.hash, info.clock, info.num_units).check()
+    return Units(labels, codebook.hash, codebook.info.clock, codebook.info.num_units).check()
+
+
+@dataclass(frozen=True, slots=True)
+class _EncodeShard:
+    """Units of one shard of a corpus."""
+
+    frames: ShardFrames
+    centroids: Tensor
+
+    def __call__(self, shard: UtteranceShard) -> list[tuple[str, NDArray[np.unsignedinteger]]]:
+        return list(_labelled(self.frames.named(shard), self.centroids))
 
 
 def encode(
@@ -245,6 +281,7 @@ def encode(
     *,
     model: str | Path | None = None,
     out: Path | str | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Units:
     """Units of every utterance of a corpus.
@@ -254,20 +291,23 @@ def encode(
         codebook: A codebook, or its folder.
         model: Folder or hub id of the encoder that the codebook was fitted on.
         out: Parquet file to write.
+        engine: Where the work is done, shard by shard; None is this process. The units are the same with any.
         progress: Called with (utterances done, utterances in all).
 
     Raises:
         AllophoneError: What ``Corpus.open``, ``Codebook.load``, ``load_encoder`` and :func:`encode_units` raise.
     """
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    units = encode_units(
-        lambda: ((row.id, opened.audio(row)) for row in opened),
-        codebook if isinstance(codebook, Codebook) else Codebook.load(codebook),
-        encoder=None if model is None else load_encoder(model),
-        speakers={row.id: row.speaker for row in opened},
-        progress=progress,
-        total=len(opened),
-    )
+    book = codebook if isinstance(codebook, Codebook) else Codebook.load(codebook)
+    encoder, info = None if model is None else load_encoder(model), book.info
+    engine, shards = engine or LocalEngine(), shards_of(opened.utterances)
+    frames = shard_frames(opened, engine, info.front_end, encoder, info.layer, info.normalization)
+    _require_same_model(encoder, book)
+    if info.normalization == "voice":
+        heard = listen(engine, frames, info.clock, shards)
+        frames = replace(frames, voices=engine.share(heard.voices))
+    parts = engine.map(_EncodeShard(frames, book.centroids), shards)
+    units = _collected(itertools.chain.from_iterable(parts), book, progress, len(opened))
     if out is not None:
         units.save(out)
     return units

@@ -5,6 +5,7 @@ Shape letters: S samples, T frames, D dim. Nothing is kept beyond one group of u
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -201,21 +202,39 @@ def _groups(waveforms: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str,
         yield group
 
 
+def utterance_hash(name: str, waveform: Tensor) -> int:
+    """64 bits of an utterance's name and waveform ``(S,)``; their sum names a corpus, whatever its order."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8)
+    digest.update(waveform.detach().cpu().contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest(), "big")
+
+
 @dataclass(slots=True)
-class _Moments:
+class Moments:
+    """Sums from which mean and deviation of every feature follow."""
+
     count: int = 0
+    """Frames."""
     total: Tensor | None = None
     """Shape ``(D,)``, float64."""
     squares: Tensor | None = None
+    """Shape ``(D,)``, float64."""
 
-    def add(self, frames: Tensor) -> None:
+    def add(self, frames: Tensor) -> Moments:
+        """Take in frames ``(T, D)``; returns self."""
         values = frames.double()
-        self.count += len(frames)
-        self.total = values.sum(0) if self.total is None else self.total + values.sum(0)
-        squares = values.square().sum(0)
-        self.squares = squares if self.squares is None else self.squares + squares
+        return self.merge(Moments(len(frames), values.sum(0), values.square().sum(0)))
+
+    def merge(self, other: Moments) -> Moments:
+        """Take in the moments of other frames; returns self."""
+        assert other.total is not None and other.squares is not None
+        self.count += other.count
+        self.total = other.total if self.total is None else self.total + other.total
+        self.squares = other.squares if self.squares is None else self.squares + other.squares
+        return self
 
     def standardize(self, frames: Tensor) -> Tensor:
+        """Frames ``(T, D)`` with mean 0 and deviation 1 under these moments, float32."""
         assert self.total is not None and self.squares is not None
         mean = self.total / self.count
         deviation = (self.squares / self.count - mean.square()).clamp_min(0.0).sqrt()
@@ -228,9 +247,9 @@ class VoiceNormalizer:
     An utterance without a speaker (no table, or None or an empty name in it) is a voice of its own.
     """
 
-    def __init__(self, speakers: Speakers | None) -> None:
+    def __init__(self, speakers: Speakers | None, moments: dict[str, Moments] | None = None) -> None:
         self._speakers = speakers
-        self._moments: dict[str, _Moments] = {}
+        self.moments: dict[str, Moments] = {} if moments is None else moments
 
     def gather(self, frames: Iterable[tuple[str, Tensor]]) -> None:
         """Take in the frames ``(T, D)`` of utterances that have a speaker.
@@ -241,7 +260,11 @@ class VoiceNormalizer:
         for name, values in frames:
             speaker = self._speaker(name)
             if speaker:
-                self._moments.setdefault(speaker, _Moments()).add(values)
+                self.add(speaker, Moments().add(values))
+
+    def add(self, speaker: str, moments: Moments) -> None:
+        """Take in what somebody else has heard of a speaker."""
+        self.moments.setdefault(speaker, Moments()).merge(moments)
 
     def __call__(self, name: str, frames: Tensor) -> Tensor:
         """Standardize the frames ``(T, D)`` of an utterance by its speaker, or by itself.
@@ -251,12 +274,10 @@ class VoiceNormalizer:
         """
         speaker = self._speaker(name)
         if not speaker:
-            own = _Moments()
-            own.add(frames)
-            return own.standardize(frames)
-        if speaker not in self._moments:
+            return Moments().add(frames).standardize(frames)
+        if speaker not in self.moments:
             raise DataError(f"Speaker {speaker!r} of utterance {name!r} did not occur in the first pass.")
-        return self._moments[speaker].standardize(frames)
+        return self.moments[speaker].standardize(frames)
 
     @property
     def needs_gathering(self) -> bool:

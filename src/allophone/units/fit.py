@@ -6,20 +6,28 @@ Deviations: Lloyd over all frames instead of mini-batches over a tenth; ``voice`
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from allophone.data.corpus import Corpus
+from allophone.engine import Engine, LocalEngine
 from allophone.metrics.units import usage_entropy
 from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash
-from allophone.nn.clustering import fit_kmeans
+from allophone.nn.clustering import KMeansResult, ShardedFrames, fit_kmeans
 from allophone.nn.codebook import Codebook, CodebookInfo, FrontEnd, Normalization
-from allophone.units.extract import FrameCache, FrameExtractor, Speakers, VoiceNormalizer, Waveforms
+from allophone.units.extract import (
+    FrameCache,
+    FrameExtractor,
+    Speakers,
+    VoiceNormalizer,
+    Waveforms,
+    utterance_hash,
+)
+from allophone.units.shards import listen, shard_frames, shards_of
 
 
 def fit_codebook(
@@ -36,6 +44,7 @@ def fit_codebook(
     init_frames: int | None = None,
     cache: FrameCache | None = None,
     parent: str | None = None,
+    start: Codebook | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Codebook:
     """Cluster the frames of a corpus.
@@ -54,7 +63,9 @@ def fit_codebook(
             utterance is its own voice.
         init_frames: Frames in the reservoir of the clustering.
         cache: Keeps frames between passes and calls, within its budget.
-        parent: Hash of a codebook that this one derives from.
+        parent: Hash of a codebook that this one derives from; None = that of ``start``.
+        start: Codebook of the same K and kind of frames whose centroids the clustering begins with, so that its ids
+            keep their meaning as far as the audio allows; None begins anew.
         progress: Called with (passes done, passes at most).
 
     Returns:
@@ -75,20 +86,40 @@ def fit_codebook(
         for name, frames in extractor.frames(heard.listen(waveforms())):
             yield frames if voices is None else voices(name, frames)
 
-    result = fit_kmeans(stream, num_units, seed=seed, iterations=iterations, init_frames=init_frames, progress=progress)
+    result = fit_kmeans(
+        stream,
+        num_units,
+        seed=seed,
+        iterations=iterations,
+        init_frames=init_frames,
+        start=None if start is None else start.centroids,
+        progress=progress,
+    )
+    parent = start.hash if parent is None and start is not None else parent
+    return _codebook(result, extractor, seed, normalization, heard.hash, parent)
+
+
+def _codebook(
+    result: KMeansResult,
+    extractor: FrameExtractor,
+    seed: int,
+    normalization: Normalization,
+    corpus_hash: str,
+    parent: str | None = None,
+) -> Codebook:
     info = CodebookInfo(
-        front_end=front_end,
-        model_hash=None if encoder is None else model_hash(encoder),
-        layer=layer,
+        front_end=extractor.front_end,
+        model_hash=None if extractor.encoder is None else model_hash(extractor.encoder),
+        layer=extractor.layer,
         hop=extractor.clock.hop,
         receptive_field=extractor.clock.receptive_field,
-        num_units=num_units,
+        num_units=len(result.centroids),
         seed=seed,
         usage_entropy=usage_entropy(result.counts.cpu().numpy()),
         frames_fitted=result.frames,
         normalization=normalization,
         parent=parent,
-        corpus_hash=heard.hash,
+        corpus_hash=corpus_hash,
     )
     return Codebook(result.centroids.cpu(), info)
 
@@ -102,6 +133,7 @@ def fit(
     seed: int = 0,
     iterations: int = 20,
     normalization: Normalization = "none",
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Codebook:
     """Cluster the MFCCs of a corpus, or a layer of an encoder on it.
@@ -114,6 +146,8 @@ def fit(
         seed: Of the clustering.
         iterations: At most so many updates over all frames.
         normalization: ``voice`` standardizes every feature per speaker.
+        engine: Where frames are made and statistics taken, shard by shard; None is this process. The codebook is the
+            same with any.
         progress: Called with (passes done, passes at most).
 
     Raises:
@@ -124,18 +158,15 @@ def fit(
     encoder = None if model is None else load_encoder(model)
     if encoder is not None and layer is None:
         layer = encoder.num_layers // 2
-    return fit_codebook(
-        lambda: ((row.id, opened.audio(row)) for row in rows),
-        "mfcc39" if encoder is None else "model",
-        num_units,
-        seed=seed,
-        iterations=iterations,
-        encoder=encoder,
-        layer=layer,
-        normalization=normalization,
-        speakers={row.id: row.speaker for row in rows},
-        progress=progress,
-    )
+    front_end: FrontEnd = "mfcc39" if encoder is None else "model"
+    engine, shards = engine or LocalEngine(), shards_of(rows)
+    frames = shard_frames(opened, engine, front_end, encoder, layer, normalization)
+    extractor = FrameExtractor(front_end, encoder, layer)
+    heard = listen(engine, frames, extractor.clock, shards)
+    frames = replace(frames, voices=engine.share(heard.voices))
+    stream = ShardedFrames(shards, heard.starts, frames, engine)
+    result = fit_kmeans(stream, num_units, seed=seed, iterations=iterations, progress=progress)
+    return _codebook(result, extractor, seed, normalization, heard.corpus_hash)
 
 
 @dataclass(slots=True)
@@ -149,9 +180,7 @@ class _Heard:
         """Pass the stream on; its first time through, take its hash."""
         for name, waveform in waveforms:
             if not self.complete:
-                digest = hashlib.blake2b(name.encode(), digest_size=8)
-                digest.update(waveform.detach().cpu().contiguous().numpy().tobytes())
-                self.total = (self.total + int.from_bytes(digest.digest(), "big")) % 2**64
+                self.total = (self.total + utterance_hash(name, waveform)) % 2**64
             yield name, waveform
         self.complete = True
 

@@ -1,0 +1,55 @@
+"""What a stage was made from, written beside what it made: a stage is skipped only where all of that is the same.
+
+Settings, corpus and teacher count, each by its hash or in full; the mere existence of a folder does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from allophone.errors import CheckpointError
+from allophone.train.checkpoint import differences
+
+ORIGIN = "made_from.json"
+CONFIG = "config.json"
+
+
+def write_origin(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Write what is being made in ``folder`` from what, as JSON values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{ORIGIN}"
+    partial.write_text(json.dumps(origin, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(folder / ORIGIN)
+
+
+def origin_differences(folder: Path, origin: Mapping[str, Any]) -> list[str]:
+    """In what a folder was made from something else; one line a setting, empty when it is the same.
+
+    A folder of an earlier version has no such file; there the settings in ``config.json`` are compared, if it has that.
+    """
+    try:
+        if (folder / ORIGIN).exists():
+            return differences(json.loads((folder / ORIGIN).read_text(encoding="utf-8")), dict(origin))
+        if "config" in origin and (folder / CONFIG).exists():
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            return differences({"config": config}, {"config": origin["config"]})
+    except ValueError as error:
+        return [f"what it was made from cannot be read ({error})"]
+    return []
+
+
+def require_origin(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Refuse to take what lies in ``folder`` for something that it is not.
+
+    Raises:
+        CheckpointError: It was made from something else; the message names what differs.
+    """
+    found = origin_differences(folder, origin)
+    if found:
+        raise CheckpointError(
+            f"{folder} was made from something else; {len(found)} settings differ: {'; '.join(found[:8])}. Go on with "
+            f"the old settings, name another run folder, or delete this one to make it again; earlier ones stay."
+        )
