@@ -1,0 +1,152 @@
+"""Captions for the utterances of a corpus: what is known of each as facts, and one caption for each draw of it.
+
+Utterances say the same when they share a group, or a text or translation in a language: they are then one content,
+and a caption of one is true of all. What is drawn depends on (seed, epoch, utterance id, repeat) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from allophone.batch import Captions
+from allophone.data.utterance import Utterance
+from allophone.errors import ConfigError, DataError
+from allophone.seeding import numpy_generator
+from allophone.text.captions import KINDS, Caption, Fact, Kind, class_fact, draw_caption, language_fact
+from allophone.text.normalize import normalize
+
+TRAITS = ("gender", "age")
+"""Extra columns of a corpus that hold traits of the speaker, as classes of ``captions.tsv``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionConfig:
+    """What captions tell."""
+
+    kinds: tuple[Kind, ...] = ("content",)
+    """Kinds of facts that captions are drawn from, each with equal chances where an utterance has several."""
+    label_kind: Kind | None = None
+    """What the column ``label`` holds (emotion, sound, keyword or speaker); None = it is not used."""
+    languages: tuple[str, ...] | None = None
+    """Languages of captions (``fra_Latn``); None = every one that a fact can be told in."""
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise ConfigError(f"Captions need at least one kind of {list(KINDS)}; got {list(self.kinds)}.")
+        if self.label_kind in ("content", "language"):
+            raise ConfigError(f"label_kind '{self.label_kind}' is a column of its own; it never stands in `label`.")
+
+
+class Captioner:
+    """Draws captions for utterances of one corpus.
+
+    Args:
+        utterances: All that captions will be asked for.
+        config: What they tell.
+
+    Raises:
+        DataError: Nothing that captions may tell is known of an utterance, or a label is not in the table.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], config: CaptionConfig) -> None:
+        self._languages = config.languages
+        names = content_names(utterances) if "content" in config.kinds else {}
+        self._facts = {row.id: facts_of(row, config, names.get(row.id, row.id)) for row in utterances}
+        mute = [row.id for row in utterances if self._draw(row.id, 0, 0, 0) is None]
+        if mute:
+            raise DataError(
+                f"{len(mute)} of {len(utterances)} utterances have nothing that a caption could tell, the first is "
+                f"{mute[0]!r} (kinds {list(config.kinds)}, languages {config.languages or 'all'}). Leave them out, or "
+                f"allow more kinds or languages."
+            )
+
+    def draw(self, utterances: Sequence[Utterance], repeats: Sequence[int], seed: int, epoch: int) -> Captions:
+        """One caption for each utterance of a batch.
+
+        Args:
+            utterances: The batch.
+            repeats: How often the epoch drew each before.
+            seed: Of the run.
+            epoch: Number of the epoch.
+
+        Returns:
+            Texts with the numbers of the facts that they state, and of all facts known of each utterance.
+        """
+        drawn = [self._draw(row.id, seed, epoch, repeat) for row, repeat in zip(utterances, repeats, strict=True)]
+        captions = [caption for caption in drawn if caption is not None]
+        facts = [[fact.number for fact in self._facts[row.id]] for row in utterances]
+        width = max(map(len, facts))
+        return Captions(
+            texts=tuple(caption.text for caption in captions),
+            stated=torch.tensor([caption.fact.number for caption in captions]),
+            known=torch.tensor([row + [-1] * (width - len(row)) for row in facts]),
+        ).validate()
+
+    def _draw(self, utterance_id: str, seed: int, epoch: int, repeat: int) -> Caption | None:
+        generator = numpy_generator(seed, "caption", epoch, utterance_id, repeat)
+        return draw_caption(self._facts[utterance_id], generator, self._languages)
+
+
+def facts_of(utterance: Utterance, config: CaptionConfig, content: str) -> tuple[Fact, ...]:
+    """What is known of an utterance, of the kinds that captions may tell.
+
+    Args:
+        utterance: The utterance.
+        config: Which kinds.
+        content: Name of what is said, see :func:`content_names`.
+
+    Raises:
+        DataError: A label or trait is not in the table of captions.
+    """
+    found = []
+    said = _wordings(utterance)
+    if "content" in config.kinds and said:
+        found.append(Fact("content", content, tuple(sorted(said.items()))))
+    if "language" in config.kinds and utterance.language[:3] not in ("und", "zxx"):
+        found.append(language_fact(utterance.language))
+    if config.label_kind is not None and config.label_kind in config.kinds and utterance.label:
+        found.append(_class_fact(config.label_kind, utterance.label, utterance))
+    for trait in TRAITS if "speaker" in config.kinds else ():
+        if utterance.extra.get(trait):
+            found.append(_class_fact("speaker", str(utterance.extra[trait]), utterance))
+    return tuple(found)
+
+
+def content_names(utterances: Iterable[Utterance]) -> dict[str, str]:
+    """Utterance id to a name of what is said, the same for all that share a group, or a text in some language.
+
+    Texts are compared as :func:`~allophone.text.normalize.normalize` leaves them; sharing is passed on: where one
+    shares with another and that with a third, all three have one name.
+    """
+    parents: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(key: tuple[str, str]) -> tuple[str, str]:
+        while (parent := parents.setdefault(key, key)) != key:
+            parents[key] = key = parents[parent]
+        return key
+
+    rows = list(utterances)
+    for row in rows:
+        keys = [("group", row.group)] if row.group else []
+        keys += [(language, normalize(text, language)) for language, text in _wordings(row).items()]
+        for key in keys:
+            if key[1]:
+                first, second = sorted((root(("id", row.id)), root(key)))
+                parents[second] = first
+    return {row.id: "/".join(root(("id", row.id))) for row in rows}
+
+
+def _class_fact(kind: Kind, value: str, utterance: Utterance) -> Fact:
+    try:
+        return class_fact(kind, value)
+    except DataError as error:
+        raise DataError(f"Utterance {utterance.id!r}: {error}") from error
+
+
+def _wordings(utterance: Utterance) -> dict[str, str]:
+    own = {utterance.language: utterance.text} if utterance.text else {}
+    return {**utterance.translations, **own}
