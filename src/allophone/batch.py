@@ -79,8 +79,8 @@ def packed_features(waveform: Tensor, waveform_lengths: Tensor, transform: Calla
 class Captions:
     """One text for each utterance of a batch, and what makes a text true of an utterance, its own or not.
 
-    A fact ("emotion is happy", "says what group 17 says") has a number of its own. A text states one fact; whatever
-    language and wording it has, it is true of every utterance that the fact is known of.
+    A fact ("emotion is happy", "says 'bonjour'") has a number of its own. A text states one fact; whatever language
+    and wording it has, it is true of every utterance that the fact is known of.
     """
 
     texts: tuple[str, ...]

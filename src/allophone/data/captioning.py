@@ -1,11 +1,14 @@
 """Captions for the utterances of a corpus: what is known of each as facts, and one caption for each draw of it.
 
-Utterances say the same when they share a group, or a text or translation in a language: they are then one content,
-and a caption of one is true of all. What is drawn depends on (seed, epoch, utterance id, repeat) alone.
+What an utterance says is known in every wording that the utterances of its group have, their own texts and their
+translations, each wording in its language a fact by itself. So a text is true of the whole group that it was drawn for,
+and of whoever else says the same in the same words, but two groups that share a word of many meanings stay apart. What
+is drawn depends on (seed, epoch, utterance id, repeat) alone.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +19,11 @@ from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError
 from allophone.seeding import numpy_generator
 from allophone.text.captions import KINDS, Caption, Fact, Kind, class_fact, draw_caption, language_fact
-from allophone.text.normalize import normalize
 
 TRAITS = ("gender", "age")
 """Extra columns of a corpus that hold traits of the speaker, as classes of ``captions.tsv``."""
+
+PUNCTUATION = " .,;:!?…¡¿«»“”„\"'()。、，！？"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +58,9 @@ class Captioner:
 
     def __init__(self, utterances: Sequence[Utterance], config: CaptionConfig) -> None:
         self._languages = config.languages
-        names = content_names(utterances) if "content" in config.kinds else {}
-        self._facts = {row.id: facts_of(row, config, names.get(row.id, row.id)) for row in utterances}
+        contents = content_facts(utterances, config.languages) if "content" in config.kinds else {}
+        self._facts = {row.id: (*contents.get(row.id, ()), *trait_facts(row, config)) for row in utterances}
+        self._numbers: dict[str, list[int]] = {}
         mute = [row.id for row in utterances if self._draw(row.id, 0, 0, 0) is None]
         if mute:
             raise DataError(
@@ -78,7 +83,7 @@ class Captioner:
         """
         drawn = [self._draw(row.id, seed, epoch, repeat) for row, repeat in zip(utterances, repeats, strict=True)]
         captions = [caption for caption in drawn if caption is not None]
-        facts = [[fact.number for fact in self._facts[row.id]] for row in utterances]
+        facts = [self._known(row.id) for row in utterances]
         width = max(map(len, facts))
         return Captions(
             texts=tuple(caption.text for caption in captions),
@@ -86,26 +91,23 @@ class Captioner:
             known=torch.tensor([row + [-1] * (width - len(row)) for row in facts]),
         ).validate()
 
+    def _known(self, utterance_id: str) -> list[int]:
+        if utterance_id not in self._numbers:
+            self._numbers[utterance_id] = [fact.number for fact in self._facts[utterance_id]]
+        return self._numbers[utterance_id]
+
     def _draw(self, utterance_id: str, seed: int, epoch: int, repeat: int) -> Caption | None:
         generator = numpy_generator(seed, "caption", epoch, utterance_id, repeat)
         return draw_caption(self._facts[utterance_id], generator, self._languages)
 
 
-def facts_of(utterance: Utterance, config: CaptionConfig, content: str) -> tuple[Fact, ...]:
-    """What is known of an utterance, of the kinds that captions may tell.
-
-    Args:
-        utterance: The utterance.
-        config: Which kinds.
-        content: Name of what is said, see :func:`content_names`.
+def trait_facts(utterance: Utterance, config: CaptionConfig) -> tuple[Fact, ...]:
+    """What is known of an utterance beside its words, of the kinds that captions may tell.
 
     Raises:
         DataError: A label or trait is not in the table of captions.
     """
     found = []
-    said = _wordings(utterance)
-    if "content" in config.kinds and said:
-        found.append(Fact("content", content, tuple(sorted(said.items()))))
     if "language" in config.kinds and utterance.language[:3] not in ("und", "zxx"):
         found.append(language_fact(utterance.language))
     if config.label_kind is not None and config.label_kind in config.kinds and utterance.label:
@@ -116,28 +118,31 @@ def facts_of(utterance: Utterance, config: CaptionConfig, content: str) -> tuple
     return tuple(found)
 
 
-def content_names(utterances: Iterable[Utterance]) -> dict[str, str]:
-    """Utterance id to a name of what is said, the same for all that share a group, or a text in some language.
+def content_facts(
+    utterances: Iterable[Utterance], languages: Sequence[str] | None = None
+) -> dict[str, tuple[Fact, ...]]:
+    """Utterance id to what it says: every wording that its group has, in some languages (None = all).
 
-    Texts are compared as :func:`~allophone.text.normalize.normalize` leaves them; sharing is passed on: where one
-    shares with another and that with a third, all three have one name.
+    Wordings are the same in one language where they differ in case, space or outer punctuation only.
     """
-    parents: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(key: tuple[str, str]) -> tuple[str, str]:
-        while (parent := parents.setdefault(key, key)) != key:
-            parents[key] = key = parents[parent]
-        return key
-
+    wordings: dict[str, dict[str, Fact]] = {}
     rows = list(utterances)
     for row in rows:
-        keys = [("group", row.group)] if row.group else []
-        keys += [(language, normalize(text, language)) for language, text in _wordings(row).items()]
-        for key in keys:
-            if key[1]:
-                first, second = sorted((root(("id", row.id)), root(key)))
-                parents[second] = first
-    return {row.id: "/".join(root(("id", row.id))) for row in rows}
+        of_group = wordings.setdefault(_group(row), {})
+        for language, text in _wordings(row).items():
+            value = f"{language}/{_folded(text)}"
+            if languages is None or language in languages:
+                of_group.setdefault(value, Fact("content", value, ((language, text),)))
+    shared = {group: tuple(facts[value] for value in sorted(facts)) for group, facts in wordings.items()}
+    return {row.id: shared[_group(row)] for row in rows}
+
+
+def _group(utterance: Utterance) -> str:
+    return f"group {utterance.group}" if utterance.group else f"id {utterance.id}"
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).strip(PUNCTUATION)
 
 
 def _class_fact(kind: Kind, value: str, utterance: Utterance) -> Fact:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from allophone.errors import DataError, suggest
 from allophone.seeding import derive
 from allophone.text.languages import parse_language
 
+T = TypeVar("T")
 Kind = Literal["content", "emotion", "keyword", "language", "sound", "speaker"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 QUOTED = ("content", "keyword")
@@ -44,7 +45,7 @@ class Fact:
 
     kind: Kind
     value: str
-    """The class (``happy``, ``female``, ``dog``), the word, the language's code, or a name of the spoken content."""
+    """The class (``happy``, ``female``, ``dog``), the word, the language's code, or what is said, in one language."""
     wordings: tuple[tuple[str, str], ...] = ()
     """Language and what the value is called in it; these come before the table's names."""
 
@@ -128,14 +129,14 @@ def caption_texts(fact: Fact, language: str) -> tuple[str, ...]:
 
 def caption_languages(fact: Fact) -> tuple[str, ...]:
     """Languages that a fact can be told in, sorted."""
-    candidates = {language for language, kind in _table() if kind == fact.kind} | {name for name, _ in fact.wordings}
-    return tuple(sorted(language for language in candidates if caption_texts(fact, language)))
+    worded = {name for name, _ in fact.wordings if fact.kind in QUOTED or (name, fact.kind) in _table()}
+    return tuple(sorted(worded | _naming(fact.kind, fact.value)))
 
 
 def draw_caption(
     facts: Sequence[Fact], generator: np.random.Generator, languages: Sequence[str] | None = None
 ) -> Caption | None:
-    """One caption: a fact, then a language that it can be told in, then a template, each with equal chances.
+    """One caption: a kind of fact, a language, a fact and a template, each with equal chances among those possible.
 
     Args:
         facts: Of one recording.
@@ -145,19 +146,28 @@ def draw_caption(
     Returns:
         None where no fact can be told in any of the languages.
     """
-    ways = [(fact, _allowed(fact, languages)) for fact in facts]
-    ways = [(fact, found) for fact, found in ways if found]
+    ways: dict[Kind, dict[str, list[Fact]]] = {}
+    for fact in facts:
+        for language in caption_languages(fact):
+            if languages is None or language in languages:
+                ways.setdefault(fact.kind, {}).setdefault(language, []).append(fact)
     if not ways:
         return None
-    fact, found = ways[int(generator.integers(len(ways)))]
-    language = found[int(generator.integers(len(found)))]
-    texts = caption_texts(fact, language)
-    return Caption(texts[int(generator.integers(len(texts)))], language, fact)
+    kind = _one_of(sorted(ways), generator)
+    language = _one_of(sorted(ways[kind]), generator)
+    fact = _one_of(ways[kind][language], generator)
+    return Caption(_one_of(caption_texts(fact, language), generator), language, fact)
 
 
-def _allowed(fact: Fact, languages: Sequence[str] | None) -> tuple[str, ...]:
-    found = caption_languages(fact)
-    return found if languages is None else tuple(language for language in found if language in languages)
+def _one_of(options: Sequence[T], generator: np.random.Generator) -> T:
+    return options[int(generator.integers(len(options)))]
+
+
+@lru_cache(maxsize=4096)
+def _naming(kind: Kind, value: str) -> frozenset[str]:
+    """Languages whose row has a name for a value, or takes it as it is."""
+    rows = ((language, row) for (language, of), row in _table().items() if of == kind)
+    return frozenset(language for language, row in rows if row.as_it_is or value in row.names)
 
 
 @cache
