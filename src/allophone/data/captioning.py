@@ -18,7 +18,16 @@ from allophone.batch import Captions
 from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError
 from allophone.seeding import numpy_generator
-from allophone.text.captions import KINDS, Caption, Fact, Kind, class_fact, draw_caption, language_fact
+from allophone.text.captions import (
+    KINDS,
+    Caption,
+    Fact,
+    Kind,
+    caption_languages,
+    class_fact,
+    draw_caption,
+    language_fact,
+)
 
 TRAITS = ("gender", "age")
 """Extra columns of a corpus that hold traits of the speaker, as classes of ``captions.tsv``."""
@@ -61,7 +70,7 @@ class Captioner:
         contents = content_facts(utterances, config.languages) if "content" in config.kinds else {}
         self._facts = {row.id: (*contents.get(row.id, ()), *trait_facts(row, config)) for row in utterances}
         self._numbers: dict[str, list[int]] = {}
-        mute = [row.id for row in utterances if self._draw(row.id, 0, 0, 0) is None]
+        mute = [row.id for row in utterances if not any(self._can_tell(fact) for fact in self._facts[row.id])]
         if mute:
             raise DataError(
                 f"{len(mute)} of {len(utterances)} utterances have nothing that a caption could tell, the first is "
@@ -90,6 +99,9 @@ class Captioner:
             stated=torch.tensor([caption.fact.number for caption in captions]),
             known=torch.tensor([row + [-1] * (width - len(row)) for row in facts]),
         ).validate()
+
+    def _can_tell(self, fact: Fact) -> bool:
+        return any(self._languages is None or language in self._languages for language in caption_languages(fact))
 
     def _known(self, utterance_id: str) -> list[int]:
         if utterance_id not in self._numbers:
@@ -125,15 +137,15 @@ def content_facts(
 
     Wordings are the same in one language where they differ in case, space or outer punctuation only.
     """
-    wordings: dict[str, dict[str, Fact]] = {}
+    wordings: dict[str, set[tuple[str, str]]] = {}
     rows = list(utterances)
     for row in rows:
-        of_group = wordings.setdefault(_group(row), {})
-        for language, text in _wordings(row).items():
-            value = f"{language}/{_folded(text)}"
-            if languages is None or language in languages:
-                of_group.setdefault(value, Fact("content", value, ((language, text),)))
-    shared = {group: tuple(facts[value] for value in sorted(facts)) for group, facts in wordings.items()}
+        wordings.setdefault(_group(row), set()).update(_wordings(row).items())
+    shared = {}
+    for group, pairs in wordings.items():
+        told = sorted(pair for pair in pairs if languages is None or pair[0] in languages)
+        facts = {f"{language}/{_folded(text)}": ((language, text),) for language, text in told}
+        shared[group] = tuple(Fact("content", value, wording) for value, wording in facts.items())
     return {row.id: shared[_group(row)] for row in rows}
 
 
