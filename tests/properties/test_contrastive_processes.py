@@ -11,10 +11,16 @@ from torch import Tensor, nn
 
 pytest.importorskip("allophone_starter", reason="needs the starter corpus")
 
+import tiny_model
 from processes import spawn
+from tiny_text import TEXTS, text_encoder
 
+from allophone.batch import Captions, SpeechBatch
 from allophone.distributed import all_reduce_sum, gather_rows, rank, sum_gradients, world_size
 from allophone.losses.contrastive import embed_in_chunks, gather_pairs, infonce_loss, sigmoid_loss
+from allophone.methods.audio_text_contrast import AudioTextContrast, AudioTextContrastConfig
+from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
+from allophone.models.text_embedder import TextEmbedderConfig, build_text_embedder
 
 STATED = torch.tensor([0, 1, 2, 1, 4, 5, 0])
 KNOWN = torch.tensor([[0, -1, -1], [1, 4, -1], [2, 0, 5], [1, -1, -1], [4, -1, -1], [5, -1, -1], [0, 1, -1]])
@@ -66,3 +72,35 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 def test_alone_rows_are_what_they_were() -> None:
     value = torch.randn(3, 2, requires_grad=True)
     assert gather_rows(value) is value
+
+
+def stepped(folder: Path) -> dict[str, Tensor]:
+    """Loss and gradients of the method on five recordings, of which the first process of two has three."""
+    whole = tiny_model.batch(), tiny_model.batch(rows=2)
+    texts, facts = (*TEXTS[:3], *TEXTS[1:3]), torch.tensor([1, 2, 3, 2, 5])
+    torch.manual_seed(4)
+    speech = SpeechEmbedder(tiny_model.lasr(), SpeechEmbedderConfig(dim=8, pooling_dim=4))
+    text = build_text_embedder(folder / "text", TextEmbedderConfig(dim=8, training="full"))
+    method = AudioTextContrast(speech, text, AudioTextContrastConfig(chunk_rows=2)).eval()
+    waveform = torch.cat([whole[0].waveform, 0.5 * whole[1].waveform])
+    lengths = torch.cat([batch.waveform_lengths for batch in whole])
+    frames = torch.cat([batch.frame_lengths for batch in whole])
+    mine = slice(0, 5) if world_size() == 1 else (slice(0, 3), slice(3, 5))[rank()]
+    captions = Captions(texts[mine], facts[mine], facts[mine][:, None])
+    batch = SpeechBatch(tuple("abcde")[mine], waveform[mine], lengths[mine], frames[mine], captions=captions).validate()
+    (method.step(batch).loss_sum / all_reduce_sum(method.count(batch))).backward()
+    sum_gradients(method.parameters())
+    return {"gradients": torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])}
+
+
+def step_and_save(folder: Path) -> None:
+    save_file(stepped(folder), folder / f"method-{rank()}.safetensors")
+
+
+def test_a_step_of_the_method_in_two_processes_is_one(tmp_path: Path) -> None:
+    text_encoder(tmp_path / "text")
+    spawn(2, step_and_save, tmp_path)
+    alone = stepped(tmp_path)["gradients"]
+    for number in range(2):
+        together = load_file(tmp_path / f"method-{number}.safetensors")["gradients"]
+        assert float((together - alone).norm() / alone.norm()) < 1e-5
