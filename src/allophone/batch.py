@@ -76,8 +76,44 @@ def packed_features(waveform: Tensor, waveform_lengths: Tensor, transform: Calla
 
 
 @dataclass(frozen=True, slots=True)
+class Captions:
+    """One text for each utterance of a batch, and what makes a text true of an utterance, its own or not.
+
+    A fact ("emotion is happy", "says 'bonjour'") has a number of its own. A text states one fact; whatever language
+    and wording it has, it is true of every utterance that the fact is known of.
+    """
+
+    texts: tuple[str, ...]
+    """The text drawn for each utterance."""
+    stated: Tensor
+    """Number of the fact that each text states. Shape ``(B,)``, int64, not negative."""
+    known: Tensor
+    """Numbers of all facts known of each utterance, its text's among them. Shape ``(B, F)``, int64; -1 = none."""
+
+    def validate(self) -> Captions:
+        """Return self, or raise ``ShapeError`` where sizes disagree or a text is not true of its own utterance."""
+        batch = len(self.texts)
+        if self.stated.shape != (batch,) or self.known.ndim != 2 or len(self.known) != batch:
+            raise ShapeError(
+                f"Captions: {batch} texts, but stated {tuple(self.stated.shape)} and known {tuple(self.known.shape)}; "
+                f"expected ({batch},) and ({batch}, facts)."
+            )
+        wrong = ((self.known != self.stated[:, None]).all(dim=1) | (self.stated < 0)).nonzero()
+        if len(wrong):
+            raise ShapeError(
+                f"Captions: row {int(wrong[0])} states fact {int(self.stated[wrong[0]])}, which is not among those "
+                "known of its utterance. Add it to the row of `known`; numbers of facts are not negative."
+            )
+        return self
+
+    def to(self, device: torch.device | str) -> Captions:
+        """The same texts with their numbers on another device."""
+        return Captions(self.texts, self.stated.to(device), self.known.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechBatch:
-    """Cropped waveforms with, for masked prediction, their units and masks."""
+    """Cropped waveforms with, for masked prediction, their units and masks, or, for contrast with text, captions."""
 
     ids: tuple[str, ...]
     """Utterance ids, for messages."""
@@ -93,6 +129,8 @@ class SpeechBatch:
     """Shape ``(B, T)``, bool, True = hidden from the encoder; False beyond each length."""
     sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """For the journal, what was done to the clips: name to (sum, count)."""
+    captions: Captions | None = None
+    """For contrast with text: one text an utterance."""
 
     def validate(self) -> SpeechBatch:
         """Return self, or raise ``ShapeError`` naming the field that disagrees with the others."""
@@ -111,6 +149,8 @@ class SpeechBatch:
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape[:2] != (batch, frames):
                 raise ShapeError(f"SpeechBatch: {name} is {tuple(tensor.shape)}, expected ({batch}, {frames}, ...).")
+        if self.captions is not None and len(self.captions.validate().texts) != batch:
+            raise ShapeError(f"SpeechBatch: {batch} utterances, but {len(self.captions.texts)} captions.")
         return self
 
     def to(self, device: torch.device | str) -> SpeechBatch:
@@ -127,4 +167,5 @@ class SpeechBatch:
             units=move(self.units),
             masked=move(self.masked),
             sums=self.sums,
+            captions=None if self.captions is None else self.captions.to(device),
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -216,6 +216,50 @@ def gather(value: T) -> list[T]:
     with _with_the_others():
         dist.all_gather_object(everyone, value)
     return everyone  # type: ignore[return-value]
+
+
+def gather_rows(value: Tensor) -> Tensor:
+    """The rows of all ranks end to end, in order of rank; every rank must call it.
+
+    Gradients flow back: a rank's rows get the sum of what the losses of all ranks want of them. So where each rank
+    sums its own part of a loss, the gradients of all ranks add up to those of one process that has all rows.
+
+    Args:
+        value: Shape ``(rows, ...)``; ranks may differ in rows only.
+
+    Returns:
+        Shape ``(rows of all ranks, ...)``; ``value`` itself when alone.
+
+    Raises:
+        DistributedError: Another rank ended.
+    """
+    if not is_distributed():
+        return value
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    with _with_the_others():
+        dist.all_gather(counts, torch.tensor([len(value)]))
+    gathered: Tensor = _GatherRows.apply(value, tuple(int(count) for count in counts))  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    """Forward: all rows on every rank. Backward: the sum of all ranks' gradients, cut to this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, counts: tuple[int, ...]) -> Tensor:
+        ctx.counts = counts
+        padded = value.new_zeros(max(counts), *value.shape[1:])
+        padded[: len(value)] = value
+        parts = [torch.empty_like(padded) for _ in counts]
+        with _with_the_others():
+            dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = all_reduce_sum(gradients[0].contiguous())
+        start = sum(ctx.counts[: rank()])
+        return total[start : start + ctx.counts[rank()]], None
 
 
 def copy_from_rank_zero(module: torch.nn.Module) -> None:

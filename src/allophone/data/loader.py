@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allophone.batch import SECONDS_DRAWN, SpeechBatch
+from allophone.batch import SECONDS_DRAWN, Captions, SpeechBatch
 from allophone.data.collate import CollateConfig, Example, collate
 from allophone.data.denoising import Pools, SoundPool, require_pools
 from allophone.data.sampler import BatchSampler, SamplerState
@@ -54,6 +54,14 @@ class UnitSource(Protocol):
 
     def __getitem__(self, utterance_id: str, /) -> NDArray[np.integer]:
         """Units of one utterance. Shape ``(T,)`` or ``(T, labels of one frame)``, int."""
+        ...
+
+
+class CaptionSource(Protocol[U_contra]):
+    """Where captions come from; a :class:`~allophone.data.captioning.Captioner` is one."""
+
+    def draw(self, utterances: Sequence[U_contra], repeats: Sequence[int], seed: int, epoch: int, /) -> Captions:
+        """One caption for each utterance of a batch: a pure function of the arguments."""
         ...
 
 
@@ -133,6 +141,7 @@ class BatchStream(Generic[U]):
         prefetch: Batches prepared ahead by a thread; 0 works without one.
         noise: What ``config.mix`` lays over clips besides other utterances of the corpus.
         responses: Measured rooms for ``config.reverb``; None = made-up ones.
+        captions: Draws a text for each utterance, for contrast with text.
 
     Raises:
         ConfigError: ``config.mix`` takes noise and there is none.
@@ -151,8 +160,10 @@ class BatchStream(Generic[U]):
         prefetch: int = 2,
         noise: SoundPool | None = None,
         responses: SoundPool | None = None,
+        captions: CaptionSource[U] | None = None,
     ) -> None:
         self._utterances = utterances
+        self._captions = captions
         self._cache = WaveformCache(source, cache_bytes)
         others = _OtherUtterances(utterances, self._cache, sampler)
         self._pools = Pools(utterances=others, noise=noise, responses=responses)
@@ -195,7 +206,11 @@ class BatchStream(Generic[U]):
         units = None if self._units is None else [self._find_units(utterance.id) for utterance in chosen]
         batch = collate(items, units, self._clock, self._config, self._sampler.seed, mine.epoch, self._pools)
         heard = self._sampler.seconds_by_language(draws)
-        return replace(batch, sums={**batch.sums, **{SECONDS_DRAWN + name: (heard[name], 0.0) for name in heard}})
+        sums = {**batch.sums, **{SECONDS_DRAWN + name: (heard[name], 0.0) for name in heard}}
+        captions = None
+        if self._captions is not None:
+            captions = self._captions.draw(chosen, [draw.repeat for draw in draws], self._sampler.seed, mine.epoch)
+        return replace(batch, sums=sums, captions=captions).validate()
 
     def _find_units(self, utterance_id: str) -> NDArray[np.integer] | None:
         assert self._units is not None

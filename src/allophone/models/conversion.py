@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, suggest
@@ -124,17 +124,17 @@ def save_encoder(
     model, preprocessor = _to_transformers(encoder.config)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "allophone.json").unlink(missing_ok=True)
-    _write(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    replace_file(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
     _write_json(folder / "config.json", {**model, "dtype": str(dtype).removeprefix("torch.")})
     _write_json(folder / "preprocessor_config.json", preprocessor)
-    _write(folder / "README.md", card.encode())
+    replace_file(folder / "README.md", card.encode())
     _write_json(folder / "allophone.json", lineage)
     return folder
 
 
-def model_hash(encoder: Encoder) -> str:
-    """First 16 hex digits of the SHA-256 over an encoder's parameters, sorted by name, as float32."""
-    return _hash(encoder.state_dict())
+def model_hash(model: nn.Module) -> str:
+    """First 16 hex digits of the SHA-256 over a model's parameters and buffers, sorted by name, as float32."""
+    return _hash(model.state_dict())
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any] | None:
@@ -323,7 +323,7 @@ def _listed(names: Sequence[str], limit: int = 8) -> str:
     return (", ".join(names[:limit]) or "none") + more
 
 
-def _write(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Replace a file so that it is never half written."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
@@ -334,4 +334,4 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    _write(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    replace_file(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,179 @@
+"""One vector for a recording: encoder, mixture of its layers, pooling, projection.
+
+Shape letters: B utterances, S samples, N frames of all, D dim of the encoder, E dim of the embedding. The vectors are
+not normalized; whoever compares them scales them to length 1. Nothing here is trained or scored.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from allophone.batch import Packed
+from allophone.config import from_dict, to_dict
+from allophone.errors import CheckpointError, ConfigError
+from allophone.models.build import Encoder
+from allophone.models.conversion import load_encoder, model_folder, model_hash, replace_file, save_encoder
+from allophone.nn.pooling import AttentionPooling, LayerWeights, MeanPooling
+
+WEIGHTS_FILE, INFO_FILE = "embedder.safetensors", "embedder.json"
+FORMAT = "allophone-embedder-1"
+ENCODER = "encoder."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeechEmbedderConfig:
+    """What stands behind the encoder."""
+
+    dim: int = 512
+    """E, values of an embedding."""
+    layers: Literal["last", "weighted"] = "weighted"
+    """The last hidden state, or a learned mean of all."""
+    pooling: Literal["mean", "attention"] = "attention"
+    """How frames become one vector."""
+    pooling_dim: int = 128
+    """Hidden dim of attention pooling."""
+    pooling_heads: int = 1
+    """Heads of attention pooling, each for its share of the dims."""
+    projection: Literal["linear", "mlp"] = "mlp"
+    """Linear, or Linear - GELU - Linear with D values in between."""
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.pooling_dim, self.pooling_heads) < 1:
+            raise ConfigError(f"A speech embedder needs dims and heads of at least 1; got {self}.")
+
+
+def build_projection(dim_in: int, dim_out: int, kind: Literal["linear", "mlp"]) -> nn.Sequential:
+    """Linear, or Linear - GELU - Linear, from ``dim_in`` to ``dim_out``."""
+    if kind == "linear":
+        return nn.Sequential(nn.Linear(dim_in, dim_out))
+    return nn.Sequential(nn.Linear(dim_in, dim_in), nn.GELU(), nn.Linear(dim_in, dim_out))
+
+
+class SpeechEmbedder(nn.Module):
+    """An encoder and what makes one vector of its frames.
+
+    Args:
+        encoder: The model; it becomes part of this one.
+        config: What stands behind it.
+    """
+
+    def __init__(self, encoder: Encoder, config: SpeechEmbedderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.dim = config.dim
+        self.clock = encoder.clock
+        self.layer_weights = LayerWeights(encoder.num_layers + 1) if config.layers == "weighted" else None
+        self.pooling = (
+            AttentionPooling(encoder.dim, config.pooling_dim, config.pooling_heads)
+            if config.pooling == "attention"
+            else MeanPooling()
+        )
+        self.projection = build_projection(encoder.dim, config.dim, config.projection)
+
+    def forward(self, waveform: Tensor, waveform_lengths: Tensor) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            waveform: Shape ``(B, S)``, float32 in [-1, 1], 16 kHz; what stands beyond a length has no effect.
+            waveform_lengths: Shape ``(B,)``, int64, samples.
+
+        Returns:
+            Shape ``(B, E)``, not normalized.
+
+        Raises:
+            ShapeError: Shapes disagree, or an utterance is shorter than one frame.
+        """
+        states = self.encoder(waveform, waveform_lengths).hidden_states
+        mixed: Packed = states[-1] if self.layer_weights is None else self.layer_weights(states)
+        embedding: Tensor = self.projection(self.pooling(mixed))
+        return embedding
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """Everything but the encoder, by name, on the CPU in float32."""
+        return {
+            name: value.detach().float().cpu().contiguous()
+            for name, value in self.state_dict().items()
+            if not name.startswith(ENCODER)
+        }
+
+
+def save_speech_embedder(
+    embedder: SpeechEmbedder, folder: str | Path, card: str, *, created_by: str = "allophone"
+) -> Path:
+    """Write an encoder's folder, which ``transformers`` reads, with ``embedder.safetensors`` and ``embedder.json``.
+
+    Args:
+        embedder: The model, without adapters (merge them first).
+        folder: Where to.
+        card: Text of ``README.md``, the model card.
+        created_by: The command or program that made it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: A parameter is not finite, or the encoder's are not those of its config.
+    """
+    folder = Path(folder)
+    tensors = embedder.head_tensors()
+    broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(broken)}. The training diverged.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
+    save_encoder(embedder.encoder, folder, card, created_by=created_by)
+    replace_file(folder / WEIGHTS_FILE, save(tensors))
+    info = {"format": FORMAT, "encoder": model_hash(embedder.encoder), "config": to_dict(embedder.config)}
+    replace_file(folder / INFO_FILE, (json.dumps(info, indent=2) + "\n").encode())
+    return folder
+
+
+def load_speech_embedder(folder_or_hub_id: str | Path) -> SpeechEmbedder:
+    """Read what :func:`save_speech_embedder` wrote, in float32 and evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the files do not belong together.
+    """
+    folder = model_folder(folder_or_hub_id)
+    info = _read_info(folder / INFO_FILE)
+    encoder = load_encoder(folder)
+    found = model_hash(encoder)
+    if info["encoder"] != found:
+        raise CheckpointError(
+            f"{folder}: {INFO_FILE} was written for encoder {info['encoder']}, the weights beside it are {found}. One "
+            "of them was replaced; copy the folder again."
+        )
+    try:
+        config = from_dict(SpeechEmbedderConfig, info["config"], str(folder / INFO_FILE))
+        embedder = SpeechEmbedder(encoder, config)
+        tensors = load_file(folder / WEIGHTS_FILE)
+        expected = embedder.head_tensors().keys()
+        if tensors.keys() != expected:
+            raise CheckpointError(f"holds {sorted(tensors)}, expected {sorted(expected)}.")
+        embedder.load_state_dict(tensors, strict=False)
+    except (ConfigError, SafetensorError, OSError, RuntimeError, CheckpointError) as error:
+        raise CheckpointError(
+            f"{folder / WEIGHTS_FILE}: {' '.join(str(error).split())} Copy the folder again."
+        ) from error
+    return embedder.eval()
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: missing, truncated or not JSON ({error}). A plain encoder has none: use load_encoder for it."
+        ) from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT or not {"encoder", "config"} <= info.keys():
+        got = info.get("format") if isinstance(info, dict) else type(info).__name__
+        raise CheckpointError(f"{path}: format is {got!r}; expected '{FORMAT}'. Update allophone.")
+    return info
