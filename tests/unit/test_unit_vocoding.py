@@ -143,7 +143,7 @@ def test_refusals() -> None:
         one.step(replace(given, frame_lengths=torch.tensor([12, 12, 12, 9])))
     with pytest.raises(DataError, match="whose voice utterance 'x' is"):
         one.step(replace(given, ids=("a", "b", "c", "x")))
-    with pytest.raises(ConfigError, match="320 samples apart .* the vocoder makes 640"):
+    with pytest.raises(ConfigError, match=r"320 samples apart .* the vocoder makes 640"):
         UnitVocoding(UnitVocoder(config()), UnitVocodingConfig(), FrameClock(hop=320, receptive_field=400), VOICES)
     with pytest.raises(ConfigError, match="at least 0"):
         UnitVocodingConfig(mel_weight=-1.0)

@@ -52,7 +52,7 @@ def log_mel(waveform: Tensor, num_mels: int = 80) -> Tensor:
         )
     if waveform.shape[-1] < SHORTEST:
         raise AudioError(
-            f"Audio too short for a mel spectrogram: got {waveform.shape[-1]} samples, need {SHORTEST}. Drop such clips."
+            f"Audio too short for a mel spectrogram: got {waveform.shape[-1]} samples, need {SHORTEST}. Leave it out."
         )
     with torch.autocast(waveform.device.type, enabled=False):
         samples = waveform.float().reshape(-1, waveform.shape[-1])

@@ -72,7 +72,8 @@ def _difference(windows: Tensor, longest: int) -> Tensor:
     products = torch.fft.irfft(torch.fft.rfft(windows, size) * torch.fft.rfft(head, size).conj(), size)
     energy = functional.pad(windows.square().cumsum(-1), (1, 0))
     later = energy[..., WINDOW : WINDOW + longest + 1] - energy[..., : longest + 1]
-    return (later[..., :1] + later - 2 * products[..., : longest + 1])[..., 1:].clamp_min(0.0)
+    difference: Tensor = later[..., :1] + later - 2 * products[..., : longest + 1]
+    return difference[..., 1:].clamp_min(0.0)
 
 
 def _first_dip(normalized: Tensor, shortest: int) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,20 @@ class UnitVocoderConfig:
         """Width of what enters the generator."""
         return self.language_dim + self.unit_dim + self.speaker_dim + PITCH_DIM * self.pitch
 
+    @property
+    def context(self) -> int:
+        """Units on each side of a unit that can change its samples, at most; the duration predictor not counted."""
+        widest = max(
+            sum((kernel - 1) * (dilation + 1) // 2 for dilation in dilations)
+            for kernel, dilations in zip(self.resblock_kernels, self.resblock_dilations, strict=True)
+        )
+        units, samples = 3.0, 1
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernels, strict=True):
+            units += (kernel + rate) / 2 / (samples * rate)
+            samples *= rate
+            units += widest / samples
+        return math.ceil(units + 3 / samples)
+
 
 def geometry(hop: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Upsampling rates and kernels for units that are ``hop`` samples apart.

@@ -19,8 +19,15 @@ from torch.nn.utils.parametrizations import weight_norm
 from allophone.errors import ConfigError
 
 SLOPE = 0.1
-SCALE_LAYERS = ((128, 15, 1, 1), (128, 41, 2, 4), (256, 41, 2, 16), (512, 41, 4, 16), (1024, 41, 4, 16))
-SCALE_LAYERS = (*SCALE_LAYERS, (1024, 41, 1, 16), (1024, 5, 1, 1))
+SCALE_LAYERS = (
+    (128, 15, 1, 1),
+    (128, 41, 2, 4),
+    (256, 41, 2, 16),
+    (512, 41, 4, 16),
+    (1024, 41, 4, 16),
+    (1024, 41, 1, 16),
+    (1024, 5, 1, 1),
+)
 """Channels, kernel, stride, groups of the layers that judge one scale."""
 PERIOD_LAYERS = ((32, 3), (128, 3), (512, 3), (1024, 3), (1024, 1))
 """Channels and stride of the layers that judge one period; kernels of 5."""
@@ -74,7 +81,8 @@ class PeriodDiscriminator(nn.Module):
         """Judge clips ``(B, S)``."""
         missing = -waveform.shape[1] % self.period
         padded = functional.pad(waveform[:, None], (0, missing), mode="reflect")
-        return _judge(padded.unflatten(2, (-1, self.period)), self.convs, self.conv_post)
+        folded = padded.reshape(len(waveform), 1, -1, self.period)
+        return _judge(folded, self.convs, self.conv_post)
 
 
 class ScaleDiscriminator(nn.Module):
