@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from tiny_vocoder import CLOCK, JUDGES, VOICES, batch, config, method
 
 from allophone.audio.mel import log_mel
+from allophone.batch import SpeechBatch
+from allophone.data.sampler import SamplerState
 from allophone.errors import ConfigError, DataError
 from allophone.frames import FrameClock
 from allophone.losses.vocoder import deceived_loss, duration_loss, feature_loss, mel_loss, told_apart_loss
 from allophone.methods.unit_vocoding import UnitVocoding, UnitVocodingConfig
 from allophone.models.unit_vocoder import UnitVocoder, pack_units, without_repeats
 from allophone.models.vocoder_discriminators import Discriminators, DiscriminatorsConfig
+from allophone.train import TrainConfig, train
 
 
 def published_losses(recorded, made) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -150,3 +156,59 @@ def test_refusals() -> None:
     with pytest.raises(ConfigError, match="divided by 1, 2, 4 or 8"):
         replace(JUDGES, narrower=3)
     assert CLOCK.hop == 640
+
+
+class Drawn:
+    """Batches keyed by their place; sends SIGTERM to this process when asked for batch ``stop``."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.position, self.stop = 0, stop
+
+    def __next__(self) -> SpeechBatch:
+        self.position += 1
+        if self.position == self.stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch("abcd"[self.position % 4] + "abcd"[self.position % 3], frames=8)
+
+    def state(self) -> SamplerState:
+        return SamplerState(epoch=0, position=self.position, seed=0)
+
+    def seek(self, state: SamplerState) -> None:
+        self.position = state.position
+
+
+def trained(folder: Path, stop: int | None = None, microbatches: int = 1) -> UnitVocoding:
+    one = method()
+    one.vocoder.dur_predictor.dropout.p = 0.5
+    settings = TrainConfig(
+        steps=5,
+        microbatches=microbatches,
+        learning_rate=1e-3,
+        max_grad_norm=0.0,
+        log_every=1,
+        tensorboard=False,
+        bf16="off",
+    )
+    train(one, Drawn(stop), settings, folder)
+    return one
+
+
+def test_both_players_learn_and_a_resumed_run_is_bit_equal(tmp_path: Path) -> None:
+    straight = trained(tmp_path / "straight")
+    start = method().state_dict()
+    moved = {name for name, value in straight.state_dict().items() if not torch.equal(value, start[name])}
+    assert moved == set(start)
+    trained(tmp_path / "stopped", stop=3)
+    resumed = trained(tmp_path / "stopped")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_microbatches_change_no_gradient() -> None:
+    """The loop's division by all clips makes one batch of four what two of two are."""
+    whole, apart = method(), method()
+    (whole.step(batch()).loss_sum / 4).backward()
+    for names in ("ab", "cd"):
+        (apart.step(batch(names)).loss_sum / 4).backward()
+    for (name, one), other in zip(whole.named_parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)

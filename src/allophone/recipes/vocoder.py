@@ -27,7 +27,7 @@ from allophone.run.origin import require_origin, write_origin
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
 from allophone.run.targets import usable
-from allophone.run.vocoder import Listen, VocoderRunConfig, execute_vocoder, voices_of
+from allophone.run.vocoder import Listen, VocoderRunConfig, concerned, execute_vocoder, voices_of
 from allophone.train.config import TrainConfig
 from allophone.units.encode import Units, encode_units
 
@@ -194,8 +194,8 @@ def _listener(corpus: Corpus, base: Base, book: Codebook) -> Listen:
 
 @rank_zero_first()
 def _encoded(corpus: Corpus, base: Base, book: Codebook, out: Path, report: Report) -> Units:
-    """Units of the corpus, from ``out/targets`` where they are already."""
-    folder = out / "targets"
+    """Units of what is heard or judged, from ``out/targets`` where they are already."""
+    corpus, folder = concerned(corpus), out / "targets"
     origin = {"corpus": corpus.hash, "codebook": book.hash}
     if (folder / "units.parquet").exists():
         require_origin(folder, origin)

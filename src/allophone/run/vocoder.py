@@ -203,22 +203,24 @@ def _judge(
     save_results([*results, _chance(chance, len(rows), data_hash, config.seed)], run_dir / "result.json")
 
 
+def concerned(corpus: Corpus) -> Corpus:
+    """Utterances that are heard or judged: the training split with the dev split, or else with the test split."""
+    judged = next((split for split in ("dev", "test") if any(row.split == split for row in corpus)), None)
+    return corpus.with_utterances(tuple(row for row in corpus if row.split in (None, "train", judged)))
+
+
 def held_out(corpus: Corpus, units: Units, voices: Voices, seed: int) -> list[Utterance]:
-    """At most 60 clips of the dev split, or else of the test split, drawn by seed, whose voice was heard."""
-    for split in ("dev", "test"):
-        rows = [
-            row
-            for row in corpus
-            if row.split == split
-            and row.id in units.labels
-            and len(units.labels[row.id])
-            and (row.speaker or UNKNOWN) in voices.speakers
-            and row.language in voices.languages
-        ]
-        if rows:
-            chosen = numpy_generator(seed, "held out").permutation(len(rows))[:JUDGED_CLIPS]
-            return [rows[index] for index in sorted(chosen)]
-    return []
+    """At most 60 clips that are not trained on, drawn by seed, whose voice and language were heard."""
+    rows = [
+        row
+        for row in concerned(corpus)
+        if row.split in ("dev", "test")
+        and len(units.labels.get(row.id, ()))
+        and (row.speaker or UNKNOWN) in voices.speakers
+        and row.language in voices.languages
+    ]
+    chosen = numpy_generator(seed, "held out").permutation(len(rows))[:JUDGED_CLIPS]
+    return [rows[index] for index in sorted(chosen)]
 
 
 def _results(name: str, scores: Resynthesis, signature: Signature, seeds: tuple[int, ...]) -> list[Result]:
