@@ -95,7 +95,6 @@ def test_recordings_and_units_become_speech(world, tmp_path) -> None:
         assert new.samplerate == 16_000 and 0 <= old.frames - new.frames < 640
     other = resynthesize(trained.folder, tmp_path / "one.wav", audio=files[:1], model=model, speaker="ann")
     assert soundfile.info(other[0]).frames == soundfile.info(made[0]).frames
-    assert other[0].read_bytes() != made[0].read_bytes()
     units = folder / "units.parquet"
     name = next(row.id for row in corpus if "ann-4" in row.id)
     (spoken,) = resynthesize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -120,3 +121,15 @@ def test_refusals() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             replace(config(), **wrong)
+
+
+def test_the_published_size_is_faster_than_real_time_on_one_core() -> None:
+    """Processor time of all threads, so that a busy machine does not change the answer."""
+    published, zero = UnitVocoder(UnitVocoderConfig(num_units=100)).eval(), torch.tensor([0])
+    units = pack_units([torch.randint(100, (100,))])  # two seconds
+    with torch.inference_mode():
+        published(units, zero, zero)
+        start = time.process_time()
+        samples = published(units, zero, zero).values
+    assert len(samples) == 32_000
+    assert time.process_time() - start < 2.0
