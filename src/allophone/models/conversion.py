@@ -63,11 +63,11 @@ def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -
     config = _read_config(folder)
     with torch.device("meta"):
         encoder = build_encoder(config)
-    tensors = _encoder_tensors(_read_tensors(folder))
+    tensors = _encoder_tensors(read_tensors(folder))
     expected = encoder.state_dict()
     if "masked_spec_embed" in expected.keys() - tensors.keys():
         tensors["masked_spec_embed"] = torch.zeros(expected["masked_spec_embed"].shape)
-    _check_tensors(folder, tensors, expected)
+    check_tensors(folder, tensors, expected)
     floats = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     encoder.load_state_dict(floats, assign=True)
     encoder.eval()
@@ -114,10 +114,10 @@ def save_encoder(
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
         for name, value in encoder.state_dict().items()
     }
-    _check_tensors(folder, tensors, expected)
+    check_tensors(folder, tensors, expected)
     lineage = {
         "format": LINEAGE_FORMAT,
-        "model_hash": _hash(tensors),
+        "model_hash": tensors_hash(tensors),
         "parents": list(parents),
         "created_by": created_by,
     }
@@ -125,16 +125,16 @@ def save_encoder(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "allophone.json").unlink(missing_ok=True)
     replace_file(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    _write_json(folder / "config.json", {**model, "dtype": str(dtype).removeprefix("torch.")})
-    _write_json(folder / "preprocessor_config.json", preprocessor)
+    write_json(folder / "config.json", {**model, "dtype": str(dtype).removeprefix("torch.")})
+    write_json(folder / "preprocessor_config.json", preprocessor)
     replace_file(folder / "README.md", card.encode())
-    _write_json(folder / "allophone.json", lineage)
+    write_json(folder / "allophone.json", lineage)
     return folder
 
 
 def model_hash(model: nn.Module) -> str:
     """First 16 hex digits of the SHA-256 over a model's parameters and buffers, sorted by name, as float32."""
-    return _hash(model.state_dict())
+    return tensors_hash(model.state_dict())
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any] | None:
@@ -146,14 +146,15 @@ def read_lineage(folder: str | Path) -> dict[str, Any] | None:
     path = Path(folder) / "allophone.json"
     if not path.exists():
         return None
-    lineage = _read_json(path)
+    lineage = read_json(path)
     if lineage.get("format") != LINEAGE_FORMAT or not isinstance(lineage.get("model_hash"), str):
         got = lineage.get("format")
         raise CheckpointError(f"{path}: format is {got!r}; expected '{LINEAGE_FORMAT}'. Update allophone.")
     return lineage
 
 
-def _hash(tensors: Mapping[str, Tensor]) -> str:
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """First 16 hex digits of the SHA-256 over tensors by name, sorted by it, floating ones as float32."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu()
@@ -188,7 +189,12 @@ def model_folder(name: str | Path, revision: str | None = None) -> Path:
     return folder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or holds something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -201,7 +207,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_config(folder: Path) -> EncoderConfig:
     if not (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder}: a language pack (PEFT adapter), not a model. Load the base that it names.")
-    values = _read_json(folder / "config.json")
+    values = read_json(folder / "config.json")
     model_type = str(values.get("model_type"))
     if model_type not in MODEL_TYPES:
         raise CheckpointError(
@@ -229,9 +235,9 @@ def _read_preprocessor(folder: Path) -> dict[str, Any]:
     """``preprocessor_config.json``, or its part of the ``processor_config.json`` of newer folders."""
     path = folder / "preprocessor_config.json"
     if path.exists():
-        return _read_json(path)
+        return read_json(path)
     nested = folder / "processor_config.json"
-    values = _read_json(nested).get("feature_extractor") if nested.exists() else None
+    values = read_json(nested).get("feature_extractor") if nested.exists() else None
     if not isinstance(values, dict):
         raise CheckpointError(
             f"{folder}: preprocessor_config.json is missing. It says whether waveforms are normalized, which is never "
@@ -258,14 +264,18 @@ def _to_transformers(config: EncoderConfig) -> tuple[dict[str, Any], dict[str, A
             return own, {"sampling_rate": SAMPLE_RATE}
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder's weight files; safetensors before pickles, which are read as weights only."""
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the folder's weight files; safetensors before pickles, which are read as weights only.
+
+    Raises:
+        CheckpointError: There is no such file, or one is damaged.
+    """
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
             return _read_file(folder / name)
         index = folder / f"{name}.index.json"
         if index.exists():
-            files = sorted(set(_read_json(index).get("weight_map", {}).values()))
+            files = sorted(set(read_json(index).get("weight_map", {}).values()))
             return {key: value for file in files for key, value in _read_file(folder / Path(file).name).items()}
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise CheckpointError(f"{folder}: no model.safetensors here. Found: {', '.join(found) or 'nothing'}.")
@@ -299,7 +309,12 @@ def _encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _check_tensors(folder: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_tensors(folder: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not exactly those expected, by name, shape and finiteness.
+
+    Raises:
+        CheckpointError: They are not; the message names them.
+    """
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unknown:
         raise CheckpointError(
@@ -333,5 +348,6 @@ def replace_file(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
     replace_file(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,123 @@
+"""``allophone vocoder train`` and ``allophone resynthesize``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from allophone.cli.console import ended, say, stages, wrote
+from allophone.cli.parser import Parser, Verbs, add_corpus, add_group, add_out, add_verb
+from allophone.cli.places import model_folder, open_corpus
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs."""
+    _add_train(add_group(verbs, "vocoder", summary="Vocoders: from discrete units to speech."))
+    _add_resynthesize(verbs)
+
+
+def _add_encoder(parser: Parser) -> None:
+    parser.add_argument("--model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")
+    parser.add_argument(
+        "--codebook", type=Path, metavar="FOLDER", help="what `units fit` wrote (default: the one beside the model)"
+    )
+
+
+def _add_train(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "train",
+        run_train,
+        summary="Train a unit HiFi-GAN on the voices of a corpus, and judge it on what is held out.",
+        details="Run the same command again to go on after an interruption. Works under torchrun. The folder opens in\n"
+        "transformers as SeamlessM4Tv2CodeHifiGan (not with --pitch).",
+        example="allophone vocoder train --corpus starter --language ita --model starter --out runs/vocoder",
+    )
+    parser.set_defaults(shared=True)
+    add_corpus(parser)
+    parser.add_argument("--language", metavar="CODE", help="only this language of the corpus (default: all)")
+    _add_encoder(parser)
+    parser.add_argument("--units", type=Path, metavar="FILE", help="units of this corpus that are there already")
+    parser.add_argument(
+        "--recipe",
+        default="small",
+        metavar="NAME",
+        help="'small': minutes on one core; 'standard': as published, for a GPU (default: small)",
+    )
+    parser.add_argument(
+        "--pitch", action="store_true", help="follow the melody of recordings too; then units alone cannot be spoken"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
+    add_out(parser, "the run", Path("runs/vocoder"))
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train a vocoder."""
+    from allophone.distributed import process_group
+    from allophone.recipes.vocoder import train_vocoder
+
+    corpus = open_corpus(arguments.corpus)
+    if arguments.language is not None:
+        corpus = corpus.where(language=arguments.language)
+    with stages() as report, process_group():
+        result = train_vocoder(
+            corpus,
+            out=arguments.out,
+            model=arguments.model,
+            codebook=arguments.codebook,
+            units=arguments.units,
+            recipe=arguments.recipe,
+            pitch=arguments.pitch,
+            steps=arguments.steps,
+            seed=arguments.seed,
+            report=report,
+        )
+    for one in result.results:
+        say(f"{one.name:<32} {one.text} {one.unit}")
+    return ended(result.finished, result.folder)
+
+
+def _add_resynthesize(verbs: Verbs) -> None:
+    parser = add_verb(
+        verbs,
+        "resynthesize",
+        run_resynthesize,
+        summary="Recordings to units and back to speech, or units to speech, with a vocoder.",
+        example="allophone resynthesize --vocoder runs/vocoder/model --audio a.wav --model starter --out a-again.wav",
+    )
+    parser.add_argument("--vocoder", type=Path, required=True, metavar="FOLDER", help="what `vocoder train` wrote")
+    parser.add_argument("--audio", type=Path, nargs="+", default=(), metavar="FILE", help="recordings")
+    _add_encoder(parser)
+    parser.add_argument("--units", type=Path, metavar="FILE", help="instead of recordings: what `units encode` wrote")
+    parser.add_argument("--id", nargs="+", default=(), metavar="ID", help="which utterances of it (default: all)")
+    parser.add_argument("--speaker", metavar="NAME", help="voice (default: the one that the vocoder heard most)")
+    parser.add_argument("--language", metavar="CODE", help="language (default: the one that it heard most)")
+    parser.add_argument(
+        "--durations",
+        choices=("kept", "predicted"),
+        default="kept",
+        help="units last as long as in the recording, or as the vocoder predicts (default: kept)",
+    )
+    add_out(parser, "speech: a .wav file for one clip, else a folder")
+
+
+def run_resynthesize(arguments: argparse.Namespace) -> None:
+    """Speak units."""
+    from allophone.recipes.resynthesize import resynthesize
+
+    with stages() as report:
+        resynthesize(
+            arguments.vocoder,
+            arguments.out,
+            audio=arguments.audio,
+            model=arguments.model and model_folder(arguments.model),
+            codebook=arguments.codebook,
+            units=arguments.units,
+            ids=arguments.id,
+            speaker=arguments.speaker,
+            language=arguments.language,
+            durations=arguments.durations,
+            report=report,
+        )
+    wrote(arguments.out)

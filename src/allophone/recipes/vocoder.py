@@ -1,0 +1,213 @@
+"""Training a vocoder for units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from allophone.data.collate import CollateConfig
+from allophone.data.corpus import Corpus
+from allophone.data.loader import WaveformCache
+from allophone.distributed import rank_zero_first, require_shared
+from allophone.errors import ConfigError, suggest
+from allophone.evaluate.result import Result, load_results
+from allophone.frames import FrameClock, samples_to_seconds
+from allophone.methods.unit_vocoding import UnitVocodingConfig
+from allophone.models.unit_vocoder import UnitVocoderConfig, geometry
+from allophone.models.vocoder_conversion import Voices
+from allophone.models.vocoder_discriminators import DiscriminatorsConfig
+from allophone.nn.codebook import Codebook
+from allophone.run.config import DataConfig
+from allophone.run.expansion import Base
+from allophone.run.origin import require_origin, write_origin
+from allophone.run.progress import Report, counted, silent
+from allophone.run.starter import open_base
+from allophone.run.targets import usable
+from allophone.run.vocoder import Listen, VocoderRunConfig, concerned, execute_vocoder, voices_of
+from allophone.train.config import TrainConfig
+from allophone.units.encode import Units, encode_units
+
+
+def small(clock: FrameClock, num_units: int, voices: Voices, seed: int = 0) -> VocoderRunConfig:
+    """Made in minutes on one core: 1.7 M parameters, discriminators of periods alone, an eighth as wide as published.
+
+    All of this is our choice. The learning rate is five times the published one and falls to a twentieth, because
+    there are a few thousand steps and not half a million.
+    """
+    rates, kernels = geometry(clock.hop)
+    vocoder = UnitVocoderConfig(
+        num_units=num_units,
+        unit_dim=128,
+        **_tables(voices, speaker_dim=64, language_dim=16),
+        channels=256,
+        upsample_rates=rates,
+        upsample_kernels=kernels,
+        resblock_kernels=(3, 7),
+        resblock_dilations=((1, 3), (1, 3)),
+    )
+    config = _run(vocoder, _data(clock, SEGMENTS["small"], clips=8), seed)
+    method = UnitVocodingConfig(discriminators=DiscriminatorsConfig(scales=0, narrower=8))
+    train = replace(config.train, steps=3_000, learning_rate=1e-3, warmup_steps=50, final_lr_scale=0.05, save_every=200)
+    return replace(config, name="Small unit vocoder", method=method, train=train)
+
+
+def standard(clock: FrameClock, num_units: int, voices: Voices, seed: int = 0) -> VocoderRunConfig:
+    """As published: 13.4 M parameters, clips of 0.56 s, batches of 16, 500,000 steps (arXiv:2104.00355); for a GPU."""
+    rates, kernels = geometry(clock.hop)
+    tables = _tables(voices, speaker_dim=128, language_dim=128)
+    vocoder = UnitVocoderConfig(num_units=num_units, **tables, upsample_rates=rates, upsample_kernels=kernels)
+    return _run(vocoder, _data(clock, SEGMENTS["standard"], clips=16), seed)
+
+
+def _tables(voices: Voices, *, speaker_dim: int, language_dim: int) -> dict[str, Any]:
+    """Tables as large as there are voices, without width where there is but one."""
+    several = len(voices.speakers) > 1, len(voices.languages) > 1
+    return {
+        "num_speakers": len(voices.speakers),
+        "speaker_dim": speaker_dim if several[0] else 0,
+        "num_languages": len(voices.languages),
+        "language_dim": language_dim if several[1] else 0,
+    }
+
+
+def _data(clock: FrameClock, segment_samples: int, *, clips: int) -> DataConfig:
+    """Clips of as many whole units as fit into a segment; shorter utterances are left out."""
+    crop = samples_to_seconds(clock.samples(segment_samples // clock.hop))
+    collate = CollateConfig(crop_seconds=crop, mask_probability=0.0)
+    return DataConfig(collate=collate, batch_seconds=clips * crop, min_seconds=crop + clock.hop / 16_000, alpha=0.7)
+
+
+def _run(vocoder: UnitVocoderConfig, data: DataConfig, seed: int) -> VocoderRunConfig:
+    train = TrainConfig(
+        steps=500_000,
+        learning_rate=2e-4,
+        final_lr_scale=0.1,
+        betas=(0.8, 0.99),
+        eps=1e-8,
+        max_grad_norm=0.0,
+        save_every=5_000,
+        seed=seed,
+    )
+    return VocoderRunConfig(
+        name="Unit vocoder", seed=seed, vocoder=vocoder, method=UnitVocodingConfig(), data=data, train=train
+    )
+
+
+RECIPES = {"small": small, "standard": standard}
+SEGMENTS = {"small": 10_240, "standard": 8_960}
+"""Samples of a training clip."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedVocoder:
+    """What ``train_vocoder`` leaves."""
+
+    folder: Path
+    """Vocoder folder."""
+    finished: bool
+    """False when a signal stopped it; the same call goes on."""
+    results: tuple[Result, ...]
+    """On held-out clips; empty where nothing is held out."""
+
+
+def train_vocoder(
+    corpus: Corpus,
+    *,
+    out: Path,
+    model: str | Path | None = None,
+    codebook: Path | None = None,
+    units: Path | None = None,
+    recipe: str = "small",
+    pitch: bool = False,
+    steps: int | None = None,
+    seed: int = 0,
+    report: Report = silent,
+) -> TrainedVocoder:
+    """Train a vocoder for the units of an encoder, or of a units file, on the voices of a corpus.
+
+    Args:
+        corpus: Its training split is heard, its dev or test split judged.
+        out: Run folder; the vocoder lies in ``out/model``.
+        model: Encoder that the codebook was fitted on: 'starter', a folder or a hub id.
+        codebook: Folder; None = the one beside the model.
+        units: Units of this corpus that are made already; the result then leaves out what the encoder would hear.
+        recipe: Name in :data:`RECIPES`.
+        pitch: Condition it on the melody of recordings as well.
+        steps: Updates; None = the recipe's.
+        seed: Of everything that is drawn.
+        report: Told how far each stage is.
+
+    Raises:
+        ConfigError: Neither or both of ``model`` and ``units`` are given, or there is no such recipe.
+        AllophoneError: What opening them and the run itself raise.
+    """
+    require_shared(out)
+    if recipe not in RECIPES:
+        raise ConfigError(f"Unknown vocoder recipe {recipe!r}. {suggest(recipe, RECIPES)}")
+    if (model is None) == (units is None):
+        raise ConfigError("Say whose units the vocoder is for: either a model (and codebook), or a file of units.")
+    listen: Listen | None = None
+    if model is None:
+        assert units is not None
+        made = Units.load(units)
+    else:
+        base, book = with_codebook(model, codebook)
+        made = _encoded(corpus, base, book, out, report)
+        listen = _listener(corpus, base, book)
+    heard = usable(corpus, _data(made.clock, SEGMENTS[recipe], clips=1))[0]
+    config = RECIPES[recipe](made.clock, made.num_units, voices_of(heard, made.codebook_hash), seed)
+    config = replace(config, vocoder=replace(config.vocoder, pitch=pitch))
+    if steps is not None:
+        warmup = min(config.train.warmup_steps, steps // 10)
+        config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
+    result = execute_vocoder(config, corpus, made, out, listen=listen, report=report)
+    scored = out / "result.json"
+    results = tuple(load_results(scored)) if scored.exists() else ()
+    return TrainedVocoder(folder=out / "model", finished=result.stopped == "finished", results=results)
+
+
+def with_codebook(model: str | Path, codebook: Path | None) -> tuple[Base, Codebook]:
+    """An encoder and the codebook that is named, or the one beside it.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    base = open_base(model)[0]
+    book = base.codebook if codebook is None else Codebook.load(codebook)
+    if book is None:
+        raise ConfigError(f"{model} has no codebook beside it. Name one, or make it with `allophone units fit`.")
+    return base, book
+
+
+def _listener(corpus: Corpus, base: Base, book: Codebook) -> Listen:
+    speakers = {row.id: row.speaker for row in corpus}
+
+    def listen(waveforms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return encode_units(lambda: iter(waveforms.items()), book, encoder=base.encoder, speakers=speakers)
+
+    return listen
+
+
+@rank_zero_first()
+def _encoded(corpus: Corpus, base: Base, book: Codebook, out: Path, report: Report) -> Units:
+    """Units of what is heard or judged, from ``out/targets`` where they are already."""
+    corpus, folder = concerned(corpus), out / "targets"
+    origin = {"corpus": corpus.hash, "codebook": book.hash}
+    if (folder / "units.parquet").exists():
+        require_origin(folder, origin)
+    else:
+        write_origin(folder, origin)
+        cache = WaveformCache(corpus)
+        encode_units(
+            lambda: ((row.id, cache.get(row)) for row in corpus),
+            book,
+            encoder=base.encoder,
+            speakers={row.id: row.speaker for row in corpus},
+            progress=counted(report("Encoding units")),
+            total=len(corpus),
+        ).save(folder / "units.parquet")
+    return Units.load(folder / "units.parquet", book)

@@ -1,0 +1,171 @@
+"""From recordings to a vocoder and back to speech, on synthetic voices and a tiny encoder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import soundfile
+import torch
+from tiny_model import lasr
+from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2CodeHifiGan
+
+from allophone.cli.main import main
+from allophone.data.corpus import Corpus
+from allophone.errors import CheckpointError, ConfigError, DataError
+from allophone.frames import FrameClock
+from allophone.methods.unit_vocoding import UnitVocodingConfig
+from allophone.models.conversion import save_encoder
+from allophone.models.vocoder_conversion import Voices, load_vocoder, vocoder_hash
+from allophone.recipes import vocoder as recipes
+from allophone.recipes.resynthesize import resynthesize
+from allophone.recipes.vocoder import RECIPES, small, standard, train_vocoder
+from allophone.run.speaking import speak
+from allophone.units.encode import encode
+from allophone.units.fit import fit
+
+CLOCK = FrameClock(hop=640, receptive_field=880)
+ONE = Voices(codebook_hash="x", speakers=("ann",), languages=("spa_Latn",))
+SEVERAL = Voices(codebook_hash="x", speakers=("ann", "bo"), languages=("spa_Latn", "dan_Latn"))
+
+
+def tiny(clock: FrameClock, num_units: int, voices: Voices, seed: int = 0):
+    config = small(clock, num_units, voices, seed)
+    return replace(
+        config,
+        vocoder=replace(config.vocoder, unit_dim=16, channels=32),
+        method=replace(config.method, discriminators=replace(config.method.discriminators, periods=(2, 3))),
+        data=replace(config.data, batch_seconds=2 * config.data.collate.crop_seconds),
+        train=replace(config.train, log_every=2, save_every=2, tensorboard=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, speech):
+    """Recordings of two voices, an encoder with a codebook, units of all, and a vocoder trained for six steps."""
+    folder = tmp_path_factory.mktemp("vocoder")
+    rows = []
+    for index in range(12):
+        name = f"{'ann' if index % 3 else 'bo'}-{index}"
+        (folder / "recordings").mkdir(exist_ok=True)
+        soundfile.write(folder / f"recordings/{name}.wav", speech(1.0 + 0.1 * index, seed=index), 16_000)
+        row = {"file_name": f"{name}.wav", "language": "spa_Latn", "speaker": name.split("-")[0]}
+        rows.append(row | {"split": "dev" if index in (3, 4, 5) else "train"})
+    (folder / "recordings/metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = Corpus.open(folder / "recordings")
+    save_encoder(lasr(), folder / "encoder", "card")
+    fit(corpus, model=folder / "encoder", layer=1, num_units=6, seed=0).save(folder / "encoder")
+    encode(corpus, folder / "encoder", model=folder / "encoder", out=folder / "units.parquet")
+    patch = pytest.MonkeyPatch()
+    patch.setitem(recipes.RECIPES, "small", tiny)
+    trained = train_vocoder(corpus, out=folder / "run", model=folder / "encoder", steps=6)
+    yield folder, corpus, trained
+    patch.undo()
+
+
+def test_training_leaves_a_vocoder_that_transformers_opens_and_scores(world) -> None:
+    folder, corpus, trained = world
+    assert trained.finished
+    _, info = SeamlessM4Tv2CodeHifiGan.from_pretrained(trained.folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    names = [result.name for result in trained.results]
+    assert names == [
+        *("mel distance, untrained", "same units, untrained", "mel distance, shuffled units"),
+        *("same units, shuffled units", "mel distance, trained", "same units, trained", "same units, chance"),
+    ]
+    assert {result.n for result in trained.results} == {3}
+    journal = (folder / "run/metrics.jsonl").read_text()
+    for name in ("loss_mel", "loss_duration", "loss_discriminators", "loss_adversarial", "loss_features"):
+        assert name in journal
+    again = train_vocoder(corpus, out=folder / "run", model=folder / "encoder", steps=6)
+    assert vocoder_hash(load_vocoder(again.folder)) == vocoder_hash(load_vocoder(trained.folder))
+    with pytest.raises(CheckpointError, match=r"made from something else.*steps"):
+        train_vocoder(corpus, out=folder / "run", model=folder / "encoder", steps=8)
+
+
+def test_recordings_and_units_become_speech(world, tmp_path) -> None:
+    folder, corpus, trained = world
+    files = [folder / "recordings/ann-4.wav", folder / "recordings/bo-3.wav"]
+    model = folder / "encoder"
+    made = resynthesize(trained.folder, tmp_path / "speech", audio=files, model=model, speaker="bo")
+    assert [file.name for file in made] == ["ann-4.wav", "bo-3.wav"]
+    for before, after in zip(files, made, strict=True):
+        old, new = soundfile.info(before), soundfile.info(after)
+        assert new.samplerate == 16_000 and 0 <= old.frames - new.frames < 640
+    other = resynthesize(trained.folder, tmp_path / "one.wav", audio=files[:1], model=model, speaker="ann")
+    assert soundfile.info(other[0]).frames == soundfile.info(made[0]).frames
+    units = folder / "units.parquet"
+    name = next(row.id for row in corpus if "ann-4" in row.id)
+    (spoken,) = resynthesize(
+        trained.folder, tmp_path / "u", units=units, ids=[name], speaker="bo", durations="predicted"
+    )
+    assert soundfile.info(spoken).frames % 640 == 240
+    assert len(resynthesize(trained.folder, tmp_path / "all", units=units)) == len(corpus)
+
+
+def test_refusals(world, tmp_path) -> None:
+    folder, corpus, trained = world
+    file, model = folder / "recordings/ann-4.wav", folder / "encoder"
+    with pytest.raises(ConfigError, match="either recordings and the model"):
+        resynthesize(trained.folder, tmp_path, audio=[file])
+    with pytest.raises(ConfigError, match="is one file, but there are 12 clips"):
+        resynthesize(trained.folder, tmp_path / "a.wav", units=folder / "units.parquet")
+    with pytest.raises(DataError, match="hold no utterance 'nobody'"):
+        resynthesize(trained.folder, tmp_path, units=folder / "units.parquet", ids=["nobody"])
+    fit(corpus, model=model, layer=1, num_units=5, seed=1).save(tmp_path / "codebook")
+    with pytest.raises(DataError, match=r"speaks units of codebook .* train a vocoder"):
+        resynthesize(trained.folder, tmp_path, audio=[file], model=model, codebook=tmp_path / "codebook")
+    with pytest.raises(ConfigError, match="either a model"):
+        train_vocoder(corpus, out=tmp_path)
+    with pytest.raises(ConfigError, match=r"Unknown vocoder recipe 'smal'\. Did you mean 'small'"):
+        train_vocoder(corpus, out=tmp_path, model=model, recipe="smal")
+
+
+def test_pitch_and_a_units_file(world, tmp_path) -> None:
+    folder, corpus, _ = world
+    trained = train_vocoder(corpus, out=tmp_path / "run", units=folder / "units.parquet", pitch=True, steps=2)
+    assert load_vocoder(trained.folder).config.pitch
+    assert [result.unit for result in trained.results[:3]] == ["nats"] * 3  # nobody listened
+    made = resynthesize(
+        trained.folder, tmp_path / "a.wav", audio=[folder / "recordings/ann-4.wav"], model=folder / "encoder"
+    )
+    assert made[0].exists()
+    with pytest.raises(DataError, match="follows the melody of a recording"):
+        resynthesize(trained.folder, tmp_path / "speech", units=folder / "units.parquet")
+
+
+def test_the_verbs(world, tmp_path, capsys) -> None:
+    folder, _, _ = world
+    run, out = tmp_path / "run", tmp_path / "again.wav"
+    given = ["--model", str(folder / "encoder")]
+    train = ["vocoder", "train", "--corpus", str(folder / "recordings"), "--steps", "2", "--out", str(run)]
+    assert main([*train, *given]) == 0
+    assert "mel distance, trained" in capsys.readouterr().out
+    audio = str(folder / "recordings/bo-3.wav")
+    assert main(["resynthesize", "--vocoder", str(run / "model"), "--audio", audio, *given, "--out", str(out)]) == 0
+    assert f"wrote {out}" in capsys.readouterr().out and out.exists()
+
+
+def test_long_units_are_spoken_in_pieces_without_a_seam(world, monkeypatch) -> None:
+    _, _, trained = world
+    vocoder = load_vocoder(trained.folder)
+    with torch.no_grad():
+        for parameter in vocoder.hifi_gan.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    units = torch.randint(6, (60,))
+    whole = speak(vocoder, units, CLOCK, speaker=1)
+    monkeypatch.setattr("allophone.run.speaking.PIECE_UNITS", 7)
+    torch.testing.assert_close(speak(vocoder, units, CLOCK, speaker=1), whole, atol=1e-5, rtol=0)
+    assert len(whole) == CLOCK.samples(60) and vocoder.config.context < 20
+
+
+def test_recipes_fit_the_voices_and_the_published_sizes() -> None:
+    one, several = small(CLOCK, 256, ONE), small(CLOCK, 256, SEVERAL)
+    assert (one.vocoder.speaker_dim, one.vocoder.language_dim) == (0, 0)
+    assert (several.vocoder.num_speakers, several.vocoder.speaker_dim, several.vocoder.language_dim) == (2, 64, 16)
+    published = standard(FrameClock(hop=320, receptive_field=400), 100, SEVERAL)
+    assert published.vocoder.input_dim == 3 * 128 and published.method == UnitVocodingConfig()
+    frames = FrameClock(hop=320, receptive_field=400).count(round(published.data.collate.crop_seconds * 16_000))
+    assert frames * 320 == 8_960
+    assert set(RECIPES) == {"small", "standard"}
