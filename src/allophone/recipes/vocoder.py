@@ -33,7 +33,7 @@ from allophone.units.encode import Units, encode_units
 
 
 def small(clock: FrameClock, num_units: int, voices: Voices, seed: int = 0) -> VocoderRunConfig:
-    """Made in minutes on one core: 1.7 M parameters, discriminators of periods alone, an eighth as wide as published.
+    """Made in minutes on one core: under 2 M parameters, discriminators of periods alone, an eighth of their width.
 
     All of this is our choice. The learning rate is five times the published one and falls to a twentieth, because
     there are a few thousand steps and not half a million.
