@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +201,9 @@ def public(tmp_path_factory) -> Path:
 
 def test_a_public_checkpoint_goes_on_with_other_units(corpus: Corpus, public: Path, tmp_path) -> None:
     told: list[str] = []
-    result = pretrain(corpus, out=tmp_path / "a", model=public, layer=1, num_units=7, steps=(2,), tell=told.append)
+    result = pretrain(
+        corpus, out=tmp_path / "a", model=public, layer=1, num_units=7, iterations=1, steps=(2,), tell=told.append
+    )
     codebook = Codebook.load(tmp_path / "a" / "iteration-1" / "targets")
     assert (codebook.info.num_units, codebook.info.layer) == (7, 1)
     assert codebook.info.model_hash == model_hash(load_encoder(public)) and codebook.info.parent is None
@@ -209,7 +213,7 @@ def test_a_public_checkpoint_goes_on_with_other_units(corpus: Corpus, public: Pa
     assert model_hash(load_encoder(result.model)) != model_hash(load_encoder(public))
 
     told.clear()
-    pretrain(corpus, out=tmp_path / "b", model=result.model, num_units=5, steps=(2,), tell=told.append)
+    pretrain(corpus, out=tmp_path / "b", model=result.model, num_units=5, iterations=1, steps=(2,), tell=told.append)
     assert "The projection is kept, the label table is made anew: K 7 to 5." in told[0]
     assert (load_heads(tmp_path / "b" / "model") or {})["label_embeddings"].shape == (5, 8)
 
@@ -257,3 +261,19 @@ def test_the_plan_prints_hours_and_changes_nothing(capsys, tmp_path, monkeypatch
     assert "iteration-2-balanced draws" in said and "h drawn" in said and "bul_Cyrl" in said
     assert "iteration-2-balanced: training" in said and "iteration-2-balanced: units" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_that_a_signal_stopped_is_not_handed_over(corpus: Corpus, tmp_path) -> None:
+    def stop_the_head(stage: str) -> Callable[[int, int, dict[str, float]], None]:
+        def progress(done: int, total: int, info: dict[str, float]) -> None:
+            if stage == "Head" and done == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return progress
+
+    stopped = pretrain(corpus, out=tmp_path / "stopped", iterations=1, steps=(2,), report=stop_the_head)
+    assert not stopped.finished and load_heads(stopped.model) is None
+    assert pretrain(corpus, out=tmp_path / "stopped", iterations=1, steps=(2,)).finished
+    assert pretrain(corpus, out=tmp_path / "undisturbed", iterations=1, steps=(2,)).finished
+    ours, theirs = weights(tmp_path / "stopped"), weights(tmp_path / "undisturbed")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

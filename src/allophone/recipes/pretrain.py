@@ -285,13 +285,15 @@ def pretrain(
     sounds = open_sounds(denoise, report)
     on_rank_zero(lambda: save_quarantines(sounds, out))
     notes = describe(configs[0], sounds)
-    start = None if base is None else _start(base, str(model))
+    start = None
+    if base is not None:
+        start = Start(name=str(model), encoder=base.encoder, heads=base.heads, codebook=base.codebook)
     trained = _go_through(configs, opened, out, start, sounds, report, tell)
-    last, folder = configs[-1], trained.folder
-    finished = trained.result.stopped == "finished"
+    last, folder, finished = configs[-1], trained.folder, trained.result.stopped == "finished"
     if finished:
         layer = unit_layer if unit_layer is not None else last.targets.layer
-        folder = finish(out / last.name / "model", out / "model", opened, last, layer=layer, report=report)
+        folder = out / "model"
+        finished = finish(trained.folder, folder, opened, last, layer=layer, report=report)
     return Pretrained(model=folder, finished=finished, left_out=trained.left_out, disturbed=notes)
 
 
@@ -325,19 +327,15 @@ def _go_through(
     return trained
 
 
-def _start(base: Base, name: str) -> Start:
-    return Start(name=name, encoder=base.encoder, heads=base.heads, codebook=base.codebook)
-
-
 def finish(
     trained: Path, folder: Path, corpus: Corpus, config: RunConfig, *, layer: int | None, report: Report = silent
-) -> Path:
+) -> bool:
     """Give a trained encoder its own units, a head for them, and write the folder that is handed over.
 
     The targets of the last iteration are units of an encoder that is not handed over. So the final encoder's own
     layer is clustered, and projection and label table are trained for these units on the frozen encoder.
 
-    Nothing is done where the folder holds exactly that already.
+    Nothing is done where the folder holds exactly that already. False: a signal stopped it; the same call goes on.
 
     Args:
         trained: Model folder of the last iteration.
@@ -359,7 +357,7 @@ def finish(
     head_dir = trained.parent / f"head-{layer}"
     origin = {"config": to_dict(head), "corpus": training.hash, "encoder": model_hash(source)}
     if gather(_is_made(folder, head_dir, origin))[0]:
-        return folder
+        return True
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(training.hours().items()))
     opens = OPENS if isinstance(source, MrHubert) else "Opens in `transformers`."
     steps, num_units = config.train.steps, config.targets.num_units
@@ -380,7 +378,10 @@ def finish(
     stream = build_stream(training, units, encoder, head)
     initialize_table(method, [stream.batch(stream.state())])
     with closing(stream):
-        train(method, stream, head.train, head_dir, identity={"codebook": codebook.hash}, progress=report("Head"))
+        identity = {"codebook": codebook.hash}
+        result = train(method, stream, head.train, head_dir, identity=identity, progress=report("Head"))
+    if result.stopped == "signal":
+        return False
 
     def hand_over() -> None:
         save_heads(method.half(), folder)
@@ -388,7 +389,7 @@ def finish(
         write_origin(head_dir, origin)
 
     on_rank_zero(hand_over)
-    return folder
+    return True
 
 
 def _is_made(folder: Path, head_dir: Path, origin: dict[str, Any]) -> bool:
