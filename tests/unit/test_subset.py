@@ -66,7 +66,9 @@ def test_without_a_number_the_smallest_language_is_the_measure(training: Corpus)
 def test_hours_are_of_what_is_heard(corpus: Corpus) -> None:
     """Clips count up to the crop, or languages with long clips would be heard less."""
     config = balanced([starter()[0]], TwoStage(subset=BalancedSubset(hours=0.03)))[-1]
-    sampler = build_sampler(usable(corpus.where(language=["eng_Latn", "fra_Latn", "rus_Cyrl"]), config.data)[0], config)
+    sampler = build_sampler(
+        usable(corpus.where(language=["eng_Latn", "fra_Latn", "rus_Cyrl"]), config.data)[0], config.data, config.seed
+    )
     for language in ("eng_Latn", "fra_Latn", "rus_Cyrl"):
         heard = sum(value for key, value in sampler.seconds_there().items() if key[0] == language)
         assert 108.0 - 6.0 < heard <= 108.0 + 1e-6
@@ -151,7 +153,7 @@ def expected_shares(amounts: dict[tuple[str, str], float], alpha: float, beta: f
 def test_drawn_hours_follow_the_law(corpus: Corpus, balance, alpha: float, beta: float) -> None:
     (config,) = balanced([starter()[0]], balance)
     chosen, _ = usable(corpus.where(language=LARGE), config.data)
-    sampler = build_sampler(chosen, config)
+    sampler = build_sampler(chosen, config.data, config.seed)
     there = sampler.seconds_there()
     expected = expected_shares(there, alpha, beta)
     batches = sum(sampler.num_batches(number) for number in range(10))
@@ -168,7 +170,7 @@ def test_drawn_hours_follow_the_law(corpus: Corpus, balance, alpha: float, beta:
 def test_drawn_seconds_are_those_of_the_batches(corpus: Corpus) -> None:
     (config,) = balanced([starter()[0]], TwoLevelUpsampling())
     chosen, _ = usable(corpus.where(language=["dan_Latn", "cat_Latn"]), config.data)
-    sampler = build_sampler(chosen, config)
+    sampler = build_sampler(chosen, config.data, config.seed)
     first = sampler.num_batches(0)
     counted: dict[str, float] = {}
     for number in range(first + 3):  # into the second epoch
@@ -202,7 +204,7 @@ def test_runs_without_a_balance_hear_what_they_heard_before(corpus: Corpus, reci
     """Draws of epochs 0 and 3 as they were before there were subsets and stages."""
     for config in recipe():
         rows, digest = usable(corpus, config.data)[0], hashlib.sha256()
-        sampler = build_sampler(rows, config)
+        sampler = build_sampler(rows, config.data, config.seed)
         for epoch in (0, 3):
             for position in range(sampler.num_batches(epoch)):
                 for draw in sampler.batch(epoch, position):

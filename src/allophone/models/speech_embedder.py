@@ -19,7 +19,7 @@ from allophone.batch import Packed
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError
 from allophone.models.build import Encoder
-from allophone.models.conversion import load_encoder, model_folder, model_hash, replace_file, save_encoder
+from allophone.models.conversion import load_encoder, model_folder, model_hash, replace_file, save_encoder, write_json
 from allophone.nn.pooling import AttentionPooling, LayerWeights, MeanPooling
 
 WEIGHTS_FILE, INFO_FILE = "embedder.safetensors", "embedder.json"
@@ -132,7 +132,7 @@ def save_speech_embedder(
     save_encoder(embedder.encoder, folder, card, created_by=created_by)
     replace_file(folder / WEIGHTS_FILE, save(tensors))
     info = {"format": FORMAT, "encoder": model_hash(embedder.encoder), "config": to_dict(embedder.config)}
-    replace_file(folder / INFO_FILE, (json.dumps(info, indent=2) + "\n").encode())
+    write_json(folder / INFO_FILE, info)
     return folder
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError
-from allophone.models.conversion import model_hash, replace_file
+from allophone.models.conversion import model_hash, replace_file, write_json
 from allophone.models.speech_embedder import build_projection
 
 WEIGHTS_FILE, INFO_FILE = "text_embedder.safetensors", "text_embedder.json"
@@ -205,7 +205,7 @@ def save_text_embedder(embedder: TextEmbedder, folder: str | Path, card: str) ->
     replace_file(folder / WEIGHTS_FILE, save(projection))
     replace_file(folder / "README.md", card.encode())
     info = {"format": FORMAT, "encoder": model_hash(encoder), "config": to_dict(embedder.config)}
-    replace_file(folder / INFO_FILE, (json.dumps(info, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(folder / INFO_FILE, info)
     return folder
 
 

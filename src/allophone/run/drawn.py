@@ -37,7 +37,7 @@ def hours_drawn(config: RunConfig, corpus: Corpus) -> tuple[Drawn, ...]:
     for row in usable(corpus, replace(config.data, subset=None))[0]:
         key = (row.language, row.source or "")
         there[key] = there.get(key, 0.0) + row.duration_seconds / 3600
-    sampler = build_sampler(usable(corpus, config.data)[0], config)
+    sampler = build_sampler(usable(corpus, config.data)[0], config.data, config.seed)
     chosen, drawn = sampler.seconds_there(), sampler.seconds_drawn(config.train.steps * config.train.microbatches)
     return tuple(
         Drawn(

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from allophone.config import to_dict, to_json
+from allophone.config import to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.noise import NO_SOUNDS, Sounds
 from allophone.distributed import on_rank_zero
@@ -27,7 +27,7 @@ from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import model_hash, save_encoder
 from allophone.nn.codebook import Codebook
 from allophone.run.config import RunConfig
-from allophone.run.origin import require_origin, write_origin
+from allophone.run.origin import begin_run, require_origin
 from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.start import HEADS, Start, carry_over
 from allophone.run.targets import build_sampler, build_stream, prepare_targets, usable
@@ -90,7 +90,7 @@ def execute(
     if is_finished(folder):
         done = TrainResult(steps=config.train.steps, stopped="finished")
         return Trained(folder=folder, result=done, left_out=left_out)
-    on_rank_zero(lambda: _begin(run_dir, origin, config))
+    on_rank_zero(lambda: begin_run(run_dir, origin, config))
     codebook, units = _targets(config, training, run_dir, teacher, start, report)
     torch.manual_seed(derive(config.seed, "init"))
     encoder = build_encoder(config.encoder)
@@ -98,7 +98,7 @@ def execute(
     method = prediction(encoder, config.method())
     carried = None if start is None else carry_over(method, start, codebook, config)
     if not (run_dir / CHECKPOINTS).exists():
-        _announce(config, corpus, run_dir, carried, tell)
+        _announce(config, corpus, training, run_dir, carried, tell)
     stream = build_stream(training, units, encoder, config, sounds)
     identity = {"config": to_dict(config), "codebook": codebook.hash, "corpus": training.hash, **sounds.hashes()}
     if origin["start"] is not None:
@@ -110,11 +110,6 @@ def execute(
         parents = [codebook.hash] if before is None else [model_hash(before), codebook.hash]
         on_rank_zero(lambda: _save(method, encoder, folder, config.name, parents))
     return Trained(folder=folder, result=result, left_out=left_out)
-
-
-def _begin(run_dir: Path, origin: dict[str, Any], config: RunConfig) -> None:
-    write_origin(run_dir, origin)
-    (run_dir / "config.json").write_text(to_json(config), encoding="utf-8")
 
 
 def _save(method: MaskedPrediction, encoder: Encoder, folder: Path, name: str, parents: Sequence[str]) -> None:
@@ -159,13 +154,15 @@ def _targets(
     )
 
 
-def _announce(config: RunConfig, corpus: Corpus, run_dir: Path, carried: str | None, tell: Tell) -> None:
+def _announce(
+    config: RunConfig, corpus: Corpus, training: Corpus, run_dir: Path, carried: str | None, tell: Tell
+) -> None:
     """Write into the journal, once, which subset is heard and what was taken over, and tell it."""
     notes = {} if carried is None else {"start": carried}
     wanted = config.data.subset
     if wanted is not None:
         everything = _hours_heard(usable(corpus, replace(config.data, subset=None))[0], config)
-        heard = _hours_heard(usable(corpus, config.data)[0], config)
+        heard = _hours_heard(training, config)
         notes["subset"] = f"{config.name} hears {sum(heard.values()):.4f} h, balanced over {len(heard)} languages."
         short = [f"{name} {hours:.4f}" for name, hours in everything.items() if hours < (wanted.hours or 0.0)]
         if short:
@@ -178,7 +175,7 @@ def _announce(config: RunConfig, corpus: Corpus, run_dir: Path, carried: str | N
 def _hours_heard(corpus: Corpus, config: RunConfig) -> dict[str, float]:
     """Hours of each language, clips counted up to the crop."""
     hours: dict[str, float] = {}
-    for (language, _), seconds in build_sampler(corpus, config).seconds_there().items():
+    for (language, _), seconds in build_sampler(corpus, config.data, config.seed).seconds_there().items():
         hours[language] = hours.get(language, 0.0) + seconds / 3600
     return hours
 

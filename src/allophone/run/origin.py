@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from allophone.config import to_json
 from allophone.errors import CheckpointError
 from allophone.train.checkpoint import differences
 
@@ -23,6 +24,12 @@ def write_origin(folder: Path, origin: Mapping[str, Any]) -> None:
     partial = folder / f".{ORIGIN}"
     partial.write_text(json.dumps(origin, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(folder / ORIGIN)
+
+
+def begin_run(run_dir: Path, origin: Mapping[str, Any], config: Any) -> None:
+    """Write the origin of a run and its config, a frozen dataclass, before anything else is made in its folder."""
+    write_origin(run_dir, origin)
+    (run_dir / CONFIG).write_text(to_json(config), encoding="utf-8")
 
 
 def origin_differences(folder: Path, origin: Mapping[str, Any]) -> list[str]:

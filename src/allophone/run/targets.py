@@ -160,9 +160,9 @@ def prepare_targets(
     return codebook, Units.load(path, codebook)
 
 
-def build_sampler(corpus: Corpus, config: RunConfig) -> BatchSampler:
+def build_sampler(corpus: Corpus, data: DataConfig, seed: int) -> BatchSampler:
     """Who is heard when: languages, sources and durations decide, nothing is decoded."""
-    rows, data = corpus.utterances, config.data
+    rows = corpus.utterances
     return BatchSampler(
         [row.duration_seconds for row in rows],
         [row.language for row in rows],
@@ -171,7 +171,7 @@ def build_sampler(corpus: Corpus, config: RunConfig) -> BatchSampler:
         crop_seconds=data.collate.crop_seconds,
         alpha=data.alpha,
         beta=data.beta,
-        seed=config.seed,
+        seed=seed,
     )
 
 
@@ -180,7 +180,7 @@ def build_stream(
 ) -> BatchStream:
     """Batches of a corpus for an encoder, disturbed by ``sounds`` as far as the config says so."""
     rows, data, clock = corpus.utterances, config.data, encoder.clock
-    sampler = build_sampler(corpus, config)
+    sampler = build_sampler(corpus, data, config.seed)
     aligned = aligned_units(units, rows, clock, config.targets.labels_per_frame)
     return BatchStream(
         corpus,

@@ -9,16 +9,14 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from allophone.config import to_dict, to_json
+from allophone.config import to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.loader import BatchStream
-from allophone.data.sampler import BatchSampler
 from allophone.data.utterance import Utterance
 from allophone.distributed import on_rank_zero
 from allophone.evaluate.result import Result, Signature, result_from_interval, save_results
@@ -29,10 +27,10 @@ from allophone.models.unit_vocoder import UnitVocoder, UnitVocoderConfig
 from allophone.models.vocoder_conversion import Voices, load_vocoder, save_vocoder, vocoder_hash
 from allophone.run.config import DataConfig
 from allophone.run.execute import fit_threads, is_finished
-from allophone.run.origin import require_origin, write_origin
+from allophone.run.origin import begin_run, require_origin
 from allophone.run.progress import Report, silent
 from allophone.run.speaking import speak
-from allophone.run.targets import aligned_units, usable
+from allophone.run.targets import aligned_units, build_sampler, usable
 from allophone.seeding import derive, numpy_generator, torch_generator
 from allophone.train.config import TrainConfig
 from allophone.train.loop import CHECKPOINTS, TrainResult, train
@@ -104,7 +102,7 @@ def execute_vocoder(
     if is_finished(folder) or (run_dir / CHECKPOINTS).exists():
         require_origin(run_dir, origin)
     if not is_finished(folder):
-        on_rank_zero(lambda: _begin(run_dir, origin, config))
+        on_rank_zero(lambda: begin_run(run_dir, origin, config))
         torch.manual_seed(derive(config.seed, "init"))
         rows = {row.id: (voices.speaker(row.speaker or UNKNOWN), voices.language(row.language)) for row in training}
         method = UnitVocoding(UnitVocoder(config.vocoder), config.method, units.clock, rows)
@@ -127,24 +125,10 @@ def execute_vocoder(
     return TrainResult(steps=config.train.steps, stopped="finished")
 
 
-def _begin(run_dir: Path, origin: Mapping[str, Any], config: VocoderRunConfig) -> None:
-    write_origin(run_dir, origin)
-    (run_dir / "config.json").write_text(to_json(config), encoding="utf-8")
-
-
 def build_vocoder_stream(training: Corpus, units: Units, config: VocoderRunConfig) -> BatchStream:
     """Batches of random clips of equal length with the units of their frames."""
     rows, data = training.utterances, config.data
-    sampler = BatchSampler(
-        [row.duration_seconds for row in rows],
-        [row.language for row in rows],
-        [row.source or "" for row in rows],
-        batch_seconds=data.batch_seconds,
-        crop_seconds=data.collate.crop_seconds,
-        alpha=data.alpha,
-        beta=data.beta,
-        seed=config.seed,
-    )
+    sampler = build_sampler(training, data, config.seed)
     aligned = aligned_units(units, rows, units.clock, 1)
     cache = int(data.cache_gibibytes * 2**30)
     return BatchStream(training, rows, aligned, sampler, units.clock, data.collate, cache_bytes=cache)
