@@ -66,7 +66,7 @@ def evaluate(
         systems = systems_of(base, None, seed)
         settings = config or LedgerConfig()
         found += measure_frames(
-            systems, base_posteriors(base), by_language, None, settings, seed, report, everything=True
+            systems, base_posteriors(base), by_language, by_language, settings, seed, report, everything=True
         )
         found += language_rows(systems, by_language, settings, seed, report)
     out.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,7 @@ def unchanged(
     systems = systems_of(base, None, seed)
     added = {one.languages[0]: one for one in (corpus.where(language=language) for language in languages)}
     kept = kept_corpora(corpus, KEEP, next(iter(added.values())))
-    found = measure_frames(systems, base_posteriors(base), {**added, **kept}, None, config, seed, report)
+    found = measure_frames(systems, base_posteriors(base), {**added, **kept}, added, config, seed, report)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_measurements(found, path)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -234,7 +234,7 @@ def frame_rows(
     if known:
         systems = {"after": systems["after"]}
         posteriors.pop("before", None)
-    measured = measure_frames(systems, posteriors, languages, new, config, seed, report)
+    measured = measure_frames(systems, posteriors, languages, (new,), config, seed, report)
     return [*(one for one in known if one.language in languages), *measured, *named]
 
 
@@ -242,7 +242,7 @@ def measure_frames(
     systems: dict[System, FrameSource],
     posteriors: dict[System, FrameSource],
     languages: dict[str, Corpus],
-    new: str | None,
+    probed: Collection[str],
     config: LedgerConfig,
     seed: int,
     report: Report,
@@ -255,7 +255,7 @@ def measure_frames(
         systems: Rows with frames.
         posteriors: Rows with unit posteriors.
         languages: Corpus of each language.
-        new: The language whose text is always probed; None probes all.
+        probed: Languages whose text is probed; the others' only where ``config`` wants kept languages read too.
         config: How much.
         seed: Of probes and the random encoder.
         report: Told how far each stage is.
@@ -269,8 +269,8 @@ def measure_frames(
             if pair is not None:
                 target[language] = spoken_pair(corpus, pair)
     found = retrieval_rows(systems, posteriors, pairs, choosing, seed, report)
-    probed = languages if new is None or config.kept_text else {new: languages[new]}
-    return found + text_rows(systems, probed, config, seed, report)
+    read = {name: corpus for name, corpus in languages.items() if config.kept_text or name in probed}
+    return found + text_rows(systems, read, config, seed, report)
 
 
 def own_codebook(

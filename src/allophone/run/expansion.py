@@ -62,10 +62,13 @@ class ExpandConfig:
     """What gets LoRA: attention's projections as in the paper, or the feed-forward modules' layers too. None =
     attention in HuBERT, wav2vec 2.0 and WavLM; both in Conformers, where attention alone left probes as they were
     (docs/LOG.md)."""
-    steps: int = 400
+    steps: int = 1000
     """Updates of LoRA, and as many of the control."""
     learning_rate: float = 1e-3
     """Peak, for LoRA and label table."""
+    unmasked_weight: float = 1.0
+    """Weight of the loss on visible frames; 0 as in the paper. 1 is how the starter encoder was pretrained, and kept
+    languages and few labels fare better with it (docs/LOG.md)."""
     batch_seconds: float = 32.0
     """Audio in a batch."""
     crop_seconds: float = 6.0
@@ -195,6 +198,7 @@ def run_config(base: Base, config: ExpandConfig, *, name: str, targets: Literal[
             seed=config.seed,
         ),
         projection_dim=base.heads["label_embeddings"].shape[1] if base.heads is not None else 256,
+        unmasked_weight=config.unmasked_weight,
     )
 
 
