@@ -16,7 +16,7 @@ from allophone.data.collate import CollateConfig
 from allophone.data.loader import BatchStream
 from allophone.distributed import rank
 from allophone.models.lasr import LasrConfig
-from allophone.recipes import pretrain
+from allophone.recipes import handing_over, pretrain
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.train.config import TrainConfig
 
@@ -80,6 +80,6 @@ def noted(stream: BatchStream[Any]) -> SpeechBatch:
 taken = BatchStream.__next__
 BatchStream.__next__ = noted  # type: ignore[method-assign]
 pretrain.RECIPES["tiny"] = tiny
-pretrain.HEAD_STEPS = 1
+handing_over.HEAD_STEPS = 1
 (FOLDER / f"pid-{os.environ.get('RANK', '0')}").write_text(str(os.getpid()))
 raise SystemExit(main())

@@ -12,6 +12,7 @@ import soundfile
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
+from allophone.recipes import handing_over
 from allophone.recipes import pretrain as pretrain_module
 from allophone.recipes.denoise import DenoiseConfig, with_denoising
 from allophone.recipes.pretrain import starter
@@ -60,7 +61,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return tuple(shrink(config) for config in starter(seed))
 
     monkeypatch.setitem(pretrain_module.RECIPES, "starter", recipe)
-    monkeypatch.setattr(pretrain_module, "HEAD_STEPS", 10)
+    monkeypatch.setattr(handing_over, "HEAD_STEPS", 10)
 
 
 def lines(run: Path) -> list[dict]:

@@ -16,6 +16,7 @@ from allophone.evaluate.measurements import load_measurements
 from allophone.models.conversion import load_encoder, model_hash
 from allophone.models.speech_encoder import SpeechEncoder
 from allophone.nn.codebook import Codebook
+from allophone.recipes import handing_over
 from allophone.recipes import pretrain as pretrain_module
 from allophone.recipes.evaluate import evaluate
 from allophone.recipes.expand import expand
@@ -76,7 +77,7 @@ def world(tmp_path_factory, speech):
 
     patch = pytest.MonkeyPatch()
     patch.setitem(pretrain_module.RECIPES, "starter", tiny)
-    patch.setattr(pretrain_module, "HEAD_STEPS", 10)
+    patch.setattr(handing_over, "HEAD_STEPS", 10)
     out = folder / "pretrain"
     result = pretrain(corpus.where(language="spa", speaker="a"), out=out, steps=(8, 8))
     again = pretrain(corpus.where(language="spa", speaker="a"), out=out, steps=(8, 8))

@@ -19,7 +19,7 @@ from allophone.models.mr_hubert import MrHubert, MrHubertConfig
 from allophone.models.multi_resolution import FusionConfig
 from allophone.models.speech_encoder import SpeechEncoder
 from allophone.nn.codebook import Codebook
-from allophone.recipes import pretrain as pretrain_module
+from allophone.recipes import handing_over
 from allophone.recipes.pretrain import FAMILIES, RECIPES, pretrain, recipe_configs, resolutions, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert, with_two_rates
 from allophone.run.config import RunConfig
@@ -97,7 +97,7 @@ def test_two_rates_from_the_command_line(
         "mr-hubert-small": lambda seed: mr_hubert(tiny(seed), layer=2),
     }.items():
         monkeypatch.setitem(RECIPES, name, recipe)
-    monkeypatch.setattr(pretrain_module, "HEAD_STEPS", 10)
+    monkeypatch.setattr(handing_over, "HEAD_STEPS", 10)
     folder = tmp_path / "corpus"
     corpus.with_utterances(tuple(replace(row, split=None) for row in corpus.utterances[:12])).save(folder)
     out = tmp_path / "run"
@@ -121,7 +121,7 @@ def test_a_40_ms_run_goes_through_its_iterations(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RECIPES, "hubert-small-40ms", lambda seed: at_resolution(tiny(seed), 40))
-    monkeypatch.setattr(pretrain_module, "HEAD_STEPS", 10)
+    monkeypatch.setattr(handing_over, "HEAD_STEPS", 10)
     some = corpus.with_utterances(corpus.utterances[:12])
     result = pretrain(some, out=tmp_path, recipe="hubert-small-40ms", steps=(3, 3))
     encoder = SpeechEncoder.load(result.model)

@@ -21,6 +21,7 @@ from allophone.data.corpus import Corpus
 from allophone.errors import CheckpointError, ConfigError
 from allophone.models.conversion import load_encoder, model_hash, read_lineage
 from allophone.nn.codebook import Codebook
+from allophone.recipes import handing_over
 from allophone.recipes import pretrain as module
 from allophone.recipes.pretrain import pretrain, recipe_configs, starter
 from allophone.recipes.stages import TwoStage, balanced
@@ -56,7 +57,7 @@ def tiny(seed: int = 0) -> tuple:
 def small_recipe():
     patch = pytest.MonkeyPatch()
     patch.setitem(module.RECIPES, "starter", tiny)
-    patch.setattr(module, "HEAD_STEPS", 2)
+    patch.setattr(handing_over, "HEAD_STEPS", 2)
     yield
     patch.undo()
 

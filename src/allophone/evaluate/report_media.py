@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -25,6 +26,7 @@ from allophone.evaluate.measurements import MEASURES, Change, Verdict
 from allophone.evaluate.report_content import Curve
 from allophone.evaluate.report_tables import signed
 from allophone.frames import SAMPLE_RATE
+from allophone.metrics.intervals import Interval
 
 MAX_CLIP_SECONDS = 12.0
 """A player holds no more than this."""
@@ -110,6 +112,40 @@ def _frame_forest(axes: Axes, drawn: Sequence[tuple[Change, str]]) -> None:
     axes.set_xlabel("← worse      relative change in %      better →", fontsize=10.0)
     baseline = MEASURES[drawn[0][0].measure].baseline
     axes.set_title(f"“after” compared with “{baseline}”", fontsize=10.0, color=GREY, loc="left")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EffectBar:
+    """A line of :func:`effects_plot`."""
+
+    name: str
+    improvement: Interval
+    holds: bool | None
+    """True = better, False = worse, None = the interval contains zero."""
+
+
+def effects_plot(bars: Sequence[EffectBar], unit: str) -> str:
+    """Improvements with their intervals, a line each; right of zero is better.
+
+    Returns:
+        A ``data:`` address of an SVG.
+    """
+    verdicts: dict[bool | None, Verdict] = {True: "better", False: "worse", None: "no clear change"}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.6 * WIDTH, 0.9 + 0.34 * len(bars)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, bar in enumerate(bars):
+            marker, color = VERDICT_STYLE[verdicts[bar.holds]]
+            axes.plot([bar.improvement.low, bar.improvement.high], [row, row], color=color, linewidth=2.2)
+            face = "white" if bar.holds is None else color
+            axes.plot(bar.improvement.value, row, marker=marker, markersize=8, color=color, markerfacecolor=face)
+        axes.set_ylim(len(bars) - 0.4, -0.6)
+        axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.grid(axis="x", color="#e4e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(f"← worse      {unit}      better →", fontsize=10.0)
+        return _svg(figure)
 
 
 def curves_plot(curves: Sequence[Curve]) -> str:

@@ -126,6 +126,71 @@ def paired_bootstrap(
     return _interval(value, samples, confidence, sums[0][0].shape[1])
 
 
+def combined_bootstrap(
+    first: Sequence[tuple[ArrayLike, ArrayLike]],
+    second: Sequence[tuple[ArrayLike, ArrayLike]] | None,
+    combine: Callable[[Array], Array],
+    *,
+    item_sets: Sequence[int] | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Interval of a score that is put together from several rates, such as the mean or the worst over languages.
+
+    Each resample draws seeds once and items within every set, scores all sets and combines them; with ``second`` both
+    systems are scored on the same draws, and the interval is that of ``first - second``.
+
+    Args:
+        first: Numerators and denominators of each of C sets, shape ``(S, N)`` or ``(N,)``; N differs between sets.
+        second: The same of the other system, on the same items; None = the score of ``first`` alone.
+        combine: Rates of shape ``(R, C)`` to scores of shape ``(R,)``.
+        item_sets: A number for each set; sets of the same number hold the same items (one clip under several noises)
+            and share their draws. None: all differ.
+        resamples: R.
+        confidence: Share of resamples inside the bounds.
+        seed: Of the resampling.
+
+    Raises:
+        DataError: Sets, items or numbers of seeds disagree.
+        NumericsError: A value is not finite.
+        ConfigError: ``resamples`` or ``confidence`` is out of range.
+    """
+    systems = [[_prepare(*one) for one in side] for side in (first, second or ())]
+    sets = list(range(len(first))) if item_sets is None else list(item_sets)
+    if not sets or len(sets) != len(first) or (second is not None and len(second) != len(first)):
+        raise DataError(
+            f"combined_bootstrap: {len(first)} sets, {len(second or ())} of the other system, {len(sets)} set numbers; "
+            "expected as many of each, at least one."
+        )
+    seeds = max(len(numerators) for side in systems for numerators, _ in side)
+    counts: dict[int, int] = {}
+    for side in systems:
+        for number, (numerators, _) in zip(sets, side, strict=False):
+            if len(numerators) not in (1, seeds) or counts.setdefault(number, numerators.shape[1]) != len(numerators.T):
+                raise DataError(
+                    f"combined_bootstrap: a set of {numerators.shape} (seeds, items) beside {counts[number]} items and "
+                    f"{seeds} seeds; both systems must be scored on the same items with as many seeds or one."
+                )
+    drawn_seeds = _draw(seeds, 1, resamples=resamples, confidence=confidence, seed=seed).seeds
+    draws = {
+        number: _Draws(
+            drawn_seeds, _draw(1, count, resamples=resamples, confidence=confidence, seed=seed + 1 + number).groups
+        )
+        for number, count in counts.items()
+    }
+    values, samples = [], []
+    for side in systems if second is not None else systems[:1]:
+        full = [[np.broadcast_to(part, (seeds, part.shape[1])) for part in one] for one in side]
+        values.append(float(combine(np.array([[one[0].sum() / one[1].sum() for one in full]]))[0]))
+        samples.append(
+            combine(np.stack([draws[number].ratio(*one) for number, one in zip(sets, full, strict=True)], axis=1))
+        )
+    difference = samples[0] - samples[1] if second is not None else samples[0]
+    value = values[0] - values[1] if second is not None else values[0]
+    return _interval(value, difference, confidence, sum(counts.values()))
+
+
 def bootstrap_statistic(
     count: int,
     statistic: Callable[[NDArray[np.int64]], float],

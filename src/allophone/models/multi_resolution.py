@@ -136,6 +136,23 @@ class FusedEncoder(nn.Module):
             feature_count=sum(output.feature_count for output in outputs),
         )
 
+    def branch_layers(self, waveform: Tensor, waveform_lengths: Tensor) -> tuple[Packed, ...]:
+        """Every layer of every branch, normalized and at the fast rate, for a probe that learns their weights.
+
+        Raises:
+            ConfigError: Layers are not joined by ``sum``.
+        """
+        if self.config.join != "sum":
+            raise ConfigError(f"Layers side by side are those of join 'sum'; this one joins by {self.config.join!r}.")
+        lengths = checked_lengths(waveform, waveform_lengths, self.clock.receptive_field)
+        frames = tuple(self.clock.count(length) for length in lengths)
+        found: list[Packed] = []
+        for number, branch in enumerate(self.branches):
+            for state in self._branch(cast(Hubert, branch), waveform, lengths, None).hidden_states:
+                normal = state.with_values(functional.layer_norm(state.values, state.values.shape[-1:]))
+                found.append(normal if number == 0 else self.upsamplings[number - 1](normal, frames))
+        return tuple(found)
+
     def _branch(self, branch: Hubert, waveform: Tensor, lengths: Sequence[int], masked: Tensor | None) -> EncoderOutput:
         """Hidden states of one branch, whose clock may need longer clips and has fewer frames to hide."""
         field = branch.clock.receptive_field

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from allophone.audio.augment import AugmentConfig
-from allophone.config import to_dict
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.noise import Sounds
-from allophone.distributed import gather, on_rank_zero, require_shared
+from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
-from allophone.methods.language_expansion import initialize_table
-from allophone.methods.masked_prediction import MaskedPrediction
-from allophone.models.conversion import load_encoder, model_hash, save_encoder
+from allophone.models.conversion import load_encoder
 from allophone.models.hubert import published_config
 from allophone.models.lasr import LasrConfig
-from allophone.models.mr_hubert import MrHubert
-from allophone.nn.codebook import Codebook
-from allophone.recipes.denoise import DenoiseConfig, describe, disturbed, open_sounds, save_quarantines, with_denoising
+from allophone.recipes.denoise import DenoiseConfig, describe, open_sounds, save_quarantines, with_denoising
+from allophone.recipes.handing_over import hand_over
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.recipes.stages import Balance, TwoStage, balanced, continued, iterated, with_steps
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.execute import Trained, execute, is_finished, save_heads
+from allophone.run.execute import Trained, execute
 from allophone.run.expansion import Base
-from allophone.run.origin import ORIGIN, origin_differences, write_origin
 from allophone.run.progress import Report, Tell, silent, to_nobody
-from allophone.run.start import HEADS, Start, finished_run
+from allophone.run.start import Start, finished_run
 from allophone.run.starter import open_base
-from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.train.config import TrainConfig
-from allophone.train.loop import train
 from allophone.train.parallel import batches_per_process
 
 
@@ -173,17 +163,6 @@ def resolutions(recipe: str, seed: int) -> dict[str, RunConfig]:
 
 
 Parallel = Literal["auto", "ddp", "fsdp"]
-HEAD_STEPS = 600
-"""Updates of the head for the final encoder's own units; the encoder is frozen."""
-
-CARD = """# Encoder pretrained by allophone
-
-Masked prediction of discrete units, last iteration {steps} updates. `codebook.safetensors` holds {num_units} units of
-layer {layer}; `heads.safetensors` the projection and label table that predict them. {opens}
-
-Audio heard, hours: {hours}.
-"""
-
 RECIPES = {
     "starter": starter,
     "hubert-base": hubert_base,
@@ -197,7 +176,6 @@ RECIPES = {
 }
 FAMILIES = tuple((size, f"{size}-40ms", f"{size}-80ms", f"mr-{size}") for size in ("hubert-base", "hubert-small"))
 """Recipes that differ in their frame rates alone."""
-OPENS = "`transformers` has no class for this architecture: open it with `allophone.SpeechEncoder.load`."
 CLEAN = DenoiseConfig()
 
 
@@ -288,16 +266,16 @@ def pretrain(
     start = None
     if base is not None:
         start = Start(name=str(model), encoder=base.encoder, heads=base.heads, codebook=base.codebook)
-    trained = _go_through(configs, opened, out, start, sounds, report, tell)
+    trained = go_through(configs, opened, out, start, sounds, report, tell)
     last, folder, finished = configs[-1], trained.folder, trained.result.stopped == "finished"
     if finished:
         layer = unit_layer if unit_layer is not None else last.targets.layer
         folder = out / "model"
-        finished = finish(trained.folder, folder, opened, last, layer=layer, report=report)
+        finished = hand_over(trained.folder, folder, opened, last, layer=layer, report=report)
     return Pretrained(model=folder, finished=finished, left_out=trained.left_out, disturbed=notes)
 
 
-def _go_through(
+def go_through(
     configs: Sequence[RunConfig],
     corpus: Corpus,
     out: Path,
@@ -323,78 +301,6 @@ def _go_through(
         )
         if trained.result.stopped == "signal":
             break
-        start = Start(name=config.name, encoder=load_encoder(trained.folder))
+        if config is not configs[-1]:
+            start = Start(name=config.name, encoder=load_encoder(trained.folder))
     return trained
-
-
-def finish(
-    trained: Path, folder: Path, corpus: Corpus, config: RunConfig, *, layer: int | None, report: Report = silent
-) -> bool:
-    """Give a trained encoder its own units, a head for them, and write the folder that is handed over.
-
-    The targets of the last iteration are units of an encoder that is not handed over. So the final encoder's own
-    layer is clustered, and projection and label table are trained for these units on the frozen encoder.
-
-    Nothing is done where the folder holds exactly that already. False: a signal stopped it; the same call goes on.
-
-    Args:
-        trained: Model folder of the last iteration.
-        folder: Where to; weights in half precision.
-        corpus: What codebook and head are fitted on; all of it, also where a second stage heard a subset.
-        config: The last iteration or stage.
-        layer: Hidden state that is clustered; None = the middle one.
-        report: Told how far each stage is.
-    """
-    source = load_encoder(trained)
-    layer = source.num_layers // 2 if layer is None else layer
-    config = disturbed(replace(config, data=replace(config.data, subset=None)), None, None)
-    training, _ = usable(corpus, config.data)
-    head = replace(
-        config,
-        targets=replace(config.targets, front_end="model", layer=layer, labels_per_frame=1),
-        train=replace(config.train, steps=HEAD_STEPS, warmup_steps=HEAD_STEPS // 10, learning_rate=3e-3),
-    )
-    head_dir = trained.parent / f"head-{layer}"
-    origin = {"config": to_dict(head), "corpus": training.hash, "encoder": model_hash(source)}
-    if gather(_is_made(folder, head_dir, origin))[0]:
-        return True
-    hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(training.hours().items()))
-    opens = OPENS if isinstance(source, MrHubert) else "Opens in `transformers`."
-    steps, num_units = config.train.steps, config.targets.num_units
-    card = CARD.format(hours=hours, steps=steps, layer=layer, num_units=num_units, opens=opens)
-
-    def begin() -> None:
-        for name in ("codebook.json", HEADS):
-            (folder / name).unlink(missing_ok=True)
-        save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
-
-    on_rank_zero(begin)
-    encoder = load_encoder(folder)
-    codebook, units = prepare_targets(
-        training, head.targets, head_dir / "targets", seed=config.seed, teacher=encoder, report=report
-    )
-    method = MaskedPrediction(encoder, head.method())
-    encoder.requires_grad_(False)
-    stream = build_stream(training, units, encoder, head)
-    initialize_table(method, [stream.batch(stream.state())])
-    with closing(stream):
-        identity = {"codebook": codebook.hash}
-        result = train(method, stream, head.train, head_dir, identity=identity, progress=report("Head"))
-    if result.stopped == "signal":
-        return False
-
-    def hand_over() -> None:
-        save_heads(method.half(), folder)
-        codebook.save(folder)
-        write_origin(head_dir, origin)
-
-    on_rank_zero(hand_over)
-    return True
-
-
-def _is_made(folder: Path, head_dir: Path, origin: dict[str, Any]) -> bool:
-    """Whether a model folder holds the encoder, head and codebook that were made in ``head_dir`` from ``origin``."""
-    files = (folder / "codebook.json", folder / HEADS, head_dir / ORIGIN)
-    if not is_finished(folder) or not all(path.exists() for path in files) or origin_differences(head_dir, origin):
-        return False
-    return Codebook.load(folder).hash == Codebook.load(head_dir / "targets").hash

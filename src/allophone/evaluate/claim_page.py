@@ -1,0 +1,107 @@
+"""The page of a claim: the verdict, every comparison with its interval, and every score; one offline file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from allophone.evaluate.claim import UNTRAINED, Effect, Observation, Scale, level
+from allophone.evaluate.report_media import EffectBar, effects_plot
+from allophone.evaluate.report_tables import bounds_signed, language_name
+from allophone.metrics.intervals import Interval
+
+VERDICTS = {True: "holds here", False: "does not hold here: the opposite was found", None: "not decided here"}
+TONES = {True: "good", False: "bad", None: "same"}
+SYMBOLS = {True: "▲", False: "▼", None: "○"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimPage:
+    """Everything that stands on the page."""
+
+    name: str
+    paper: str
+    says: str
+    design: str
+    arms: tuple[str, ...]
+    scales: tuple[Scale, ...]
+    observations: tuple[Observation, ...]
+    effects: tuple[Effect, ...]
+    """The first decides."""
+    facts: tuple[tuple[str, str], ...]
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreTable:
+    """One measure: arms down, conditions across."""
+
+    scale: Scale
+    conditions: tuple[str, ...]
+    rows: tuple[tuple[str, bool, tuple[tuple[str, str], ...]], ...]
+    """Arm, whether it is trained, and value with bounds for each condition."""
+
+
+def write_claim_page(page: ClaimPage, path: Path) -> Path:
+    """Write ``path`` and return it."""
+    environment = Environment(
+        loader=PackageLoader("allophone.evaluate", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    first = page.effects[0]
+    units = {scale.measure: scale.unit for scale in page.scales}
+    bars = [
+        EffectBar(name=one.contrast.name, improvement=one.improvement, holds=one.holds)
+        for one in page.effects
+        if units[one.contrast.measure] == units[first.contrast.measure]
+    ]
+    html = environment.get_template("claim.html.jinja").render(
+        page=page,
+        first=first,
+        verdict=VERDICTS[first.holds],
+        tones=TONES,
+        symbols=SYMBOLS,
+        effects=[(one, effect_text(one, units[one.contrast.measure])) for one in page.effects],
+        plot=effects_plot(bars, units[first.contrast.measure]),
+        tables=[_table(page, scale) for scale in page.scales],
+    )
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(html, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def effect_text(effect: Effect, unit: str) -> str:
+    """``+1.2 points (−0.3 to +2.6)``; positive = better than the baseline."""
+    value = f"{effect.improvement.value:+.1f}".replace("-", "−")
+    return f"{value} {unit} ({bounds_signed(effect.improvement)})"
+
+
+def _table(page: ClaimPage, scale: Scale) -> ScoreTable:
+    conditions = list(dict.fromkeys(one.condition for one in page.observations if one.measure == scale.measure))
+    columns: list[tuple[str, Sequence[str]]] = [(_condition(one), [one]) for one in conditions]
+    if len(conditions) > 1:
+        columns.append(("mean", conditions))
+    rows = []
+    for arm in page.arms:
+        cells = [_cell(level(page.observations, arm, scale, members)) for _, members in columns]
+        if any(value != "–" for value, _ in cells):
+            rows.append((arm, arm not in UNTRAINED, tuple(cells)))
+    return ScoreTable(scale=scale, conditions=tuple(name for name, _ in columns), rows=tuple(rows))
+
+
+def _condition(name: str) -> str:
+    """Language codes by their names, everything else as it is."""
+    return language_name(name) if len(name) == 3 else name
+
+
+def _cell(interval: Interval | None) -> tuple[str, str]:
+    if interval is None:
+        return "–", ""
+    return f"{interval.value:.1f}", f"{interval.low:.1f}–{interval.high:.1f}"

@@ -1,0 +1,229 @@
+"""What every claim is made of, and the one function that goes through its arms and seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allophone.config import to_dict
+from allophone.data.corpus import Corpus
+from allophone.data.noise import NO_SOUNDS
+from allophone.errors import ConfigError
+from allophone.evaluate.claim import (
+    Contrast,
+    Effect,
+    Observation,
+    Scale,
+    effect,
+    load_observations,
+    save_observations,
+)
+from allophone.evaluate.claim_page import ClaimPage, write_claim_page
+from allophone.models.build import Encoder
+from allophone.models.conversion import load_encoder
+from allophone.recipes.pretrain import go_through
+from allophone.run.config import RunConfig
+from allophone.run.origin import ORIGIN, require_origin, write_origin
+from allophone.run.progress import Report, silent, to_nobody
+from allophone.run.starter import starter_corpus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """How much is trained and scored; less of it than the defaults is for tests and a first look."""
+
+    steps: int | None = None
+    """Updates of each training; None = the claim's own."""
+    train_clips: int = 300
+    """Labelled clips of a language that a probe learns from, at most."""
+    test_clips: int = 120
+    """Held-out clips of a language, at most."""
+    probe_steps: int = 1600
+    """Updates of each probe."""
+
+    def __post_init__(self) -> None:
+        if min(self.steps or 1, self.train_clips, self.test_clips, self.probe_steps) < 1:
+            raise ConfigError(f"Effort: every number must be at least 1; got {self}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    steps: int
+    """Updates of each training, as the claim or the effort has it."""
+    effort: Effort
+    corpus: Corpus
+    out: Path
+    """Of the whole claim; arms may use what other arms left."""
+    report: Report
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """An experiment."""
+
+    name: str
+    paper: str
+    says: str
+    """What the paper says, or leaves open."""
+    design: str
+    """What is trained and scored here, in plain words; goes on the page."""
+    steps: int
+    """Updates of each training."""
+    like: Callable[[int, int], tuple[RunConfig, ...]]
+    """Runs of a typical arm, from seed and updates: for the plan and the random encoder."""
+    arms: Mapping[str, Callable[[Trial], Encoder | None]]
+    """Trained arms: name to what trains (or goes on with) its encoder; None when a signal stopped it."""
+    score: Callable[[Trial, Encoder | None], list[Observation]]
+    """Scores an encoder, or the untrained row that ``trial.arm`` names."""
+    untrained: tuple[str, ...]
+    """Those that ``score`` knows."""
+    scales: tuple[Scale, ...]
+    contrasts: tuple[Contrast, ...]
+    """The first decides whether the claim holds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came out of a claim."""
+
+    claim: str
+    paper: str
+    effects: tuple[Effect, ...]
+    seeds: tuple[int, ...]
+    unit: str
+    report: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """One object for programs; the first contrast is the claim's own."""
+        first = self.effects[0]
+        return {
+            "claim": self.claim,
+            "paper": self.paper,
+            "effect": first.improvement.value,
+            "low": first.improvement.low,
+            "high": first.improvement.high,
+            "unit": self.unit,
+            "seeds": list(self.seeds),
+            "holds": first.holds,
+            "report": str(self.report),
+            "contrasts": [
+                {
+                    "name": one.contrast.name,
+                    "effect": one.improvement.value,
+                    "low": one.improvement.low,
+                    "high": one.improvement.high,
+                    "holds": one.holds,
+                }
+                for one in self.effects
+            ],
+        }
+
+
+def run_claim(
+    claim: Claim,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    effort: Effort | None = None,
+    corpus: Corpus | None = None,
+    report: Report = silent,
+) -> Outcome | None:
+    """Train and score all arms with all seeds; what is there already is not made again.
+
+    Args:
+        claim: The experiment.
+        out: Its folder; receives a folder an arm and seed, ``claim.json`` and ``report.html``.
+        seeds: Of trainings and probes; at least three for a result that may be cited.
+        effort: How much.
+        corpus: Recordings; None = the starter corpus.
+        report: Told how far each stage is.
+
+    Returns:
+        None when a signal stopped it; the same call goes on.
+
+    Raises:
+        CheckpointError: ``out`` holds the same claim with other settings or another corpus.
+    """
+    effort, corpus = effort or Effort(), corpus or starter_corpus()
+    origin = {"claim": claim.name, "effort": to_dict(effort), "corpus": corpus.hash}
+    if (out / ORIGIN).exists():
+        require_origin(out, origin)
+    write_origin(out, origin)
+    observations: list[Observation] = []
+    for seed in seeds:
+        for arm in (*claim.untrained, *claim.arms):
+            trial = Trial(
+                arm=arm,
+                seed=seed,
+                steps=effort.steps or claim.steps,
+                effort=effort,
+                corpus=corpus,
+                out=out,
+                report=report,
+            )
+            found = _observe(claim, trial)
+            if found is None:
+                return None
+            observations += found
+    scales = {scale.measure: scale for scale in claim.scales}
+    effects = tuple(effect(observations, one, scales[one.measure]) for one in claim.contrasts)
+    page = ClaimPage(
+        name=claim.name,
+        paper=claim.paper,
+        says=claim.says,
+        design=claim.design,
+        arms=(*claim.untrained, *claim.arms),
+        scales=claim.scales,
+        observations=tuple(observations),
+        effects=effects,
+        facts=(
+            ("Updates of each training", f"{effort.steps or claim.steps:,}"),
+            ("Seeds", ", ".join(map(str, seeds))),
+            ("Corpus", f"{corpus.name}, {corpus.hash[:12]}"),
+        ),
+        command=f"allophone claims run {claim.name}",
+    )
+    outcome = Outcome(
+        claim=claim.name,
+        paper=claim.paper,
+        effects=effects,
+        seeds=tuple(seeds),
+        unit=scales[claim.contrasts[0].measure].unit,
+        report=write_claim_page(page, out / "report.html"),
+    )
+    (out / "claim.json").write_text(json.dumps(outcome.to_json(), indent=1) + "\n", encoding="utf-8")
+    return outcome
+
+
+def _observe(claim: Claim, trial: Trial) -> list[Observation] | None:
+    """Scores of one arm and seed, from disk where they lie there."""
+    path = place(trial) / "observations.parquet"
+    if path.exists():
+        return load_observations(path)
+    encoder = None
+    if trial.arm in claim.arms:
+        encoder = claim.arms[trial.arm](trial)
+        if encoder is None:
+            return None
+    found = claim.score(trial, encoder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_observations(found, path)
+    return found
+
+
+def place(trial: Trial, arm: str | None = None) -> Path:
+    """Folder of an arm (None = the trial's own) with the trial's seed."""
+    return trial.out / (arm or trial.arm).replace(" ", "-") / f"seed-{trial.seed}"
+
+
+def trained(configs: Sequence[RunConfig], trial: Trial, arm: str | None = None) -> Encoder | None:
+    """Train runs on the trial's corpus, or go on with them, or open what they left; None when a signal stopped it."""
+    result = go_through(configs, trial.corpus, place(trial, arm), None, NO_SOUNDS, trial.report, to_nobody)
+    return None if result.result.stopped == "signal" else load_encoder(result.folder)

@@ -1,0 +1,144 @@
+"""Claims end to end on a few real recordings with tiny encoders: arms, resumption, page and command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from allophone.cli.main import main
+from allophone.data.corpus import Corpus
+from allophone.errors import CheckpointError, ConfigError
+from allophone.models.lasr import LasrConfig
+from allophone.recipes import pretrain as pretrain_module
+from allophone.recipes.claims import reading
+from allophone.recipes.claims.all import CLAIMS, find_claim
+from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, without_kept_out
+from allophone.recipes.claims.trial import Effort, Trial, run_claim
+from allophone.recipes.pretrain import starter
+from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
+from allophone.run.progress import silent
+from allophone.run.starter import starter_corpus
+
+pytest.importorskip("allophone_starter")
+EFFORT = Effort(steps=4, train_clips=24, test_clips=6, probe_steps=12)
+
+
+def shrink(config):
+    size = {"hidden_size": 24, "intermediate_size": 16, "num_attention_heads": 2}
+    if isinstance(config.encoder, LasrConfig):
+        small = replace(config.encoder, **size, num_hidden_layers=2)
+    elif hasattr(config.encoder, "block_layers"):
+        small = replace(
+            config.encoder, **size, num_hidden_layers=3, block_layers=(1, 1, 1), conv_dim=(8,) * 7,
+            num_conv_pos_embeddings=4,
+        )  # fmt: skip
+    else:
+        small = replace(config.encoder, **size, num_hidden_layers=3, conv_dim=(8,) * 7, num_conv_pos_embeddings=4)
+    targets = replace(config.targets, num_units=6, fit_hours=0.005, iterations=3)
+    train = replace(config.train, log_every=2, save_every=4, tensorboard=False)
+    data = replace(config.data, batch_seconds=4.0, collate=replace(config.data.collate, crop_seconds=1.5))
+    return replace(config, encoder=small, targets=targets, train=train, data=data, projection_dim=8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_recipes():
+    patch = pytest.MonkeyPatch()
+    recipes = {
+        "starter": starter,
+        "hubert-small": hubert_small,
+        "hubert-small-40ms": lambda seed=0: at_resolution(hubert_small(seed), 40),
+        "hubert-small-80ms": lambda seed=0: at_resolution(hubert_small(seed), 80),
+        "mr-hubert-small": lambda seed=0: mr_hubert(hubert_small(seed), layer=4),
+    }
+    for name, recipe in recipes.items():
+        patch.setitem(
+            pretrain_module.RECIPES, name, lambda seed=0, recipe=recipe: tuple(shrink(one) for one in recipe(seed))
+        )
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """A few recordings of the languages that claims hear and read."""
+    whole = starter_corpus()
+    rows: list = []
+    for language in (*HEARD, "bul", "ita"):
+        own = [row for row in whole.where(language=language) if row.text and row.duration_seconds > 0.8]
+        trained = {row.speaker for row in own if row.split == "train"}
+        rows += [row for row in own if row.split == "train"][:24]
+        rows += [row for row in own if row.split == "test" and row.speaker in trained][:6]
+    return whole.with_utterances(tuple(rows))
+
+
+@pytest.mark.parametrize("name", [claim.name for claim in CLAIMS])
+def test_a_claim_runs_to_its_page(name: str, corpus: Corpus, tmp_path: Path) -> None:
+    claim = find_claim(name)
+    outcome = run_claim(claim, tmp_path, seeds=(0,), effort=EFFORT, corpus=corpus)
+    assert outcome is not None
+    result = json.loads((tmp_path / "claim.json").read_text())
+    assert result["claim"] == name and result["low"] <= result["effect"] <= result["high"]
+    assert len(result["contrasts"]) == len(claim.contrasts)
+    page = outcome.report.read_text()
+    for arm in (*claim.untrained, *claim.arms):
+        assert f">{arm}" in page
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    again = run_claim(claim, tmp_path, seeds=(0,), effort=EFFORT, corpus=corpus)
+    assert again is not None and again.to_json() == outcome.to_json()
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    with pytest.raises(CheckpointError, match="probe_steps"):
+        run_claim(claim, tmp_path, seeds=(0,), effort=replace(EFFORT, probe_steps=13), corpus=corpus)
+
+
+def test_pretraining_hears_no_language_that_is_read(corpus: Corpus, tmp_path: Path) -> None:
+    trial = Trial(arm="a", seed=0, steps=1, effort=EFFORT, corpus=corpus, out=tmp_path, report=silent)
+    heard = without_kept_out(trial).corpus
+    assert {row.language[:3] for row in heard} == set(HEARD)
+    assert not {row.id for row in heard} & {row.id for name in KEPT_OUT for row in corpus.where(language=name)}
+
+
+def test_noises_have_their_ratio_and_are_the_same_every_time(corpus: Corpus) -> None:
+    found = reading.noises(corpus, "bul", ("spa",))
+    assert len(found) == 2 * len(reading.SNRS)
+    row = corpus.where(language="bul").utterances[0]
+    clean = corpus.audio(row)
+    for name, disturb in found.items():
+        noisy = disturb(row, clean)
+        assert torch.equal(noisy, disturb(row, clean)) and noisy.shape == clean.shape
+        ratio = 10 * torch.log10(clean.square().mean() / (noisy - clean).square().mean())
+        assert float(ratio) == pytest.approx(int(name.split()[-2]), abs=0.05)
+    assert not torch.equal(found["babble 5 dB"](row, clean), found["speech-shaped 5 dB"](row, clean))
+
+
+def test_shaped_noise_has_the_spectrum_it_is_given() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slope = torch.linspace(1.0, 0.1, reading.SPECTRUM_BINS)
+    noise = reading.shaped_noise(slope, 16_000 * 20, generator)
+    measured = reading.mean_spectrum([noise])
+    assert float(torch.corrcoef(torch.stack([slope, measured]))[0, 1]) > 0.99
+
+
+def test_effort_and_names_are_checked() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        Effort(test_clips=0)
+    with pytest.raises(ConfigError, match="denoising"):
+        find_claim("denoisng")
+
+
+def test_the_command_line_lists_plans_and_runs(corpus: Corpus, tmp_path: Path, capsys, monkeypatch) -> None:
+    assert main(["claims", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{claim.name}:" in listed for claim in CLAIMS)
+    assert main(["claims", "run", "balance", "--plan", "--steps", "2"]) == 0
+    assert "18 trainings" in capsys.readouterr().out
+    monkeypatch.setattr("allophone.recipes.claims.trial.starter_corpus", lambda: corpus)
+    words = ["--steps", "2", "--train-clips", "24", "--test-clips", "6", "--probe-steps", "4", "--seeds", "0"]
+    assert main(["claims", "run", "denoising", *words, "--out", str(tmp_path), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["holds"] in (True, False, None) and np.isfinite(printed["effect"])
+    assert main(["claims", "run", "nothing"]) == 1
