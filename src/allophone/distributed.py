@@ -53,9 +53,9 @@ def device() -> torch.device:
 
 
 def _choose_device() -> torch.device:
-    local = os.environ.get("LOCAL_RANK")
-    if local is None or not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         return torch.device("cpu")
+    local = os.environ.get("LOCAL_RANK", "0")  # a process that torchrun did not start takes the first GPU
     count = torch.cuda.device_count()
     if int(local) >= count:
         raise ConfigError(

@@ -48,6 +48,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with process_group():
+        assert device() == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with process_group():
         assert device() == torch.device("cuda", 1)

@@ -139,6 +139,13 @@ class FusedEncoder(nn.Module):
     def branch_layers(self, waveform: Tensor, waveform_lengths: Tensor) -> tuple[Packed, ...]:
         """Every layer of every branch, normalized and at the fast rate, for a probe that learns their weights.
 
+        Args:
+            waveform: Shape ``(B, S)``, float32 in [-1, 1], 16 kHz.
+            waveform_lengths: Shape ``(B,)``, int64, samples.
+
+        Returns:
+            From the fastest branch to the slowest, hidden state 0 first, packed ``(N, D)`` each.
+
         Raises:
             ConfigError: Layers are not joined by ``sum``.
         """
