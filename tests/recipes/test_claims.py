@@ -14,17 +14,20 @@ from allophone.cli.main import main
 from allophone.data.corpus import Corpus
 from allophone.errors import CheckpointError, ConfigError
 from allophone.models.lasr import LasrConfig
+from allophone.recipes import handing_over
 from allophone.recipes import pretrain as pretrain_module
-from allophone.recipes.claims import reading
+from allophone.recipes.claims import adding, reading
 from allophone.recipes.claims.all import CLAIMS, find_claim
 from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, without_kept_out
 from allophone.recipes.claims.trial import Effort, Trial, run_claim
-from allophone.recipes.pretrain import starter
+from allophone.recipes.pretrain import pretrain, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.run.progress import silent
-from allophone.run.starter import starter_corpus
+from allophone.run.starter import open_base, starter_corpus
 
 pytest.importorskip("allophone_starter")
+QUICK = ("denoising", "relatedness")
+"""The others run in `make slow`."""
 EFFORT = Effort(steps=4, train_clips=24, test_clips=6, probe_steps=12)
 
 
@@ -39,7 +42,8 @@ def shrink(config):
         )  # fmt: skip
     else:
         small = replace(config.encoder, **size, num_hidden_layers=3, conv_dim=(8,) * 7, num_conv_pos_embeddings=4)
-    targets = replace(config.targets, num_units=6, fit_hours=0.005, iterations=3)
+    layer = None if config.targets.layer is None else 1
+    targets = replace(config.targets, num_units=6, fit_hours=0.005, iterations=3, layer=layer)
     train = replace(config.train, log_every=2, save_every=4, tensorboard=False)
     data = replace(config.data, batch_seconds=4.0, collate=replace(config.data.collate, crop_seconds=1.5))
     return replace(config, encoder=small, targets=targets, train=train, data=data, projection_dim=8)
@@ -59,6 +63,18 @@ def small_recipes():
         patch.setitem(
             pretrain_module.RECIPES, name, lambda seed=0, recipe=recipe: tuple(shrink(one) for one in recipe(seed))
         )
+    patch.setattr(handing_over, "HEAD_STEPS", 2)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_base(small_recipes, corpus: Corpus, tmp_path_factory) -> None:
+    """An encoder with units and heads in the place of the starter encoder."""
+    patch = pytest.MonkeyPatch()
+    made = pretrain(corpus.where(language=["spa", "fra", "rus"]), out=tmp_path_factory.mktemp("base"), steps=(4, 4))
+    base, _ = open_base(made.model)
+    patch.setattr(adding, "starter_base", lambda: base)
     yield
     patch.undo()
 
@@ -68,7 +84,7 @@ def corpus() -> Corpus:
     """A few recordings of the languages that claims hear and read."""
     whole = starter_corpus()
     rows: list = []
-    for language in (*HEARD, "bul", "ita"):
+    for language in (*HEARD, *KEPT_OUT):
         own = [row for row in whole.where(language=language) if row.text and row.duration_seconds > 0.8]
         trained = {row.speaker for row in own if row.split == "train"}
         rows += [row for row in own if row.split == "train"][: 96 if language == "spa" else 24]
@@ -83,7 +99,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(claim.name, marks=[] if claim is CLAIMS[0] else pytest.mark.slow) for claim in CLAIMS]
+    "name", [pytest.param(claim.name, marks=[] if claim.name in QUICK else pytest.mark.slow) for claim in CLAIMS]
 )
 def test_a_claim_runs_to_its_page(name: str, corpus: Corpus, finished: Path, tmp_path: Path) -> None:
     claim = find_claim(name)
@@ -151,3 +167,13 @@ def test_the_command_line_lists_plans_and_goes_on(finished: Path, corpus: Corpus
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["holds"] in (True, False, None) and np.isfinite(printed["effect"])
     assert main(["claims", "run", "nothing"]) == 1
+
+
+def test_minutes_are_whole_utterances_and_leave_the_test_split(corpus: Corpus) -> None:
+    whole = corpus.where(language="spa")
+    some = adding.first_minutes(whole, 1.0, seed=0)
+    heard = [row for row in some if row.split == "train"]
+    longest = max(row.duration_seconds for row in whole)
+    assert 60 - longest < sum(row.duration_seconds for row in heard) <= 60
+    assert [row for row in some if row.split == "test"] == [row for row in whole if row.split == "test"]
+    assert {row.id for row in heard} != {r.id for r in adding.first_minutes(whole, 1.0, seed=1) if r.split == "train"}

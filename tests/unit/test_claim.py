@@ -66,6 +66,7 @@ def test_an_improvement_is_positive_whatever_the_direction_of_the_measure() -> N
     found = effect(world(), contrast("a"), ERRORS)
     assert found.holds is True and found.seeds == 3
     assert 15 < found.improvement.low < found.improvement.value < found.improvement.high < 25
+    assert str(found).endswith(f"({found.improvement.low:+.1f} to {found.improvement.high:+.1f})")
     assert effect(world(), contrast("a"), HITS).holds is False
     assert effect(world(), contrast("a", arm="old", baseline="new"), ERRORS).holds is False
     assert effect(world(), contrast("b"), ERRORS).holds is None

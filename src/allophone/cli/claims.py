@@ -67,9 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for one in outcome.effects:
         verdict = {True: "better", False: "worse", None: "not decided"}[one.holds]
-        found = one.improvement
-        text = f"{found.value:+6.1f} ({found.low:+.1f} to {found.high:+.1f}) {outcome.unit}"
-        say(f"{one.contrast.name:<56} {text}, {verdict}")
+        say(f"{one.contrast.name:<60} {one}, {verdict}")
     wrote(outcome.report)
     return 0
 

@@ -74,6 +74,8 @@ class Effect:
     """What a contrast came out as."""
 
     contrast: Contrast
+    unit: str
+    """Of the measure."""
     improvement: Interval
     """Of the arm over the baseline, in the measure's unit; positive = the arm is better."""
     seeds: int
@@ -82,6 +84,16 @@ class Effect:
     def holds(self) -> bool | None:
         """True: the arm is better; False: it is worse; None: the interval contains zero."""
         return self.improvement.low > 0 if self.improvement.excludes_zero else None
+
+    def __str__(self) -> str:
+        """``+1.2 points (-0.3 to +2.6)``; positive = better than the baseline."""
+        found, decimals = self.improvement, digits(self.unit)
+        return f"{found.value:+.{decimals}f} {self.unit} ({found.low:+.{decimals}f} to {found.high:+.{decimals}f})"
+
+
+def digits(unit: str) -> int:
+    """Decimals that a value in this unit is shown with."""
+    return 3 if unit == "nats" else 1
 
 
 def effect(observations: Sequence[Observation], contrast: Contrast, scale: Scale, *, resamples: int = 1000) -> Effect:
@@ -110,7 +122,7 @@ def effect(observations: Sequence[Observation], contrast: Contrast, scale: Scale
     )
     if not scale.higher_is_better:
         found = Interval(-found.value, -found.high, -found.low, found.n)
-    return Effect(contrast=contrast, improvement=found.scaled(scale.factor), seeds=len(sides[0][0]))
+    return Effect(contrast=contrast, unit=scale.unit, improvement=found.scaled(scale.factor), seeds=len(sides[0][0]))
 
 
 def level(

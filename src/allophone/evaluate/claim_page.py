@@ -8,9 +8,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from allophone.evaluate.claim import UNTRAINED, Effect, Observation, Scale, level
+from allophone.evaluate.claim import UNTRAINED, Effect, Observation, Scale, digits, level
 from allophone.evaluate.report_media import EffectBar, effects_plot
-from allophone.evaluate.report_tables import bounds_signed, language_name
+from allophone.evaluate.report_tables import language_name
 from allophone.metrics.intervals import Interval
 
 VERDICTS = {True: "holds here", False: "does not hold here: the opposite was found", None: "not decided here"}
@@ -55,32 +55,24 @@ def write_claim_page(page: ClaimPage, path: Path) -> Path:
         lstrip_blocks=True,
     )
     first = page.effects[0]
-    units = {scale.measure: scale.unit for scale in page.scales}
-    bars = [
-        EffectBar(name=one.contrast.name, improvement=one.improvement, holds=one.holds)
-        for one in page.effects
-        if units[one.contrast.measure] == units[first.contrast.measure]
-    ]
+    plots = []
+    for unit in dict.fromkeys(one.unit for one in page.effects):
+        own = [one for one in page.effects if one.unit == unit]
+        bars = [EffectBar(name=one.contrast.name, improvement=one.improvement, holds=one.holds) for one in own]
+        plots.append(effects_plot(bars, unit))
     html = environment.get_template("claim.html.jinja").render(
         page=page,
         first=first,
         verdict=VERDICTS[first.holds],
         tones=TONES,
         symbols=SYMBOLS,
-        effects=[(one, effect_text(one, units[one.contrast.measure])) for one in page.effects],
-        plot=effects_plot(bars, units[first.contrast.measure]),
+        plots=plots,
         tables=[_table(page, scale) for scale in page.scales],
     )
     partial = path.with_name(f".{path.name}")
     partial.write_text(html, encoding="utf-8")
     partial.replace(path)
     return path
-
-
-def effect_text(effect: Effect, unit: str) -> str:
-    """``+1.2 points (−0.3 to +2.6)``; positive = better than the baseline."""
-    value = f"{effect.improvement.value:+.1f}".replace("-", "−")
-    return f"{value} {unit} ({bounds_signed(effect.improvement)})"
 
 
 def _table(page: ClaimPage, scale: Scale) -> ScoreTable:
@@ -90,7 +82,7 @@ def _table(page: ClaimPage, scale: Scale) -> ScoreTable:
         columns.append(("mean", conditions))
     rows = []
     for arm in page.arms:
-        cells = [_cell(level(page.observations, arm, scale, members)) for _, members in columns]
+        cells = [_cell(level(page.observations, arm, scale, members), digits(scale.unit)) for _, members in columns]
         if any(value != "–" for value, _ in cells):
             rows.append((arm, arm not in UNTRAINED, tuple(cells)))
     return ScoreTable(scale=scale, conditions=tuple(name for name, _ in columns), rows=tuple(rows))
@@ -101,7 +93,8 @@ def _condition(name: str) -> str:
     return language_name(name) if len(name) == 3 else name
 
 
-def _cell(interval: Interval | None) -> tuple[str, str]:
+def _cell(interval: Interval | None, decimals: int) -> tuple[str, str]:
     if interval is None:
         return "–", ""
-    return f"{interval.value:.1f}", f"{interval.low:.1f}–{interval.high:.1f}"
+    value, low, high = (f"{one:.{decimals}f}" for one in (interval.value, interval.low, interval.high))
+    return value, f"{low}–{high}"

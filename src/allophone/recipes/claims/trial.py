@@ -97,7 +97,6 @@ class Outcome:
     paper: str
     effects: tuple[Effect, ...]
     seeds: tuple[int, ...]
-    unit: str
     report: Path
 
     def to_json(self) -> dict[str, Any]:
@@ -109,13 +108,14 @@ class Outcome:
             "effect": first.improvement.value,
             "low": first.improvement.low,
             "high": first.improvement.high,
-            "unit": self.unit,
+            "unit": first.unit,
             "seeds": list(self.seeds),
             "holds": first.holds,
             "report": str(self.report),
             "contrasts": [
                 {
                     "name": one.contrast.name,
+                    "unit": one.unit,
                     "effect": one.improvement.value,
                     "low": one.improvement.low,
                     "high": one.improvement.high,
@@ -195,7 +195,6 @@ def run_claim(
         paper=claim.paper,
         effects=effects,
         seeds=tuple(seeds),
-        unit=scales[claim.contrasts[0].measure].unit,
         report=write_claim_page(page, out / "report.html"),
     )
     (out / "claim.json").write_text(json.dumps(outcome.to_json(), indent=1) + "\n", encoding="utf-8")
