@@ -78,7 +78,7 @@ def fit_codebook(
     """
     extractor = FrameExtractor(front_end, encoder, layer, cache)
     voices = VoiceNormalizer(speakers) if normalization == "voice" else None
-    heard = _Heard()
+    heard = Heard()
     if voices is not None and voices.needs_gathering:
         voices.gather(extractor.frames(waveforms()))
 
@@ -170,7 +170,7 @@ def fit(
 
 
 @dataclass(slots=True)
-class _Heard:
+class Heard:
     """A hash of the utterances of the first pass, whatever their order."""
 
     total: int = 0
