@@ -100,11 +100,11 @@ def world(speech, encoder):
     audio |= {f"new-{i}": speech(1.0, seed=100 + i).sign() * 0.3 for i in range(4)}
     kept = [(name, wave) for name, wave in audio.items() if name.startswith("old")]
     parent = fit_codebook(lambda: kept, "model", 10, seed=0, encoder=encoder, layer=1)
-    torch.manual_seed(1)
     changed = copy.deepcopy(encoder)
-    with torch.no_grad():
+    with torch.no_grad():  # noise, and a space that is turned over
         for parameter in changed.parameters():
-            parameter.add_(0.05 * parameter.std(correction=0) * torch.randn_like(parameter))
+            parameter.add_(0.02 * parameter.std(correction=0) * torch.randn_like(parameter))
+        changed.encoder.layers[0].final_layer_norm.weight.neg_()
     return audio, dict(kept), parent, changed
 
 
@@ -127,7 +127,7 @@ def test_old_ids_survive_the_drift_of_a_real_encoder_and_new_audio_gets_new_ones
     refitted = encode_units(lambda: kept.items(), refit, encoder=changed)
     drifted = encode_units(lambda: kept.items(), frozen(parent, changed), encoder=changed)
     assert agreement(before, anchored) > 0.6 > agreement(before, refitted)
-    assert agreement(before, anchored) > agreement(before, drifted)
+    assert agreement(before, anchored) > 2 * agreement(before, drifted)
     new = {name: wave for name, wave in audio.items() if name not in kept}
     appended = encode_units(lambda: new.items(), book, encoder=changed).counts()[10:].sum()
     assert appended > anchored.counts()[10:].sum()
@@ -178,7 +178,7 @@ def test_same_audio_same_codebook_and_passes_are_told(world, encoder) -> None:
 
 def test_refusals_say_what_is_wrong(world, encoder) -> None:
     audio, _, parent, changed = world
-    with pytest.raises(ConfigError, match="new_units -1, move 0.0"):
+    with pytest.raises(ConfigError, match=r"new_units -1, move 0\.0"):
         recluster(lambda: audio.items(), parent, encoder=changed, parent_encoder=encoder, new_units=-1, seed=0)
     with pytest.raises(DataError, match="was fitted on model"):
         recluster(lambda: audio.items(), parent, encoder=changed, parent_encoder=changed, new_units=0, seed=0)

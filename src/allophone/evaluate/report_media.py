@@ -75,7 +75,7 @@ def forest_plot(differences: Sequence[Change], names: Sequence[str]) -> str:
         for row, (change, _) in enumerate(drawn):
             _draw_change(axes, row, change)
         _frame_forest(axes, drawn)
-        return _svg(figure)
+        return svg_address(figure)
 
 
 def _draw_change(axes: Axes, row: int, change: Change) -> None:
@@ -133,7 +133,7 @@ def curves_plot(curves: Sequence[Curve]) -> str:
         axes.set_ylabel("loss (lower is better)")
         axes.grid(color="#e4e7eb", linewidth=0.8)
         axes.legend(frameon=False, fontsize=10.0, loc="upper right")
-        return _svg(figure)
+        return svg_address(figure)
 
 
 def _thin(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -147,7 +147,8 @@ def _thin(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.array([part.mean() for part in groups[0]]), np.array([part.mean() for part in groups[1]])
 
 
-def _svg(figure: Figure) -> str:
+def svg_address(figure: Figure) -> str:
+    """A figure as a ``data:`` address of an SVG."""
     file = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")

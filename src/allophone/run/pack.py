@@ -65,7 +65,9 @@ def pack_hash(folder: Path) -> str:
     try:
         return tensors_hash(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: missing, truncated or not safetensors ({error}). Copy the pack again.") from error
+        raise CheckpointError(
+            f"{path}: missing, truncated or not safetensors ({error}). Copy the pack again."
+        ) from error
 
 
 def write_pack_info(
@@ -182,7 +184,7 @@ def read_stack(folder: Path, encoder: Encoder) -> Stack | None:
     if values.get("format") != STACK_FORMAT or values.get("model_hash") != model_hash(encoder):
         raise CheckpointError(
             f"{path}: written for model {values.get('model_hash')} in format {values.get('format')!r}; the weights "
-            f"beside it are {model_hash(encoder)}. Copy the folder again, or delete the file if you changed the weights."
+            f"beside it are {model_hash(encoder)}. Copy the folder again; delete the file if you changed the weights."
         )
     return Stack(root=values["root_model_hash"], packs=tuple(values["packs"]))
 

@@ -134,8 +134,12 @@ def frozen(parent: Codebook, encoder: Encoder) -> Codebook:
         ConfigError: The codebook is not one of an encoder.
     """
     if parent.info.front_end != "model":
-        raise ConfigError(f"frozen: the codebook is of {parent.info.front_end}, which no encoder changes; use it as is.")
-    return Codebook(parent.centroids, replace(parent.info, model_hash=model_hash(encoder), parent=parent.hash, id_map=None))
+        raise ConfigError(
+            f"frozen: the codebook is of {parent.info.front_end}, which no encoder changes; use it as is."
+        )
+    return Codebook(
+        parent.centroids, replace(parent.info, model_hash=model_hash(encoder), parent=parent.hash, id_map=None)
+    )
 
 
 def id_map(together: NDArray[np.int64]) -> IdMap:
@@ -148,7 +152,9 @@ def id_map(together: NDArray[np.int64]) -> IdMap:
     kept, units = together.shape
     frames = together.sum(1)
     appended = together[:, kept:].sum(1)
-    split = tuple(int(unit) for unit in np.flatnonzero((frames > 0) & (appended >= SPLIT_SHARE * np.maximum(frames, 1))))
+    split = tuple(
+        int(unit) for unit in np.flatnonzero((frames > 0) & (appended >= SPLIT_SHARE * np.maximum(frames, 1)))
+    )
     others = together[:, :kept].copy()
     np.fill_diagonal(others, 0)
     into = others.argmax(1) if kept else np.zeros(0, dtype=np.int64)
