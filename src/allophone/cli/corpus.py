@@ -200,7 +200,7 @@ def _add_withdraw(group: Verbs) -> None:
         run_withdraw,
         summary="List the codebooks, models and packs that a speaker's recordings are in, and how to make them anew.",
         details="Nothing is deleted. With --corpus and --out, the corpus without the speaker is written too.",
-        example="allophone corpus withdraw speaker-7 --runs runs/ --corpus corpora/swahili --out corpora/swahili-without",
+        example="allophone corpus withdraw speaker-7 --runs runs/ --corpus corpora/swahili --out corpora/without",
     )
     parser.add_argument("speaker", metavar="SPEAKER", help="as the corpus names them")
     parser.add_argument(

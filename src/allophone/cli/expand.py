@@ -26,8 +26,8 @@ def add(verbs: Verbs) -> None:
         "expand",
         command,
         summary="Add a language to an encoder by LoRA: a language pack and a ledger of what was gained and kept.",
-        details="Run the same command again to go on after an interruption. Several languages are added one after another,\n"
-        "each to the model that the one before left; the page then shows how each language is after each addition.\n"
+        details="Run the same command again to go on after an interruption. Several languages are added one after\n"
+        "another, each to the model that the one before left; the page then shows how each is after each addition.\n"
         "The folder RUN/model of an earlier run serves as --base.",
         example="allophone expand --corpus recordings/ --language swa --keep spa,fra",
     )

@@ -115,54 +115,40 @@ def expand(
     model, where = base if isinstance(base, tuple) else open_base(base)
     require_old_units(model, config)
     fit_threads(model.encoder)
-    kept = kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
+    tag, kept = new.languages[0], kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
     main, shared = main_voices(new), cache or FrameCache()
     hours = replayed_hours(config, main, len(kept))
     heard = {language: portion(one, hours, ledger) for language, one in kept.items()}
     together = merged(tuple(heard.values()))
     own_layer = model.codebook is not None and config.layer in (None, model.codebook.info.layer)
-    expanded = expand_encoder(model, main, together, config, out, cache=shared if own_layer else None, report=report)
+    own = shared if own_layer else None
+    expanded = expand_encoder(model, main, together, config, out, cache=own, report=report)
     made = None if expanded is None else hand_over(model, expanded, where, new, together, config, out, report)
     if expanded is None or made is None:
         return None
-    languages = {new.languages[0]: new, **kept}
-    found = masked_rows(
-        model, expanded, {new.languages[0]: main, **heard}, ledger, config.seed, cache=shared, report=report
-    )
-    found += frame_rows(model, expanded, made.encoder, languages, new.languages[0], ledger, config.seed, known, report)
+    adapted, codebook, languages = made.encoder, made.codebook, {tag: new, **kept}
+    found = masked_rows(model, expanded, {tag: main, **heard}, ledger, config.seed, cache=shared, report=report)
+    found += frame_rows(model, expanded, adapted, languages, tag, ledger, config.seed, known, report)
     save_measurements(found, out / "measurements.parquet")
-    phones = [
-        phone_table(one, model, made.encoder, made.codebook, seed=config.seed, report=report)
-        for one in languages.values()
-    ]
-    old = shared if own_layer else None
-    drift = drift_rows(model, made.encoder, made.codebook, heard, kept, ledger, config.seed, cache=old, report=report)
+    phones = [phone_table(one, model, adapted, codebook, seed=config.seed, report=report) for one in languages.values()]
+    drift = drift_rows(model, adapted, codebook, heard, kept, ledger, config.seed, cache=own, report=report)
     refused = [] if gate is None else losses(changes(found), tuple(kept), gate)
-    content = report_content(
-        where,
-        model,
-        expanded,
-        made.encoder,
-        made.codebook,
-        new,
-        kept,
-        found,
-        out,
-        None if refused else out / "pack",
-        config,
-    )
+    pack = None if refused else out / "pack"
+    content = report_content(where, model, expanded, adapted, codebook, new, kept, found, out, pack, config)
     tables = (*drift_tables(drift), *(table for table in phones if table is not None))
-    page = write_report(
-        replace(content, extra_tables=tables, warnings=(*content.warnings, *gate_warnings(refused))),
-        out / "report.html",
-    )
+    warnings = (*content.warnings, *gate_warnings(refused))
+    page = write_report(replace(content, extra_tables=tables, warnings=warnings), out / "report.html")
     seconds = time.monotonic() - started
     write_result(out, found, drift, config, new, model, seconds)
     if gate is not None and refused:
         raise refusal(refused, gate, str(out))
-    pack = save_pack(expanded, made, model, out / "pack", new.languages[0])
     return ExpandResult(
-        out=out, report=page, pack=pack, model=out / "model", measurements=tuple(found), seconds=seconds
+        out=out,
+        report=page,
+        pack=save_pack(expanded, made, model, out / "pack", tag),
+        model=out / "model",
+        measurements=tuple(found),
+        seconds=seconds,
     )
 
 

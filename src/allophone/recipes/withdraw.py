@@ -1,7 +1,7 @@
 """What a speaker's recordings are in: codebooks, models and packs under run folders, and what making them anew takes.
 
-The answer comes from lineage: the table of recordings beside a run (``used.parquet``), and the hashes of what each thing
-was made from. What was made from something that heard the speaker has heard the speaker too.
+The answer comes from lineage: the table of recordings beside a run (``used.parquet``), and the hashes of what each
+thing was made from. What was made from something that heard the speaker has heard the speaker too.
 """
 
 from __future__ import annotations

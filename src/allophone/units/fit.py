@@ -177,7 +177,7 @@ class Heard:
     complete: bool = False
 
     def listen(self, waveforms: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Pass the stream on; its first time through, take its hash."""
+        """Pass the stream of waveforms ``(S,)`` on; its first time through, take its hash."""
         for name, waveform in waveforms:
             if not self.complete:
                 self.total = (self.total + utterance_hash(name, waveform)) % 2**64
