@@ -1,4 +1,4 @@
-"""Two languages, one after another, on synthetic voices: stacked packs, the matrix, the gate, and a speaker withdrawn."""
+"""Two languages, one after another, on synthetic voices: stacked packs, the matrix, the gate, a speaker withdrawn."""
 
 from __future__ import annotations
 

@@ -68,7 +68,8 @@ def refusal(found: Sequence[str], gate: Gate, where: str) -> GateError:
     }[gate.rule]
     return GateError(
         f"No pack was written to {where}: a language to keep loses more than {gate.most_loss:g} % ({rule}). "
-        f"{'; '.join(found)}. Everything else of the run is there: report.html, model and checkpoints. Give more "
+        f"{'; '.join(found)}. Everything else of the run is there: report.html, model and checkpoints "
+        "(a pack that an earlier call wrote without this limit stays, too). Give more "
         "--kept-hours, fewer --steps or a lower --rank in another run folder, or raise --most-loss; the same call "
         "then writes the pack without training again."
     )

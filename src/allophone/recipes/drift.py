@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from allophone.audio.features import FILTER_BANK_CLOCK
 from allophone.data.corpus import Corpus
 from allophone.data.utterance import Utterance
 from allophone.evaluate.drift import (
@@ -28,6 +29,7 @@ from allophone.evaluate.drift import (
 from allophone.evaluate.report_content import Table
 from allophone.evaluate.report_tables import language_name
 from allophone.evaluate.sources import FilterbankSource
+from allophone.frames import seconds_to_samples
 from allophone.metrics.intervals import Interval
 from allophone.models.build import Encoder
 from allophone.nn.clustering import assign, fit_kmeans
@@ -105,6 +107,7 @@ def drift_rows(
         return []
     random = random_encoder(base.encoder, seed)
     told = report("Forgetting taken apart")
+    most_units = max(base.codebook.info.num_units, codebook.info.num_units)
     found: list[Drift] = []
     old: dict[str, dict[str, Ids]] = {}
     encoders: dict[Row, Encoder | None] = {"before": base.encoder, "after": adapted}
@@ -121,6 +124,8 @@ def drift_rows(
             own = frames[one.language]
             if row == "before":
                 old[one.language] = _labels(own, base.codebook.centroids)
+                for name, phones in one.phones.items():
+                    one.phones[name] = _as_many(phones, len(own[name]))
                 found += _chance(one, old[one.language], seed)
             units: dict[Row, dict[str, Ids]] = {row: _labels(own, refit)}
             if row == "before":
@@ -132,7 +137,9 @@ def drift_rows(
                     "after, re-fitted": units["after"],
                     "after, handed over": handed,
                 }
-            found += _of_units(one, units, old[one.language], max(size, codebook.info.num_units))
+            found += _of_units(
+                one, units, old[one.language], max(base.codebook.info.num_units, codebook.info.num_units)
+            )
             found += _of_features(one, row, own, old[one.language], base.codebook.info.num_units)
         told(number + 1, len(encoders), {})
     return found
@@ -149,7 +156,7 @@ def _prepare(language: str, heard: Corpus, whole: Corpus, base: Base, config: Le
     labelled = draw_rows([row for row in whole if row.id in table], config.most_test_clips)
     clock = base.encoder.clock
     names = {
-        row.id: phones_of_frames(table[row.id], clock.count(round(row.duration_seconds * 16_000)), clock)
+        row.id: phones_of_frames(table[row.id], clock.count(seconds_to_samples(row.duration_seconds)), clock)
         for row in labelled
     }
     alphabet = {phone: i for i, phone in enumerate(sorted({p for ids in names.values() for p in ids if p is not None}))}
@@ -177,7 +184,7 @@ def _frames(
     assert base.codebook is not None
     stream = waveforms(one.corpus, one.corpus.utterances)
     if encoder is None:
-        source = FilterbankSource(round(base.encoder.clock.hop / 160))
+        source = FilterbankSource(round(base.encoder.clock.hop / FILTER_BANK_CLOCK.hop))
         raw = {name: _as_long(source.extract([wave])[0][0], len(like[name])) for name, wave in stream()}  # type: ignore[index]
     else:
         extractor = FrameExtractor("model", encoder, base.codebook.info.layer, cache)
@@ -192,6 +199,11 @@ def _frames(
 def _as_long(frames: Tensor, count: int) -> Tensor:
     """The first ``count`` frames, the last one repeated where there are fewer. ``(T, D)``."""
     return frames[torch.arange(count).clamp_max(len(frames) - 1)]
+
+
+def _as_many(phones: Ids, count: int) -> Ids:
+    """The first ``count`` phones, none where there are fewer. ``(T,)``."""
+    return np.append(phones, np.full(max(0, count - len(phones)), -1))[:count]
 
 
 def _labels(frames: Mapping[str, Tensor], centroids: Tensor) -> dict[str, Ids]:

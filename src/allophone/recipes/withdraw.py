@@ -149,19 +149,20 @@ def _known(*hashes: str | None) -> set[str]:
 
 
 def _uses(folder: Path, run: Path) -> dict[str, list[dict[str, str | None]]] | None:
-    """Recordings behind a folder: the table nearest to it on the way up, or those beside that place."""
-    place = folder
-    while True:
-        tables = [place] if (place / USED).is_file() else sorted(path.parent for path in place.rglob(USED))
-        if tables:
-            found: dict[str, list[dict[str, str | None]]] = {}
-            for table in tables:
-                for use, rows in (read_use(table) or {}).items():
-                    found.setdefault(use, []).extend(rows)
-            return found
+    """Recordings behind a folder: the nearest table on the way up; for a run's ``model`` else all of that run."""
+    place, tables = folder, []
+    while not tables:
+        tables = [place] if (place / USED).is_file() else []
         if place == run:
-            return None
+            break
         place = place.parent
+    if not tables and folder.name == "model" and folder != run:
+        tables = sorted(path.parent for path in folder.parent.rglob(USED))
+    found: dict[str, list[dict[str, str | None]]] = {}
+    for table in tables:
+        for use, rows in (read_use(table) or {}).items():
+            found.setdefault(use, []).extend(rows)
+    return found if tables else None
 
 
 def _commands(folders: Sequence[Path], runs: Sequence[Path]) -> Iterator[str]:
