@@ -137,9 +137,7 @@ def drift_rows(
                     "after, re-fitted": units["after"],
                     "after, handed over": handed,
                 }
-            found += _of_units(
-                one, units, old[one.language], max(base.codebook.info.num_units, codebook.info.num_units)
-            )
+            found += _of_units(one, units, old[one.language], most_units)
             found += _of_features(one, row, own, old[one.language], base.codebook.info.num_units)
         told(number + 1, len(encoders), {})
     return found

@@ -146,7 +146,7 @@ def load_pack(encoder: Encoder, folder: str | Path, stack: Stack | None = None) 
             f"(hash {own}). On other weights it would do harm without a word. {advice}."
         )
     try:
-        adapted = PeftModel.from_pretrained(copy.deepcopy(encoder), str(folder))  # type: ignore[arg-type]
+        adapted = PeftModel.from_pretrained(copy.deepcopy(encoder), str(folder))
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder}: PEFT cannot load it ({error}). Copy the pack again.") from error
     merged: Any = adapted.merge_and_unload()
