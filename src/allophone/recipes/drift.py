@@ -119,7 +119,7 @@ def drift_rows(
         }
         pooled = [frames[one.language][name] for one in spoken for name in one.training]
         size = min(base.codebook.info.num_units, sum(map(len, pooled)))
-        refit = fit_kmeans(lambda pooled=pooled: pooled, size, seed=seed, init_frames=max(2**18, size)).centroids
+        refit = fit_kmeans(pooled.__iter__, size, seed=seed, init_frames=max(2**18, size)).centroids
         for one in spoken:
             own = frames[one.language]
             if row == "before":
@@ -293,8 +293,8 @@ def drift_tables(found: Sequence[Drift]) -> tuple[Table, ...]:
                 reader = "phone_probe" if measure == "pnmi" else "frame_probe"
                 by_row = {one.row: one for one in found if (one.measure, one.language) == (reader, language)}
                 change = by_row["after"].minus(by_row["before"])
-                cells = [_points(split[part]) for part in PARTS]
-                apart.append((f"{language_name(language)}, {TITLES[measure]}", *cells, _points(change)))
+                points = [_points(split[part]) for part in PARTS]
+                apart.append((f"{language_name(language)}, {TITLES[measure]}", *points, _points(change)))
     keys = [key for key in TITLES if any(one.measure == key for one in found)]
     cells = {(one.language, one.row, one.measure): _percent(one.interval) for one in found}
     rows = [
