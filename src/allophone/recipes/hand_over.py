@@ -68,7 +68,8 @@ def hand_over(
     codebook = own_codebook(base, adapted, expanded, main, kept, config, report)
     heads: MaskedPrediction | None = expanded.expansion.method
     if config.head_steps:
-        heads = train_own_head(adapted, codebook, expanded, both, config.head_steps, out / "head", report)
+        place = out / f"head-{codebook.hash}"  # of these units; other ones of the same run have another
+        heads = train_own_head(adapted, codebook, expanded, both, config.head_steps, place, report)
     if heads is None:
         return None
     folder, card = out / "model", model_card(where, new.languages[0], new, config)
