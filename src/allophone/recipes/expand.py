@@ -22,7 +22,7 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.recipes.drift import drift_json, drift_rows, drift_tables
 from allophone.recipes.expand_report import report_content
-from allophone.recipes.hand_over import hand_over, save_pack
+from allophone.recipes.language_pack import hand_over, save_pack
 from allophone.recipes.ledger import (
     LedgerConfig,
     base_posteriors,
