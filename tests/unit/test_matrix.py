@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from allophone.errors import DataError
-from allophone.evaluate.matrix import State, heat_map, matrices, matrix_json, write_matrix_page
+from allophone.evaluate.matrix import State, matrix_figure, matrices, matrix_json, write_matrix_page
 from allophone.evaluate.measurements import Measurement
 
 ITEMS = tuple(f"u{i}" for i in range(30))
@@ -70,9 +70,9 @@ def test_the_page_is_offline_and_has_every_number(states: list[State], tmp_path)
     assert "▲" in text and "▼" in text and "not yet added" in text
 
 
-def test_a_heat_map_needs_an_addition_and_a_matrix_a_beginning(states: list[State]) -> None:
+def test_a_matrix_figure_needs_an_addition_and_a_matrix_a_beginning(states: list[State]) -> None:
     (matrix,) = matrices(states)
-    assert heat_map(matrix).startswith("data:image/svg+xml;base64,")
-    assert heat_map(matrices(states[:1])[0]) == ""
+    assert matrix_figure(matrix).startswith("data:image/svg+xml;base64,")
+    assert matrix_figure(matrices(states[:1])[0]) == ""
     with pytest.raises(DataError, match="the model as it was given as its first state"):
         matrices(states[1:])

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib import rc_context
-from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
 
 from allophone.errors import DataError
 from allophone.evaluate.measurements import MEASURES, Change, Measure, Measurement, Score, changes, scores
-from allophone.evaluate.report_media import INK, STYLE, WIDTH, svg_address
+from allophone.evaluate.report_media import heat_map
 from allophone.evaluate.report_tables import SYMBOLS, bounds, change_text, language_name, number, verdict_text
 
 MATRIX_MEASURES = (
@@ -32,8 +29,6 @@ MATRIX_MEASURES = (
 """Measures that mean the same in every state. Units are those of the first model, read by its own table."""
 
 Relation = Literal["kept", "added", "to come"]
-SCALE = 20.0
-"""Relative change in percent at which the color is full."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -124,7 +119,7 @@ def _relation(language: str, added: Sequence[str], state: int) -> Relation:
     return "added" if added.index(language) < state else "to come"
 
 
-def heat_map(matrix: Matrix) -> str:
+def matrix_figure(matrix: Matrix) -> str:
     """Relative change from the first state, a square a state and language; each has its sign and number.
 
     Returns:
@@ -132,24 +127,10 @@ def heat_map(matrix: Matrix) -> str:
     """
     if len(matrix.states) < 2:
         return ""
-    values = [[0.0 if cell.change is None else _finite(cell.change) for cell in row] for row in matrix.cells[1:]]
-    with rc_context(STYLE):
-        width = max(WIDTH, 1.9 + 0.95 * len(matrix.languages))
-        figure = Figure(figsize=(width, 1.5 + 0.5 * len(values)), layout="constrained")
-        axes = figure.add_subplot()
-        norm = TwoSlopeNorm(vcenter=0.0, vmin=-SCALE, vmax=SCALE)
-        image = axes.imshow(values, cmap="PuOr", norm=norm, aspect="auto")
-        for y, row in enumerate(matrix.cells[1:]):
-            for x, cell in enumerate(row):
-                color = "white" if abs(values[y][x]) > 0.7 * SCALE else INK
-                axes.text(x, y, _in_square(cell), ha="center", va="center", fontsize=9.0, color=color)
-        axes.set_xticks(range(len(matrix.languages)), [language_name(tag) for tag in matrix.languages], rotation=20)
-        axes.set_yticks(range(len(values)), matrix.states[1:])
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        figure.colorbar(image, ax=axes, label="← worse    %    better →", shrink=0.9)
-        return svg_address(figure)
+    rows = matrix.cells[1:]
+    values = [[0.0 if cell.change is None else _finite(cell.change) for cell in row] for row in rows]
+    texts = [[_in_square(cell) for cell in row] for row in rows]
+    return heat_map(values, texts, matrix.states[1:], [language_name(tag) for tag in matrix.languages])
 
 
 def _finite(change: Change) -> float:
@@ -210,7 +191,7 @@ def write_matrix_page(
     page = environment.get_template("matrix.html.jinja").render(
         title=title,
         sections=[
-            (matrix, heat_map(matrix), [_row(matrix, number) for number in range(len(matrix.states))])
+            (matrix, matrix_figure(matrix), [_row(matrix, number) for number in range(len(matrix.states))])
             for matrix in found
         ],
         languages=lambda matrix: [language_name(tag) for tag in matrix.languages],

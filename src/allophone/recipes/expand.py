@@ -118,7 +118,7 @@ def expand(
     tag, kept = new.languages[0], kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
     main, shared = main_voices(new), cache or FrameCache()
     hours = replayed_hours(config, main, len(kept))
-    heard = {language: portion(one, hours, ledger) for language, one in kept.items()}
+    heard = {language: portion(one, config, ledger, hours) for language, one in kept.items()}
     together = merged(tuple(heard.values()))
     own_layer = model.codebook is not None and config.layer in (None, model.codebook.info.layer)
     own = shared if own_layer else None
@@ -231,12 +231,18 @@ def merged(corpora: Sequence[Corpus]) -> Corpus | None:
     return together
 
 
-def portion(corpus: Corpus, hours: float, ledger: LedgerConfig) -> Corpus:
-    """What training and masked prediction use of a kept language: some training audio and the held-out utterances."""
+def portion(corpus: Corpus, config: ExpandConfig, ledger: LedgerConfig, hours: float | None = None) -> Corpus:
+    """What training and masked prediction use of a kept language: some training audio and the held-out utterances.
+
+    ``hours`` is the most of the former; None = as ``config`` says.
+    """
     main = main_voices(corpus)
     training = [row for row in main if row.split == "train"]
     test = [row for row in main if row.split == "test"]
-    rows = [*subset(training, hours, 0), *draw_rows(test, ledger.most_test_clips)]
+    rows = [
+        *subset(training, config.kept_hours if hours is None else hours, 0),
+        *draw_rows(test, ledger.most_test_clips),
+    ]
     return corpus.with_utterances(tuple(rows))
 
 
