@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from allophone.errors import DataError
-from allophone.evaluate.matrix import State, matrix_figure, matrices, matrix_json, write_matrix_page
+from allophone.evaluate.matrix import State, matrices, matrix_figure, matrix_json, write_matrix_page
 from allophone.evaluate.measurements import Measurement
 
 ITEMS = tuple(f"u{i}" for i in range(30))
