@@ -150,7 +150,8 @@ def _known(*hashes: str | None) -> set[str]:
 
 def _uses(folder: Path, run: Path) -> dict[str, list[dict[str, str | None]]] | None:
     """Recordings behind a folder: the nearest table on the way up; for a run's ``model`` else all of that run."""
-    place, tables = folder, []
+    place = folder
+    tables: list[Path] = []
     while not tables:
         tables = [place] if (place / USED).is_file() else []
         if place == run:
