@@ -34,6 +34,10 @@ class CheckpointError(AllophoneError):
     """A saved model or training state is incomplete, damaged or of another kind."""
 
 
+class GateError(AllophoneError):
+    """What was made breaks a limit that the user set, so it is not handed over."""
+
+
 class DistributedError(AllophoneError):
     """The processes of one job have lost each other."""
 

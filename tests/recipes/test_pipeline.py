@@ -102,7 +102,7 @@ def test_pretraining_leaves_a_model_with_its_own_units(world) -> None:
 def expanded(world, tmp_path_factory):
     corpus, model, _ = world
     out = tmp_path_factory.mktemp("expand")
-    config = ExpandConfig(steps=6, rank=2, batch_seconds=6.0, crop_seconds=2.0, fit_hours=0.02)
+    config = ExpandConfig(steps=6, rank=2, batch_seconds=6.0, crop_seconds=2.0, fit_hours=0.02, head_steps=4)
     result = expand(model, corpus, language="bg", keep=["es"], out=out, config=config, ledger=LEDGER)
     return result, config, out
 
@@ -147,7 +147,14 @@ def test_a_plain_folder_without_texts_is_enough(world, tmp_path, speech) -> None
     for index in range(12):
         soundfile.write(tmp_path / f"take{index}.wav", speech(1.5, seed=index), 16_000)
     config = ExpandConfig(
-        steps=3, rank=2, batch_seconds=6.0, crop_seconds=2.0, fit_hours=0.02, targets="mfcc39", iterations=2
+        steps=3,
+        rank=2,
+        batch_seconds=6.0,
+        crop_seconds=2.0,
+        fit_hours=0.02,
+        head_steps=0,
+        targets="mfcc39",
+        iterations=2,
     )
     result = expand(model, tmp_path, language="quy", out=tmp_path / "run", config=config, ledger=LEDGER)
     assert result is not None and "no texts" in result.report.read_text()

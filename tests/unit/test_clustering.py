@@ -316,3 +316,12 @@ def test_a_start_keeps_the_numbers_of_its_clusters() -> None:
             assert float(torch.cdist(found.centroids, centers[order]).diagonal().max()) < 0.4
     with pytest.raises(ShapeError, match=r"start is \(3, 4\), expected \(3, 2\)"):
         fit_kmeans(lambda: [frames], 3, seed=0, start=torch.zeros(3, 4))
+
+
+def test_three_thousand_clusters_and_a_few_more_beside_given_ones() -> None:
+    """The largest K of arXiv:2406.14092, small in everything else; every cluster is used."""
+    frames = torch.randn(4_000, 2, generator=torch.Generator().manual_seed(0))
+    given = frames[:2_900].clone()
+    found = fit_kmeans(lambda: [frames], 3_000, seed=0, iterations=1, start=given, move=0.0)
+    assert torch.equal(found.centroids[:2_900], given) or float((found.centroids[:2_900] - given).abs().max()) < 1e-5
+    assert int((found.counts > 0).sum()) == 3_000

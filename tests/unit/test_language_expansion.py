@@ -23,8 +23,8 @@ from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredicti
 from allophone.models.build import Encoder
 from allophone.models.conversion import save_encoder
 from allophone.models.hubert import Hubert, published_config
-from allophone.recipes.expand import pack_card
 from allophone.run.expansion import adapted_layers
+from allophone.run.pack import pack_card
 
 FAMILIES = pytest.mark.parametrize("make", [encoder, lasr, wavlm])
 LAYERS = pytest.mark.parametrize("adapt", ["attention", "linear"])

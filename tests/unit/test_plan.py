@@ -63,7 +63,10 @@ def test_the_plan_of_an_expansion_has_its_control_and_leaves_the_base_alone(one_
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     config = ExpandConfig(steps=5, num_units=8, batch_seconds=2.0, crop_seconds=1.0, iterations=2, targets="mfcc39")
     plan = plan_expansion(Base(encoder=encoder, codebook=None, heads=None), config, hours=1.0)
-    assert [stage.name.split(": ")[1] for stage in plan.stages] == ["units", "LoRA", "two controls"] * 2
+    assert [stage.name.split(": ")[1] for stage in plan.stages] == [
+        *("units", "LoRA", "two controls") * 2,
+        "head for its own units",
+    ]
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in encoder.parameters())
 

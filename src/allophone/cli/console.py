@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import sys
 import time
@@ -13,6 +15,8 @@ from allophone.run.duration import duration
 
 STOPPED = 75
 """Exit code of a run that saved and stopped (EX_TEMPFAIL: try again)."""
+COMMAND_FILE = "command.json"
+"""The command line that made a folder."""
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 StageProgress = Callable[[int, int, Mapping[str, float]], None]
@@ -44,6 +48,15 @@ def complain(text: str) -> None:
 def wrote(path: Path, what: str = "wrote") -> None:
     """Print where something was written; every verb that writes ends with it."""
     say(f"{what} {path}")
+
+
+def remember(arguments: argparse.Namespace) -> None:
+    """Write the command line into the folder that it makes, so that the same can be made again without a speaker."""
+    if follows():
+        return
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    line = {"arguments": getattr(arguments, "line", [])}
+    (arguments.out / COMMAND_FILE).write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def ended(finished: bool, path: Path) -> int:

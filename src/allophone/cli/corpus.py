@@ -1,4 +1,4 @@
-"""``allophone corpus import|audit|split|show|export``."""
+"""``allophone corpus import|audit|split|show|export|withdraw``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def add(verbs: Verbs) -> None:
     _add_split(group)
     _add_show(group)
     _add_export(group)
+    _add_withdraw(group)
 
 
 def _add_path(parser: Parser, what: str = "corpus, folder of audio or manifest") -> None:
@@ -190,3 +191,55 @@ def run_export(arguments: argparse.Namespace) -> None:
     from allophone.data.export import export_corpus
 
     wrote(export_corpus(open_corpus(arguments.path), arguments.out, to=arguments.to))
+
+
+def _add_withdraw(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "withdraw",
+        run_withdraw,
+        summary="List the codebooks, models and packs that a speaker's recordings are in, and how to make them anew.",
+        details="Nothing is deleted. With --corpus and --out, the corpus without the speaker is written too.",
+        example="allophone corpus withdraw speaker-7 --runs runs/ --corpus corpora/swahili --out corpora/without",
+    )
+    parser.add_argument("speaker", metavar="SPEAKER", help="as the corpus names them")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[Path("runs")], metavar="FOLDER", help="folders of runs (default: runs)"
+    )
+    parser.add_argument("--corpus", type=Path, metavar="FOLDER", help="corpus to take the speaker out of")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="where to write it")
+
+
+def run_withdraw(arguments: argparse.Namespace) -> None:
+    """List what a speaker is in."""
+    from allophone.errors import ConfigError, DataError
+    from allophone.recipes.withdraw import withdraw
+
+    if (arguments.corpus is None) != (arguments.out is None):
+        raise ConfigError(
+            "--corpus and --out belong together: name the corpus and where to write it without the speaker."
+        )
+    found = withdraw(arguments.speaker, arguments.runs)
+    say(f"{arguments.speaker}: in {len(found.affected)} things, not in {found.clean}; {len(found.unknown)} unknown")
+    for one in found.affected:
+        uses = (
+            ", ".join(f"{use} on {count} recordings" for use, count in one.uses) or f"through {', '.join(one.through)}"
+        )
+        say(f"  {one.kind:<9} {one.folder}  {uses}")
+    for one in found.unknown:
+        say(f"  {one.kind:<9} {one.folder}  not recorded what it was made from")
+    if found.commands:
+        say(
+            "to make them again without (CORPUS: the corpus without the speaker; give what was made the new base, too):"
+        )
+    for command in found.commands:
+        say(f"  {command}")
+    if arguments.corpus is not None:
+        corpus = open_corpus(arguments.corpus)
+        rest = tuple(row for row in corpus if row.speaker != arguments.speaker)
+        if len(rest) == len(corpus):
+            raise DataError(
+                f"{arguments.corpus}: no recording is by {arguments.speaker!r}. Is the name spelled so there?"
+            )
+        corpus.with_utterances(rest).save(arguments.out)
+        wrote(arguments.out)

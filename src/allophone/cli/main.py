@@ -13,13 +13,26 @@ import traceback
 from collections.abc import Sequence
 
 from allophone import __version__
-from allophone.cli import benchmark, claims, corpus, demo, doctor, evaluate, expand, pretrain, report, units, vocoder
+from allophone.cli import (
+    benchmark,
+    claims,
+    corpus,
+    demo,
+    doctor,
+    evaluate,
+    expand,
+    pack,
+    pretrain,
+    report,
+    units,
+    vocoder,
+)
 from allophone.cli.console import complain, processes
 from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, evaluate, report, benchmark, claims)
+VERBS = (demo, doctor, corpus, pretrain, expand, pack, units, vocoder, evaluate, report, benchmark, claims)
 
 
 def build_parser() -> Parser:
@@ -39,6 +52,7 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     arguments = build_parser().parse_args(argv)
+    arguments.line = list(sys.argv[1:] if argv is None else argv)
     try:
         _refuse_copies(arguments)
         return arguments.command(arguments) or 0

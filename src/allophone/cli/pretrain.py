@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allophone.cli.console import ended, follows, say, stages
+from allophone.cli.console import ended, follows, remember, say, stages
 from allophone.cli.options import add_options, make
 from allophone.cli.parser import Parser, Verbs, add_corpus, add_out, add_plan, add_verb, counts
 from allophone.cli.places import open_corpus
@@ -127,6 +127,7 @@ def command(arguments: argparse.Namespace) -> int:
     corpus, balance, denoise = open_corpus(arguments.corpus), _balance(arguments), make(DENOISE, arguments)
     if arguments.plan:
         return _plan(arguments, corpus, balance, denoise)
+    remember(arguments)
     with stages() as report, process_group():
         result = pretrain(
             corpus,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allophone.cli.console import progress, say, wrote
+from allophone.cli.console import progress, remember, say, wrote
 from allophone.cli.parser import Parser, Verbs, add_corpus, add_engine, add_group, add_out, add_verb
 from allophone.cli.places import model_folder, open_corpus
 
@@ -52,6 +52,7 @@ def _add_fit(group: Verbs) -> None:
 def run_fit(arguments: argparse.Namespace) -> None:
     """Fit a codebook."""
     from allophone.engine import open_engine
+    from allophone.run.used import record_use
     from allophone.units.fit import fit
 
     model = arguments.model and model_folder(arguments.model)
@@ -68,6 +69,8 @@ def run_fit(arguments: argparse.Namespace) -> None:
             progress=report,
         )
     codebook.save(arguments.out)
+    record_use(arguments.out, {"clustered": [row for row in corpus if row.split not in ("dev", "test")]})
+    remember(arguments)
     wrote(arguments.out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allophone.cli.console import ended, say, stages, wrote
+from allophone.cli.console import ended, remember, say, stages, wrote
 from allophone.cli.parser import Parser, Verbs, add_corpus, add_group, add_out, add_verb
 from allophone.cli.places import model_folder, open_corpus
 
@@ -60,6 +60,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     corpus = open_corpus(arguments.corpus)
     if arguments.language is not None:
         corpus = corpus.where(language=arguments.language)
+    remember(arguments)
     with stages() as report, process_group():
         result = train_vocoder(
             corpus,

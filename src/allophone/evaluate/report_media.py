@@ -33,6 +33,9 @@ MAX_CLIP_SECONDS = 12.0
 MAX_POINTS = 400
 """A curve is thinned to this many points."""
 
+FULL_COLOR = 20.0
+"""Relative change in percent at which the color of a square is full."""
+
 INK, GREY = "#1f2933", "#5b6673"
 VERDICT_STYLE: dict[Verdict, tuple[str, str]] = {
     "better": ("^", "#1b6b52"),
@@ -181,6 +184,37 @@ def _thin(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return steps, values
     groups = [np.array_split(part, MAX_POINTS) for part in (steps, values)]
     return np.array([part.mean() for part in groups[0]]), np.array([part.mean() for part in groups[1]])
+
+
+def heat_map(
+    values: Sequence[Sequence[float]], texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str]
+) -> str:
+    """Relative changes in percent as colored squares, each with its own text; positive is better.
+
+    Args:
+        values: A number a square, by row.
+        texts: What stands in it.
+        rows: Names from top to bottom.
+        columns: Names from left to right.
+
+    Returns:
+        A ``data:`` address of an SVG.
+    """
+    with matplotlib.rc_context(STYLE):
+        size = max(WIDTH, 1.9 + 0.95 * len(columns)), 1.5 + 0.5 * len(rows)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        image = axes.imshow(values, cmap="PuOr", vmin=-FULL_COLOR, vmax=FULL_COLOR, aspect="auto")
+        for y, line in enumerate(texts):
+            for x, text in enumerate(line):
+                color = "white" if abs(values[y][x]) > 0.7 * FULL_COLOR else INK
+                axes.text(x, y, text, ha="center", va="center", fontsize=9.0, color=color)
+        axes.set_xticks(range(len(columns)), columns, rotation=20)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        figure.colorbar(image, ax=axes, label="← worse    %    better →", shrink=0.9)
+        return _svg(figure)
 
 
 def _svg(figure: Figure) -> str:

@@ -206,7 +206,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_config(folder: Path) -> EncoderConfig:
     if not (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
-        raise CheckpointError(f"{folder}: a language pack (PEFT adapter), not a model. Load the base that it names.")
+        raise CheckpointError(
+            f"{folder}: a language pack (PEFT adapter), not a model. Load the base that it names, "
+            "or merge both with `allophone pack apply`."
+        )
     values = read_json(folder / "config.json")
     model_type = str(values.get("model_type"))
     if model_type not in MODEL_TYPES:

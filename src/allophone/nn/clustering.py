@@ -97,6 +97,15 @@ class _Statistics:
         return self.inertia / self.frames
 
 
+@dataclass(frozen=True, slots=True)
+class _Anchors:
+    """The first centroids, which stay near where they began."""
+
+    centroids: Tensor
+    """Shape ``(A, D)``, centered."""
+    move: float
+
+
 def assign(frames: Tensor, centroids: Tensor) -> Tensor:
     """Nearest centroid of each frame; the lowest number wins a tie.
 
@@ -130,6 +139,7 @@ def fit_kmeans(
     init_frames: int | None = None,
     tolerance: float = 1e-4,
     start: Tensor | None = None,
+    move: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> KMeansResult:
     """Cluster a stream of frames in memory that does not grow with it.
@@ -142,17 +152,20 @@ def fit_kmeans(
         iterations: At most so many updates over the whole stream; one more pass measures the result.
         init_frames: Frames in the reservoir; default :func:`reservoir_frames`.
         tolerance: Stop when an update improves the inertia by less than this share of it.
-        start: Centroids ``(K, D)`` to begin with, so that cluster k stays the nearest relative of the old k; None
-            seeds them by k-means++.
+        start: Centroids ``(A, D)`` to begin with, A at most K, so that cluster k stays the nearest relative of the old
+            k; those that are missing are seeded where the given ones leave the greatest distortion. None seeds all by
+            k-means++.
+        move: How far the given centroids may follow the frames: each is this share of the way from ``start`` to the
+            mean of its frames. 1 is k-means; below it, a given one without frames stays where it is.
         progress: Called with (passes done, passes at most).
 
     Returns:
         Centroids with the counts and the inertia that they have on the stream.
 
     Raises:
-        ConfigError: ``num_clusters``, ``iterations`` or ``init_frames`` is out of range.
+        ConfigError: ``num_clusters``, ``iterations``, ``init_frames`` or ``move`` is out of range.
         DataError: Fewer (distinct) frames than clusters, or the stream changes from one pass to the next.
-        ShapeError: A batch is not ``(n, D)``, or ``start`` not ``(K, D)``.
+        ShapeError: A batch is not ``(n, D)``, or ``start`` not ``(A, D)``.
         NumericsError: A frame is not finite.
     """
     if num_clusters < 1 or iterations < 1 or (init_frames is not None and init_frames < num_clusters):
@@ -160,12 +173,15 @@ def fit_kmeans(
             f"fit_kmeans: got num_clusters {num_clusters}, iterations {iterations}, init_frames {init_frames}; "
             "expected at least one cluster, one iteration and as many init_frames as clusters."
         )
+    if not 0 <= move <= 1:
+        raise ConfigError(f"fit_kmeans: move is {move}; expected 0 (given centroids stay) to 1 (they are free).")
     tick = progress or (lambda done, total: None)
     passes = iterations + 2
     whole = batches if isinstance(batches, ShardedFrames) else one_shard(batches)
     sample = draw_sample(whole, num_clusters, seed, init_frames)
     tick(1, passes)
-    centroids = _seeded(sample, num_clusters, seed) if start is None else _begun(sample, num_clusters, start)
+    centroids = _seeded(sample, num_clusters, seed) if start is None else _begun(sample, num_clusters, start, seed)
+    anchors = None if start is None or move == 1 else _Anchors(centroids[: len(start)].clone(), move)
     if start is None and not sample.complete:
         warm_up = one_shard(sample.stream)
         centroids, _, _ = _lloyd(warm_up, centroids, sample, seed, WARM_UP_ITERATIONS, 1e-3, lambda done: None)
@@ -177,6 +193,7 @@ def fit_kmeans(
         iterations,
         tolerance,
         lambda done: tick(done + 1, passes),
+        anchors,
     )
     tick(passes, passes)
     return KMeansResult(
@@ -203,25 +220,36 @@ def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
     return min(starts)[2]
 
 
-def _begun(sample: Sample, num_clusters: int, start: Tensor) -> Tensor:
-    """Given centroids, centered like the sample. Shape ``(K, D)``."""
-    expected = (num_clusters, sample.frames.shape[1])
-    if tuple(start.shape) != expected:
+def _begun(sample: Sample, num_clusters: int, start: Tensor, seed: int) -> Tensor:
+    """Given centroids, centered like the sample, and as many more as are missing. Shape ``(K, D)``."""
+    dim = sample.frames.shape[1]
+    if start.ndim != 2 or not 1 <= len(start) <= num_clusters or start.shape[1] != dim:
         raise ShapeError(
-            f"fit_kmeans: start is {tuple(start.shape)}, expected {expected}: centroids of the same frames."
+            f"fit_kmeans: start is {tuple(start.shape)}, expected ({num_clusters}, {dim}) or fewer rows: centroids "
+            "of the same frames, no more than there are clusters."
         )
-    return start.to(sample.frames) - sample.center
+    given = start.to(sample.frames) - sample.center
+    if len(given) == num_clusters:
+        return given
+    return torch.cat([given, _plus_plus(sample.frames - sample.center, num_clusters, seed, given)])
 
 
-def _plus_plus(frames: Tensor, num_clusters: int, seed: int) -> Tensor:
-    """Greedy k-means++. ``frames`` centered, ``(n, D)``; returns some of them, ``(K, D)``."""
+def _plus_plus(frames: Tensor, num_clusters: int, seed: int, given: Tensor | None = None) -> Tensor:
+    """Greedy k-means++, from a random frame or beside ``given`` centroids ``(A, D)``.
+
+    ``frames`` centered, ``(n, D)``; returns some of them, ``(K - A, D)``.
+    """
     generator = numpy_generator(seed, "k-means++")
     norms = frames.square().sum(1)
     trials = 2 + int(math.log(num_clusters))
-    chosen = torch.from_numpy(generator.integers(len(frames), size=1)).to(frames.device)
-    closest = _squared_distances(frames, norms, chosen)[:, 0]
-    picked = [chosen]
-    for found in range(1, num_clusters):
+    picked: list[Tensor] = []
+    if given is None:
+        picked.append(torch.from_numpy(generator.integers(len(frames), size=1)).to(frames.device))
+        closest = _squared_distances(frames, norms, picked[0])[:, 0]
+    else:
+        closest = torch.cat([_nearest(tile, given)[1] for tile in torch.split(frames, TILE_FRAMES)])
+    begun = 1 if given is None else len(given)
+    for found in range(begun, num_clusters):
         cumulative = closest.double().cumsum(0)
         if float(cumulative[-1]) <= 0:
             raise DataError(
@@ -252,9 +280,11 @@ def _lloyd(
     iterations: int,
     tolerance: float,
     tick: Callable[[int], None],
+    anchors: _Anchors | None = None,
 ) -> tuple[Tensor, _Statistics, int]:
     """Centered centroids, their statistics on the stream, and how many updates led to them."""
     last: _Statistics | None = None
+    held = 0 if anchors is None else len(anchors.centroids)
     for update in range(iterations + 1):
         now = _statistics(batches, centroids, sample.center)
         tick(update + 1)
@@ -264,19 +294,28 @@ def _lloyd(
                 "yield the same frames every time it is started."
             )
         settled = last is not None and last.inertia - now.inertia <= tolerance * last.inertia
-        if update == iterations or (settled and bool((now.counts > 0).all())):
+        if update == iterations or (settled and bool((now.counts[held:] > 0).all())):
             return centroids, now, update
-        centroids = _updated(centroids, now, sample, seed + update)
+        centroids = _updated(centroids, now, sample, seed + update, anchors)
         last = now
     raise AssertionError("unreachable: the last iteration returns")
 
 
-def _updated(centroids: Tensor, statistics: _Statistics, sample: Sample, seed: int) -> Tensor:
-    """Means of the clusters; an empty one moves to a sampled frame, drawn by its distance to the nearest centroid."""
+def _updated(
+    centroids: Tensor, statistics: _Statistics, sample: Sample, seed: int, anchors: _Anchors | None = None
+) -> Tensor:
+    """Means of the clusters; an empty one moves to a sampled frame, drawn by its distance to the nearest centroid.
+
+    Anchored ones go a part of the way to their mean, and stay where they are empty.
+    """
     counts = statistics.counts
     means = (statistics.sums / counts.clamp_min(1)[:, None]).float()
     centroids = torch.where(counts[:, None] > 0, means, centroids)
     empty = (counts == 0).nonzero()[:, 0]
+    if anchors is not None:
+        held = len(anchors.centroids)
+        centroids[:held] = torch.lerp(anchors.centroids, centroids[:held], anchors.move)
+        empty = empty[empty >= held]
     if len(empty):
         distances = [_nearest(tile - sample.center, centroids)[1] for tile in torch.split(sample.frames, TILE_FRAMES)]
         weights = torch.cat(distances).double().cpu().numpy()

@@ -31,6 +31,27 @@ PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".mdl", ".npy", ".joblib"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class IdMap:
+    """What became of a parent's units: the first ids are the parent's and mean what they meant, the rest are new.
+
+    Counted over the frames that the codebook was fitted on, each labelled by the parent and by this codebook.
+    """
+
+    kept: int
+    """Units of the parent; ids 0 to ``kept`` - 1 are its ids."""
+    grown_from: tuple[int, ...]
+    """For every appended id the parent's unit that most of its frames had; K - ``kept`` ids."""
+    split: tuple[int, ...]
+    """Units of the parent of whose frames a tenth or more now carries appended ids."""
+    merged: tuple[tuple[int, int], ...]
+    """(unit, unit): more than half of the first one's frames now carry the second one's id."""
+    died: tuple[int, ...]
+    """Units of the parent that no frame carries any more."""
+    agreement: float
+    """Share of all frames that have the id that the parent gave them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CodebookInfo:
     """Where a codebook comes from and which frames it may label."""
 
@@ -58,6 +79,8 @@ class CodebookInfo:
     """Hash of the codebook that this one was derived from."""
     corpus_hash: str
     """Of the utterances that it was fitted on."""
+    id_map: IdMap | None = None
+    """What became of the parent's units; only where ids were kept on purpose."""
 
     def __post_init__(self) -> None:
         of_model = self.front_end == "model"
@@ -70,6 +93,12 @@ class CodebookInfo:
             raise ConfigError(
                 f"CodebookInfo: {self.num_units} units, hop {self.hop} and receptive field {self.receptive_field} "
                 "samples; all must be positive."
+            )
+        ids = self.id_map
+        if ids is not None and (self.parent is None or ids.kept + len(ids.grown_from) != self.num_units):
+            raise ConfigError(
+                f"CodebookInfo: an id map of {ids.kept} kept and {len(ids.grown_from)} new units for {self.num_units} "
+                f"units and parent {self.parent}; expected as many, and the hash of the parent."
             )
 
     @property
@@ -98,7 +127,7 @@ class Codebook:
     @property
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of centroids and info."""
-        return _hash(self.centroids, to_dict(self.info))
+        return _hash(self.centroids, _described(self.info))
 
     def to(self, device: torch.device | str) -> Codebook:
         """The same codebook with its centroids on another device."""
@@ -112,7 +141,7 @@ class Codebook:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        info = {"format": FORMAT, "hash": self.hash, "info": to_dict(self.info)}
+        info = {"format": FORMAT, "hash": self.hash, "info": _described(self.info)}
         _write(folder / WEIGHTS_FILE, save_safetensors({"centroids": self.centroids.detach().cpu().contiguous()}))
         _write(folder / INFO_FILE, (json.dumps(info, indent=2, ensure_ascii=False) + "\n").encode())
         return folder
@@ -128,7 +157,8 @@ class Codebook:
         described = _read_info(folder)
         centroids = _read_centroids(folder)
         try:
-            book = Codebook(centroids, from_dict(CodebookInfo, described["info"], str(folder / INFO_FILE)))
+            info = from_dict(CodebookInfo, {"id_map": None, **described["info"]}, str(folder / INFO_FILE))
+            book = Codebook(centroids, info)
         except (ConfigError, ShapeError) as error:
             raise CheckpointError(f"{folder}: the codebook contradicts itself: {error}") from error
         if book.hash != described["hash"]:
@@ -137,6 +167,11 @@ class Codebook:
                 f"{INFO_FILE} says {described['hash']}. One of them was replaced or edited; copy the folder again."
             )
         return book
+
+
+def _described(info: CodebookInfo) -> dict[str, Any]:
+    """The info as JSON values; no key for an id map that is not there, so that older codebooks keep their hash."""
+    return {key: value for key, value in to_dict(info).items() if key != "id_map" or value is not None}
 
 
 def _hash(centroids: Tensor, info: dict[str, Any]) -> str:
@@ -163,7 +198,11 @@ def _read_info(folder: Path) -> dict[str, Any]:
         described = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path}: truncated or not JSON ({error}). Copy the folder again.") from error
-    if not isinstance(described, dict) or not {"format", "hash", "info"} <= described.keys():
+    if (
+        not isinstance(described, dict)
+        or not {"format", "hash", "info"} <= described.keys()
+        or not isinstance(described["info"], dict)
+    ):
         raise CheckpointError(f"{path}: not a codebook description; expected the keys format, hash and info.")
     if described["format"] != FORMAT:
         raise CheckpointError(f"{path}: format {described['format']}, this version reads {FORMAT}. Update allophone.")

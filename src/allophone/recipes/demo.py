@@ -14,7 +14,7 @@ from allophone.run.starter import STARTER, starter_corpus
 
 def demo_config(*, fast: bool, seed: int) -> ExpandConfig:
     """How the demo adapts the model, with fewer updates than ``expand`` takes; ``fast`` takes fewer steps and clips."""
-    config = ExpandConfig(seed=seed, steps=400)
+    config = ExpandConfig(seed=seed, steps=400, head_steps=0)
     return replace(config, steps=40, fit_hours=0.1, kept_hours=0.05) if fast else config
 
 
@@ -41,6 +41,6 @@ def demo(
         keep=keep,
         out=out,
         config=demo_config(fast=fast, seed=seed),
-        ledger=FAST if fast else LedgerConfig(kept_text=False),
+        ledger=FAST if fast else LedgerConfig(kept_text=False, drift=False),
         report=report,
     )

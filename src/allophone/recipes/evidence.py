@@ -46,14 +46,14 @@ def evidence(
         languages: New languages.
         seeds: At least three for a result that may be cited.
         config: How the model is adapted; the seed is replaced.
-        ledger: How much is measured; None = everything but text probes of kept languages, as in the demo.
+        ledger: How much is measured; None = all but text probes of kept languages and drift.
         report: Told how far each stage is.
 
     Returns:
         ``evidence.md``; None when a signal stopped it.
     """
     corpus = starter_corpus()
-    settings = ledger or LedgerConfig(kept_text=False)
+    settings = ledger or LedgerConfig(kept_text=False, drift=False)
     every: dict[str, list[Measurement]] = {}
     model, cache = open_base(STARTER), FrameCache()
     fit_threads(model[0].encoder)

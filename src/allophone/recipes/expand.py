@@ -12,15 +12,17 @@ from allophone.config import config_hash, to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.splits import split_corpus
 from allophone.errors import DataError
+from allophone.evaluate.drift import Drift
 from allophone.evaluate.forgetting import PosteriorSource, Spoken
+from allophone.evaluate.gate import Gate, losses, refusal
 from allophone.evaluate.measurements import Measurement, System, changes, save_measurements, scores
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.report import write_report
 from allophone.models.build import Encoder
-from allophone.models.conversion import model_hash, save_encoder
-from allophone.models.wavlm import Wavlm
-from allophone.nn.codebook import Codebook
+from allophone.models.conversion import model_hash
+from allophone.recipes.drift import drift_json, drift_rows, drift_tables
 from allophone.recipes.expand_report import report_content
+from allophone.recipes.language_pack import hand_over, save_pack
 from allophone.recipes.ledger import (
     LedgerConfig,
     base_posteriors,
@@ -34,20 +36,22 @@ from allophone.recipes.ledger import (
     text_rows,
     voice_pair,
 )
+from allophone.recipes.own_units import require_old_units
 from allophone.recipes.phones import phone_table
-from allophone.run.execute import fit_threads, save_heads
+from allophone.run.execute import fit_threads
 from allophone.run.expansion import Base, ExpandConfig, Expanded, expand_encoder, merge
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
-from allophone.run.targets import subset, usable, waveforms
+from allophone.run.targets import subset
 from allophone.text.languages import parse_language
 from allophone.text.normalize import normalize
 from allophone.units.extract import FrameCache
-from allophone.units.fit import fit_codebook
 
 KEEP = ("spa", "fra", "rus")
 """Languages that are kept when nothing is said and the base is the starter."""
-FAST = LedgerConfig(probe_steps=400, few=(None,), most_test_clips=50, most_train_clips=150, kept_text=False)
+FAST = LedgerConfig(
+    probe_steps=400, few=(None,), most_test_clips=50, most_train_clips=150, kept_text=False, drift=False
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +81,7 @@ def expand(
     ledger: LedgerConfig | None = None,
     known: Sequence[Measurement] = (),
     cache: FrameCache | None = None,
+    gate: Gate | None = None,
     report: Report = silent,
 ) -> ExpandResult | None:
     """Add a language to a model.
@@ -92,52 +97,59 @@ def expand(
         ledger: How much is measured.
         known: Measurements of the systems that do not change (filter bank, random encoder, before), with this seed.
         cache: Frames of the base at the layer of its codebook, to share between expansions of one base.
+        gate: The most that a kept language may lose; None = a pack is written whatever it costs.
         report: Told how far each stage is.
 
     Returns:
         None when a signal stopped it.
 
     Raises:
+        GateError: A kept language loses more than ``gate`` allows; all but the pack is written.
         AllophoneError: The language is unknown or not in the corpus, recordings or model cannot be read, ...
     """
     started = time.monotonic()
     config, ledger = config or ExpandConfig(), ledger or LedgerConfig()
-    tag = parse_language(language).tag
+    parse_language(language)  # refuse an unknown one before recordings are read
     opened = open_recordings(corpus, language, report)
     new = with_splits(opened.where(language=language), config.seed)
-    tag = new.languages[0]
     model, where = base if isinstance(base, tuple) else open_base(base)
+    require_old_units(model, config)
     fit_threads(model.encoder)
-    kept = kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
-    heard = {language: portion(one, config, ledger) for language, one in kept.items()}
-    together = None
-    for one in heard.values():
-        together = one if together is None else merge(together, one)
-    main = main_voices(new)
-    shared = cache or FrameCache()
+    tag, kept = new.languages[0], kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
+    main, shared = main_voices(new), cache or FrameCache()
+    hours = replayed_hours(config, main, len(kept))
+    heard = {language: portion(one, config, ledger, hours) for language, one in kept.items()}
+    together = merged(tuple(heard.values()))
     own_layer = model.codebook is not None and config.layer in (None, model.codebook.info.layer)
-    expanded = expand_encoder(model, main, together, config, out, cache=shared if own_layer else None, report=report)
-    if expanded is None:
+    own = shared if own_layer else None
+    expanded = expand_encoder(model, main, together, config, out, cache=own, report=report)
+    made = None if expanded is None else hand_over(model, expanded, where, new, together, config, out, report)
+    if expanded is None or made is None:
         return None
-    adapted = expanded.expansion.artifact()
-    languages = {tag: new, **kept}
+    adapted, codebook, languages = made.encoder, made.codebook, {tag: new, **kept}
     found = masked_rows(model, expanded, {tag: main, **heard}, ledger, config.seed, cache=shared, report=report)
-    found += frame_rows(model, expanded, adapted, languages, tag, ledger, config.seed, known, report)  # type: ignore[arg-type]
+    found += frame_rows(model, expanded, adapted, languages, tag, ledger, config.seed, known, report)
     save_measurements(found, out / "measurements.parquet")
-    codebook = own_codebook(adapted, expanded, main, together, config, report)  # type: ignore[arg-type]
-    phones = [phone_table(one, model, adapted, codebook, seed=config.seed, report=report) for one in languages.values()]  # type: ignore[arg-type]
-    folder = out / "model"
-    card = model_card(where, tag, new, config)
-    save_encoder(adapted, folder, card, parents=[model_hash(model.encoder)], created_by="allophone expand")  # type: ignore[arg-type]
-    codebook.save(folder)
-    pack = save_pack(expanded, codebook, model, out / "pack", card)
-    content = report_content(where, model, expanded, adapted, codebook, new, kept, found, out, pack, config)  # type: ignore[arg-type]
-    page = write_report(
-        replace(content, extra_tables=tuple(table for table in phones if table is not None)), out / "report.html"
-    )
+    phones = [phone_table(one, model, adapted, codebook, seed=config.seed, report=report) for one in languages.values()]
+    drift = drift_rows(model, adapted, codebook, heard, kept, ledger, config.seed, cache=own, report=report)
+    refused = [] if gate is None else losses(changes(found), tuple(kept), gate)
+    pack = None if refused else out / "pack"
+    content = report_content(where, model, expanded, adapted, codebook, new, kept, found, out, pack, config)
+    tables = (*drift_tables(drift), *(table for table in phones if table is not None))
+    warnings = (*content.warnings, *gate_warnings(refused))
+    page = write_report(replace(content, extra_tables=tables, warnings=warnings), out / "report.html")
     seconds = time.monotonic() - started
-    write_result(out, found, config, new, model, seconds)
-    return ExpandResult(out=out, report=page, pack=pack, model=folder, measurements=tuple(found), seconds=seconds)
+    write_result(out, found, drift, config, new, model, seconds)
+    if gate is not None and refused:
+        raise refusal(refused, gate, str(out))
+    return ExpandResult(
+        out=out,
+        report=page,
+        pack=save_pack(expanded, made, model, out / "pack", tag),
+        model=out / "model",
+        measurements=tuple(found),
+        seconds=seconds,
+    )
 
 
 def open_recordings(corpus: Corpus | Path | str, language: str, report: Report) -> Corpus:
@@ -199,15 +211,38 @@ def kept_corpora(opened: Corpus, keep: Sequence[str], new: Corpus) -> dict[str, 
 def heard_hours(corpus: Corpus, language: str, keep: Sequence[str], config: ExpandConfig) -> float:
     """Hours that an expansion trains on or labels, about: the new language, and some of each kept one."""
     kept = (sum(corpus.where(language=one).hours().values()) for one in keep)
-    return sum(corpus.where(language=language).hours().values()) + sum(min(h, 1.5 * config.kept_hours) for h in kept)
+    new = sum(corpus.where(language=language).hours().values())
+    each = config.kept_hours if config.replay is None else config.replay * new / max(1, len(keep))
+    return new + sum(min(hours, 1.5 * each) for hours in kept)
 
 
-def portion(corpus: Corpus, config: ExpandConfig, ledger: LedgerConfig) -> Corpus:
-    """What training and masked prediction use of a kept language: some training audio and the held-out utterances."""
+def replayed_hours(config: ExpandConfig, new: Corpus, languages: int) -> float:
+    """Most training audio of each of so many kept languages, by ``kept_hours`` or by the ratio to the new one's."""
+    if config.replay is None or languages == 0:
+        return config.kept_hours
+    return config.replay * sum(new.where(split="train").hours().values()) / languages
+
+
+def merged(corpora: Sequence[Corpus]) -> Corpus | None:
+    """All of them as one; None where there is none."""
+    together = None
+    for one in corpora:
+        together = one if together is None else merge(together, one)
+    return together
+
+
+def portion(corpus: Corpus, config: ExpandConfig, ledger: LedgerConfig, hours: float | None = None) -> Corpus:
+    """What training and masked prediction use of a kept language: some training audio and the held-out utterances.
+
+    ``hours`` is the most of the former; None = as ``config`` says.
+    """
     main = main_voices(corpus)
     training = [row for row in main if row.split == "train"]
     test = [row for row in main if row.split == "test"]
-    rows = [*subset(training, config.kept_hours, 0), *draw_rows(test, ledger.most_test_clips)]
+    rows = [
+        *subset(training, config.kept_hours if hours is None else hours, 0),
+        *draw_rows(test, ledger.most_test_clips),
+    ]
     return corpus.with_utterances(tuple(rows))
 
 
@@ -273,70 +308,21 @@ def measure_frames(
     return found + text_rows(systems, read, config, seed, report)
 
 
-def own_codebook(
-    adapted: Encoder, expanded: Expanded, new: Corpus, kept: Corpus | None, config: ExpandConfig, report: Report
-) -> Codebook:
-    """Units of the adapted encoder, clustered on new and kept languages together (preservation by re-clustering)."""
-    targets = expanded.config.targets
-    layer = targets.layer if targets.layer is not None else adapted.num_layers // 2
-    pool, _ = usable(new if kept is None or not config.recluster else merge(new, kept), expanded.config.data)
-    rows = subset(pool.utterances, config.fit_hours, config.seed)
-    return fit_codebook(
-        waveforms(pool, rows),
-        "model",
-        expanded.codebook.info.num_units,
-        seed=config.seed,
-        encoder=adapted,
-        layer=layer,
-        normalization=targets.normalization,
-        speakers={row.id: row.speaker for row in rows} if targets.normalization == "voice" else None,
-        init_frames=2**18,
-        cache=FrameCache(),
-        parent=expanded.codebook.hash,
-        progress=counted(report("Units of the adapted encoder")),
-    )
-
-
-def save_pack(expanded: Expanded, codebook: Codebook, base: Base, folder: Path, card: str) -> Path:
-    """Write the language pack: what PEFT loads, and what only allophone reads beside it."""
-    expanded.expansion.save_pack(folder)
-    codebook.save(folder)
-    save_heads(expanded.expansion.method, folder)
-    (folder / "README.md").write_text(pack_card(card, base.encoder), encoding="utf-8")
-    lineage = {
-        "format": "allophone-pack-1",
-        "base_model_hash": model_hash(base.encoder),
-        "codebook_hash": codebook.hash,
-        "targets_codebook_hash": expanded.codebook.hash,
-    }
-    (folder / "allophone.json").write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
-    return folder
-
-
-def pack_card(card: str, encoder: Encoder) -> str:
-    """The model's card, with a warning where a program that loads the pack would ignore it without a word."""
-    if not isinstance(encoder, Wavlm):
-        return card
+def gate_warnings(refused: Sequence[str]) -> tuple[str, ...]:
+    """What the page says of a pack that is not handed over."""
     return (
-        f"{card}\nThe WavLM of `transformers` (5.23 and before) reads the weights of its attention past PEFT's layers: "
-        "this pack changes nothing there. Load the merged model instead, which lies beside the pack.\n"
-    )
-
-
-def model_card(base: Path | str, language: str, new: Corpus, config: ExpandConfig) -> str:
-    """Short card of model and pack."""
-    name = base.name if isinstance(base, Path) else base
-    licences = sorted({row.licence for row in new if row.licence})
-    return (
-        f"---\nlanguage: {language.split('_')[0]}\nbase_model: {name}\nbase_model_relation: adapter\n"
-        f"library_name: peft\n---\n\n# {language} added to {name}\n\nMade by `allophone expand` from "
-        f"{sum(new.hours().values()):.2f} h of {language} (licences: {', '.join(licences) or 'not stated'}); rank "
-        f"{config.rank}, {config.steps} updates, seed {config.seed}. The ledger of gains and losses is the report.\n"
+        (f"No language pack was written, because of the limit that was set: {'; '.join(refused)}.",) if refused else ()
     )
 
 
 def write_result(
-    out: Path, found: Sequence[Measurement], config: ExpandConfig, new: Corpus, base: Base, seconds: float
+    out: Path,
+    found: Sequence[Measurement],
+    drift: Sequence[Drift],
+    config: ExpandConfig,
+    new: Corpus,
+    base: Base,
+    seconds: float,
 ) -> None:
     """``result.json``: scores and changes with their signature."""
     result = {
@@ -353,5 +339,6 @@ def write_result(
         "seconds": round(seconds, 1),
         "scores": [to_dict(score) for score in scores(found)],
         "changes": [to_dict(change) for change in changes(found)],
+        "drift": drift_json(drift),
     }
     (out / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ def report_content(
     kept: dict[str, Corpus],
     found: Sequence[Measurement],
     out: Path,
-    pack: Path,
+    pack: Path | None,
     config: ExpandConfig,
 ) -> ReportContent:
     """Gather what stands on the page."""
@@ -48,6 +48,7 @@ def report_content(
         ("Method", f"LoRA rank {config.rank}, {config.steps} updates, {config.iterations} iteration(s)"),
         ("Adapted layers", ", ".join(adapted_layers(base.encoder, config.adapt))),
         ("Preservation", preservation(config)),
+        ("Units", units_in_words(codebook, config)),
         ("Seed", str(config.seed)),
         ("Base model hash", model_hash(base.encoder)),
         ("Corpus hash", new.hash),
@@ -66,7 +67,7 @@ def report_content(
         clips=clips(base, adapted, codebook, new),
         warnings=warnings(new, speakers),
         commands=(f"allophone expand --base {where} --corpus FOLDER --language {tag}",),
-        pack_path=str(pack),
+        pack_path=None if pack is None else str(pack),
     )
 
 
@@ -74,6 +75,17 @@ def preservation(config: ExpandConfig) -> str:
     """The two measures against forgetting, in words."""
     used = [name for name, on in (("data combination", config.combine), ("re-clustering", config.recluster)) if on]
     return " and ".join(used) or "none"
+
+
+def units_in_words(codebook: Codebook, config: ExpandConfig) -> str:
+    """Where the units of the adapted encoder come from, and what became of old ones."""
+    ids = codebook.info.id_map
+    if ids is None:
+        return f"{codebook.info.num_units}, {'fitted anew' if config.units == 'refit' else 'the old centroids'}"
+    return (
+        f"{ids.kept} old ids kept and {len(ids.grown_from)} new; {len(ids.split)} split, {len(ids.merged)} merged, "
+        f"{len(ids.died)} died; {100 * ids.agreement:.1f} % of frames have the id they had"
+    )
 
 
 def curves(folder: Path) -> tuple[Curve, ...]:

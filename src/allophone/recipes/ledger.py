@@ -55,6 +55,8 @@ class LedgerConfig:
     """Fewest transcribed training clips of a language for a text probe; below, its cells stay empty."""
     min_pair_prompts: int = 20
     """Fewest prompts that two voices must share to be compared."""
+    drift: bool = True
+    """Whether forgetting is taken apart into drifted units and lost ones."""
 
 
 def spoken(corpus: Corpus, rows: Iterable[Utterance], *, sample_rate: int = SAMPLE_RATE) -> Spoken:

@@ -90,7 +90,7 @@ def execute(
     if is_finished(folder):
         done = TrainResult(steps=config.train.steps, stopped="finished")
         return Trained(folder=folder, result=done, left_out=left_out)
-    on_rank_zero(lambda: begin_run(run_dir, origin, config))
+    on_rank_zero(lambda: begin_run(run_dir, origin, config, training))
     codebook, units = _targets(config, training, run_dir, teacher, start, report)
     torch.manual_seed(derive(config.seed, "init"))
     encoder = build_encoder(config.encoder)

@@ -32,6 +32,7 @@ from allophone.models.waveform_encoder import WaveformEncoder
 from allophone.nn.codebook import Codebook
 from allophone.nn.masking import span_frames
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
+from allophone.run.pack import Stack
 from allophone.run.progress import Report, silent
 from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.seeding import derive
@@ -80,7 +81,7 @@ class ExpandConfig:
     layer: int | None = None
     """Hidden state that is clustered; None = that of the base's codebook, or the middle."""
     num_units: int | None = None
-    """Units; None = as many as the base's codebook has, or 500."""
+    """Units; None = as many as the base's codebook has, or 500; of MFCC then at most 100."""
     normalization: Literal["none", "voice"] = "voice"
     """Standardize frames per speaker before clustering."""
     fit_hours: float = 0.5
@@ -91,14 +92,32 @@ class ExpandConfig:
     """Preservation by re-clustering: clusters are fitted on new and kept languages together."""
     kept_hours: float = 0.25
     """Most training audio of each kept language that is combined and clustered."""
+    replay: float | None = None
+    """Hours of all kept languages together over those of the new one, instead of kept_hours; 1 = as much of both, which
+    alpha 1 draws so."""
     alpha: float = 0.5
-    """Exponent between languages when data are combined; 0 = all equal."""
+    """Exponent between languages when data are combined; 0 = all equal, 1 = by hours."""
+    units: Literal["refit", "anchored", "frozen"] = "refit"
+    """Units of the adapted encoder: fitted anew; the base's ids, placed where their frames lie now, and new ones after
+    them; or the base's centroids as they are."""
+    new_units: int | None = None
+    """Units that anchored ones are extended by; None = a tenth as many as there are."""
+    move: float = 0.0
+    """How far anchored units may follow all frames that are nearest to them: 0 not at all, 1 as in k-means."""
+    head_steps: int = 300
+    """Updates of a label table for the adapted encoder's own units, so that the next language can be added to it; 0
+    makes none."""
 
     def __post_init__(self) -> None:
         if self.iterations not in (1, 2):
             raise ConfigError(f"An expansion has 1 or 2 iterations; got {self.iterations}.")
         if self.steps < 1 or self.rank < 1:
             raise ConfigError(f"steps and rank must be at least 1; got {self.steps} and {self.rank}.")
+        if (self.replay is not None and self.replay < 0) or not 0 <= self.move <= 1 or (self.new_units or 0) < 0:
+            raise ConfigError(
+                f"replay and new_units must not be negative and move lie between 0 and 1; got {self.replay}, "
+                f"{self.new_units} and {self.move}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +130,8 @@ class Base:
     """Its own units, if it has any."""
     heads: dict[str, torch.Tensor] | None
     """Projection and label table for these units, if it has any."""
+    stack: Stack | None = None
+    """Packs that are merged into it; None = none that is known of."""
 
     def unit_layer(self) -> int:
         """Hidden state of its own units, or the middle one."""
@@ -172,7 +193,7 @@ def run_config(base: Base, config: ExpandConfig, *, name: str, targets: Literal[
         targets=TargetsConfig(
             front_end="mfcc39" if of_mfcc else "model",
             layer=None if of_mfcc else layer,
-            num_units=min(num_units, 100) if of_mfcc else num_units,
+            num_units=min(num_units, 100) if of_mfcc and config.num_units is None else num_units,
             normalization=config.normalization,
             fit_hours=config.fit_hours,
         ),

@@ -6,12 +6,14 @@ Settings, corpus and teacher count, each by its hash or in full; the mere existe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from allophone.config import to_json
+from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError
+from allophone.run.used import record_use
 from allophone.train.checkpoint import differences
 
 ORIGIN = "made_from.json"
@@ -26,9 +28,10 @@ def write_origin(folder: Path, origin: Mapping[str, Any]) -> None:
     partial.replace(folder / ORIGIN)
 
 
-def begin_run(run_dir: Path, origin: Mapping[str, Any], config: Any) -> None:
-    """Write the origin of a run and its config, a frozen dataclass, before anything else is made in its folder."""
+def begin_run(run_dir: Path, origin: Mapping[str, Any], config: Any, training: Iterable[Utterance]) -> None:
+    """Write the origin of a run, what it trains on and its config, a frozen dataclass, before anything else."""
     write_origin(run_dir, origin)
+    record_use(run_dir, {"trained": training})
     (run_dir / CONFIG).write_text(to_json(config), encoding="utf-8")
 
 

@@ -183,6 +183,10 @@ def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:
         encoder.requires_grad_(False)
         control = _training(f"{run.name}: two controls", method, run)
         stages.append(replace(control, seconds=2 * control.seconds))
+    if config.head_steps:
+        seconds = control.seconds * config.head_steps / config.steps
+        work = f"{config.head_steps} steps"
+        stages.append(Stage(name=f"{run.name}: head for its own units", work=work, seconds=seconds))
     return _plan(f"Expansion on {hours:.2f} h", stages, parameters, 6 * config.iterations)
 
 

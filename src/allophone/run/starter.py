@@ -10,6 +10,7 @@ from allophone.errors import DataError
 from allophone.models.conversion import load_encoder
 from allophone.nn.codebook import Codebook
 from allophone.run.expansion import Base
+from allophone.run.pack import read_stack
 from allophone.run.start import load_heads
 
 STARTER = "starter"
@@ -45,7 +46,9 @@ def open_base(name: str | Path) -> tuple[Base, Path | str]:
     where: Path | str = starter_model() if str(name) == STARTER else name
     folder = Path(where)
     codebook = Codebook.load(folder) if (folder / "codebook.json").exists() else None
-    return Base(encoder=load_encoder(where), codebook=codebook, heads=load_heads(folder)), name
+    encoder = load_encoder(where)
+    stack = read_stack(folder, encoder)
+    return Base(encoder=encoder, codebook=codebook, heads=load_heads(folder), stack=stack), name
 
 
 def _starter() -> ModuleType:

@@ -25,6 +25,7 @@ from allophone.nn.codebook import Codebook
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.origin import require_origin, write_origin
 from allophone.run.progress import Report, counted, silent
+from allophone.run.used import record_use
 from allophone.seeding import numpy_generator
 from allophone.units.encode import Units, encode_units
 from allophone.units.extract import FrameCache
@@ -145,6 +146,7 @@ def prepare_targets(
             progress=counted(report("Clustering")),
         )
         write_origin(folder, origin)
+        record_use(folder, {"clustered": rows, "labelled": corpus})
         codebook.save(folder)
     path = folder / "units.parquet"
     if not path.exists():

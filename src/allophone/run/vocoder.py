@@ -102,7 +102,7 @@ def execute_vocoder(
     if is_finished(folder) or (run_dir / CHECKPOINTS).exists():
         require_origin(run_dir, origin)
     if not is_finished(folder):
-        on_rank_zero(lambda: begin_run(run_dir, origin, config))
+        on_rank_zero(lambda: begin_run(run_dir, origin, config, training))
         torch.manual_seed(derive(config.seed, "init"))
         rows = {row.id: (voices.speaker(row.speaker or UNKNOWN), voices.language(row.language)) for row in training}
         method = UnitVocoding(UnitVocoder(config.vocoder), config.method, units.clock, rows)

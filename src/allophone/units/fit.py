@@ -78,7 +78,7 @@ def fit_codebook(
     """
     extractor = FrameExtractor(front_end, encoder, layer, cache)
     voices = VoiceNormalizer(speakers) if normalization == "voice" else None
-    heard = _Heard()
+    heard = Heard()
     if voices is not None and voices.needs_gathering:
         voices.gather(extractor.frames(waveforms()))
 
@@ -170,14 +170,14 @@ def fit(
 
 
 @dataclass(slots=True)
-class _Heard:
+class Heard:
     """A hash of the utterances of the first pass, whatever their order."""
 
     total: int = 0
     complete: bool = False
 
     def listen(self, waveforms: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Pass the stream on; its first time through, take its hash."""
+        """Pass the stream of waveforms ``(S,)`` on; its first time through, take its hash."""
         for name, waveform in waveforms:
             if not self.complete:
                 self.total = (self.total + utterance_hash(name, waveform)) % 2**64

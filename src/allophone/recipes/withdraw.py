@@ -1,0 +1,199 @@
+"""What a speaker's recordings are in: codebooks, models and packs under run folders, and what making them anew takes.
+
+The answer comes from lineage: the table of recordings beside a run (``used.parquet``), and the hashes of what each
+thing was made from. What was made from something that heard the speaker has heard the speaker too.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from allophone.errors import CheckpointError, DataError
+from allophone.models.conversion import read_json
+from allophone.run.used import USED, read_use
+
+COMMAND_FILE = "command.json"
+Kind = Literal["codebook", "model", "pack", "units"]
+How = Literal["directly", "through what it was made from", "not recorded"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Affected:
+    """A thing on disk that a speaker is in."""
+
+    folder: Path
+    kind: Kind
+    how: How
+    uses: tuple[tuple[str, int], ...] = ()
+    """For ``directly``: what for, and how many recordings."""
+    through: tuple[str, ...] = ()
+    """Folders of what it was made from that the speaker is in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Withdrawal:
+    """Everything that was found."""
+
+    speaker: str
+    affected: tuple[Affected, ...]
+    """The speaker is in these."""
+    unknown: tuple[Affected, ...]
+    """Nobody wrote down which recordings these were made from."""
+    clean: int
+    """Things that the speaker is not in."""
+    commands: tuple[str, ...]
+    """What makes the affected ones anew, in the order to run them; ``CORPUS`` is the corpus without the speaker."""
+
+
+@dataclass(slots=True)
+class _Thing:
+    folder: Path
+    kind: Kind
+    hash: str
+    parents: set[str]
+    uses: dict[str, list[dict[str, str | None]]] | None
+
+
+def withdraw(speaker: str, runs: Sequence[Path]) -> Withdrawal:
+    """Find what a speaker's recordings are in. Nothing is changed.
+
+    Args:
+        speaker: As the corpus names them.
+        runs: Folders to look through, with all that lies in them.
+
+    Raises:
+        DataError: A folder does not exist, or a table of recordings cannot be read.
+    """
+    missing = [str(run) for run in runs if not run.is_dir()]
+    if missing:
+        raise DataError(f"{', '.join(missing)}: no such folder. Name folders that hold runs, such as runs/.")
+    things = [thing for run in runs for thing in _things(run)]
+    heard = {id(thing): _uses_of(thing, speaker) for thing in things}
+    tainted = {thing.hash for thing in things if heard[id(thing)]}
+    while True:
+        more = {thing.hash for thing in things if thing.parents & tainted} - tainted
+        if not more:
+            break
+        tainted |= more
+    where = {thing.hash: thing.folder for thing in things}
+    affected, unknown = [], []
+    for thing in things:
+        uses = heard[id(thing)]
+        through = tuple(sorted({str(where[parent]) for parent in thing.parents & tainted} - {str(thing.folder)}))
+        if uses:
+            counted = tuple((use, count) for use, count in uses.items())
+            affected.append(
+                Affected(folder=thing.folder, kind=thing.kind, how="directly", uses=counted, through=through)
+            )
+        elif thing.hash in tainted:
+            how: How = "through what it was made from"
+            affected.append(Affected(folder=thing.folder, kind=thing.kind, how=how, through=through))
+        elif thing.uses is None:
+            unknown.append(Affected(folder=thing.folder, kind=thing.kind, how="not recorded"))
+    return Withdrawal(
+        speaker=speaker,
+        affected=tuple(affected),
+        unknown=tuple(unknown),
+        clean=len(things) - len(affected) - len(unknown),
+        commands=tuple(dict.fromkeys(_commands([one.folder for one in affected], runs))),
+    )
+
+
+def _uses_of(thing: _Thing, speaker: str) -> dict[str, int]:
+    """Recordings of the speaker by use, as far as they are in the thing itself: labels alone leave no trace in it."""
+    counted = {use: sum(row["speaker"] == speaker for row in rows) for use, rows in (thing.uses or {}).items()}
+    return {use: count for use, count in counted.items() if count and (use != "labelled" or thing.kind == "units")}
+
+
+def _things(run: Path) -> Iterator[_Thing]:
+    """Everything with a hash under a folder, in order of path."""
+    for path in sorted([*run.rglob("allophone.json"), *run.rglob("codebook.json"), *run.rglob("units.parquet")]):
+        folder = path.parent
+        if path.name == "units.parquet":
+            yield _Thing(folder, "units", f"units of {folder}", set(), _uses(folder, run))
+            continue
+        try:
+            values = read_json(path)
+        except CheckpointError:
+            continue
+        thing = _codebook(folder, values) if path.name == "codebook.json" else _model_or_pack(folder, values)
+        if thing is not None:
+            thing.uses = _uses(folder, run)
+            yield thing
+
+
+def _codebook(folder: Path, values: dict[str, Any]) -> _Thing | None:
+    info = values.get("info")
+    if not isinstance(info, dict) or "hash" not in values:
+        return None
+    return _Thing(folder, "codebook", values["hash"], _known(info.get("model_hash"), info.get("parent")), None)
+
+
+def _model_or_pack(folder: Path, values: dict[str, Any]) -> _Thing | None:
+    if "model_hash" in values:
+        return _Thing(folder, "model", values["model_hash"], _known(*values.get("parents", ())), None)
+    if "base_model_hash" not in values:
+        return None
+    names = ("base_model_hash", "root_model_hash", "codebook_hash", "targets_codebook_hash")
+    parents = _known(*(values.get(name) for name in names), *values.get("packs_below", ()))
+    return _Thing(folder, "pack", values.get("pack_hash", f"pack in {folder}"), parents, None)
+
+
+def _known(*hashes: str | None) -> set[str]:
+    return {one for one in hashes if one}
+
+
+def _uses(folder: Path, run: Path) -> dict[str, list[dict[str, str | None]]] | None:
+    """Recordings behind a folder: the nearest table on the way up; for a run's ``model`` else all of that run."""
+    place = folder
+    tables: list[Path] = []
+    while not tables:
+        tables = [place] if (place / USED).is_file() else []
+        if place == run:
+            break
+        place = place.parent
+    if not tables and folder.name == "model" and folder != run:
+        tables = sorted(path.parent for path in folder.parent.rglob(USED))
+    found: dict[str, list[dict[str, str | None]]] = {}
+    for table in tables:
+        for use, rows in (read_use(table) or {}).items():
+            found.setdefault(use, []).extend(rows)
+    return found if tables else None
+
+
+def _commands(folders: Sequence[Path], runs: Sequence[Path]) -> Iterator[str]:
+    """The recorded command of each run that an affected folder is part of, oldest first, on the smaller corpus."""
+    roots = {run.resolve() for run in runs}
+    made: dict[Path, float] = {}
+    bare: list[Path] = []
+    for folder in folders:
+        place = folder.resolve()
+        while not (place / COMMAND_FILE).is_file() and place not in roots and place != place.parent:
+            place = place.parent
+        if (place / COMMAND_FILE).is_file():
+            made[place] = (place / COMMAND_FILE).stat().st_mtime
+        elif not any(folder.resolve().is_relative_to(one) for one in bare):
+            bare.append(folder.resolve())
+    for place in sorted(made, key=lambda one: made[one]):
+        yield _on_smaller_corpus(json.loads((place / COMMAND_FILE).read_text(encoding="utf-8"))["arguments"], place)
+    for folder in bare:
+        yield f"# {folder}: made from Python, no command is recorded; make it again on CORPUS with its config.json"
+
+
+def _on_smaller_corpus(arguments: list[str], place: Path) -> str:
+    """A command line with another corpus and another folder to write to."""
+    line = list(arguments)
+    for option, value in (("--corpus", "CORPUS"), ("--out", f"{place}-withdrawn")):
+        for number, word in enumerate(line):
+            if word == option and number + 1 < len(line):
+                line[number + 1] = value
+            elif word.startswith(f"{option}="):
+                line[number] = f"{option}={value}"
+    if "--out" not in line and not any(word.startswith("--out=") for word in line):
+        line += ["--out", f"{place}-withdrawn"]
+    return shlex.join(["allophone", *line])
