@@ -113,10 +113,10 @@ def contrast_sums(
     """What the journal is told of a contrast: who learns, how hard its pairs are, and whether vectors fall together.
 
     ``active_anchors`` is the share of rows with a positive, ``mined_anchors`` that of those for which the rule needed
-    no fallback. ``positive_cosine`` and ``negative_cosine`` are of all pairs, ``kept_*`` of the kept ones: how hard these
-    are is the difference. A collapse shows as ``spread`` (1 minus the squared length of the mean direction) falling to
-    0, of the head's outputs or of the embeddings, or as ``effective_dims`` (participation ratio of the covariance)
-    falling to 1.
+    no fallback. ``positive_cosine`` and ``negative_cosine`` are of all pairs, ``kept_*`` of the kept ones; the
+    difference is how hard these are. A collapse shows as ``spread`` (1 minus the squared length of the mean direction)
+    falling to 0, of the head's outputs or of the embeddings, or as ``effective_dims`` (participation ratio of the
+    covariance) falling to 1.
 
     Args:
         rows: Of the head.
