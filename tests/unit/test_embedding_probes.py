@@ -53,8 +53,8 @@ def test_few_shots_rise_and_are_nested() -> None:
 
 
 def test_the_mixture_finds_the_layer_that_knows() -> None:
-    good = clusters(200, 0, 0.5)
-    noise = 50 * np.random.default_rng(1).standard_normal((200, 2, 6))  # loud, and says nothing
+    good = clusters(80, 0, 0.5)
+    noise = 50 * np.random.default_rng(1).standard_normal((80, 2, 6))  # loud, and says nothing
     states = np.concatenate([noise, good.vectors[:, None]], axis=1)
     factors = learned_mixture(states, good.classes)
     lengths = np.linalg.norm(states, axis=-1).mean(axis=0)

@@ -13,13 +13,13 @@ import traceback
 from collections.abc import Sequence
 
 from allophone import __version__
-from allophone.cli import benchmark, corpus, demo, doctor, evaluate, expand, pretrain, report, units, vocoder
+from allophone.cli import benchmark, corpus, demo, doctor, evaluate, expand, pretrain, report, tune, units, vocoder
 from allophone.cli.console import complain, processes
 from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, evaluate, report, benchmark)
+VERBS = (demo, doctor, corpus, pretrain, expand, tune, units, vocoder, evaluate, report, benchmark)
 
 
 def build_parser() -> Parser:

@@ -1,7 +1,7 @@
 """What two simple readers find in frozen embeddings: a linear softmax and the nearest neighbors; and with few examples.
 
-The linear probe is scikit-learn's logistic regression on vectors of length 1, its regularization chosen on dev, never on
-test. The neighbors vote with ``exp(cosine / 0.07)``. Source: the dual probe of PairTune, arXiv:2309.11895, whose
+The linear probe is scikit-learn's logistic regression on vectors of length 1, its regularization chosen on dev, never
+on test. The neighbors vote with ``exp(cosine / 0.07)``. Source: the dual probe of PairTune, arXiv:2309.11895, whose
 settings were not published; k, weights and grid are named choices. Embeddings stay in memory; nothing is trained here
 but the probes.
 Shape letters: N training embeddings, M test embeddings, L layers, D dim, C classes.
@@ -234,7 +234,7 @@ def learned_mixture(states: ArrayLike, classes: ArrayLike, *, seed: int = 0) -> 
         mixed = nn.functional.normalize(torch.einsum("l,nld->nd", logits.softmax(0), values), dim=-1)
         loss = nn.functional.cross_entropy(mixed @ weight.T, ids) + 1e-4 * weight.square().sum() / len(ids)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     factors: NDArray[np.float64] = (logits.detach().softmax(0) / lengths).double().numpy()
     return factors

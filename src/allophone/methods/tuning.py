@@ -80,7 +80,7 @@ class TunedEmbedder(nn.Module):
             rank = config.lora_rank
             settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(config.lora_layers), bias="none")
             try:
-                self._adapter = (get_peft_model(encoder, settings),)  # type: ignore[arg-type]
+                self._adapter = (get_peft_model(encoder, settings),)
             except ValueError as error:
                 raise ConfigError(
                     f"No layer named {config.lora_layers} in {type(encoder).__name__}: {error}"
@@ -122,7 +122,7 @@ class TunedEmbedder(nn.Module):
             return self.speech
         encoder = copy.deepcopy(self._adapter[0]).merge_and_unload()
         result = copy.deepcopy(self.speech)
-        result.encoder = encoder  # type: ignore[assignment]
+        result.encoder = encoder
         difference = _difference(self.speech, result)
         if difference > MERGE_TOLERANCE:
             raise NumericsError(

@@ -1,4 +1,4 @@
-"""How embeddings fill their space: a few dominant dims or all of them, one cone or all directions, classes apart or not.
+"""How embeddings fill their space: by a few dims or all of them, in one cone or all directions, classes apart or not.
 
 Means over pairs are over all pairs, exactly, from sums; only correlations of cosines draw pairs. Nothing here is
 centered or scaled unless it says so; :func:`standardized` gives every dim mean 0 and variance 1 first.
@@ -130,7 +130,7 @@ def dimension_contributions(embeddings: ArrayLike) -> Array:
 
 
 def cosine_correlation(embeddings: ArrayLike, removed: ArrayLike, *, seed: int = 0) -> float:
-    """Pearson correlation, over drawn pairs, of the cosine with the cosine without some dims; NaN where one is constant.
+    """Pearson correlation, over drawn pairs, of the cosine with that without some dims; NaN where one is constant.
 
     Args:
         embeddings: Shape ``(N, D)``.
@@ -222,7 +222,7 @@ def class_cosines(embeddings: ArrayLike, classes: ArrayLike) -> tuple[float, flo
 
 
 def fisher_ratio(embeddings: ArrayLike, classes: ArrayLike) -> float:
-    """Trace of the scatter of class means over that of embeddings around their class' mean; infinite where that is 0."""
+    """Trace of the scatter of class means over that around class means; infinite where the latter is 0."""
     vectors, ids = _checked(embeddings, classes)
     counts = np.bincount(ids)
     means = _class_sums(vectors, ids) / counts[:, None]
