@@ -65,7 +65,10 @@ def test_one_table_of_all_methods(made: Corpus, base: Path, tmp_path: Path) -> N
     methods = ("frozen", "pair", "cross-entropy")
     found = tune(base, made, label="speaker", out=tmp_path, methods=methods, config=CONFIG, data=DATA)  # type: ignore[arg-type]
     assert found is not None
-    assert list(found.cells) == ["chance", "filter bank", "random encoder", FROZEN, "pair", "cross-entropy"]
+    names = [name for name in found.cells if not name.startswith("frozen, ")]
+    assert names == ["chance", "filter bank", "random encoder", FROZEN, "pair", "cross-entropy"]
+    assert sum(name.startswith("frozen, layer") for name in found.cells) == 1
+    assert "frozen, mixture of layers" in found.cells
     assert all(set(row) == set(READERS) for row in found.cells.values())
     assert found.cells["filter bank"][READERS[0]].value > 90 > found.cells["chance"][READERS[0]].value
     result = json.loads(found.result.read_text(encoding="utf-8"))
@@ -75,6 +78,7 @@ def test_one_table_of_all_methods(made: Corpus, base: Path, tmp_path: Path) -> N
     assert result["systems"]["pair"][0]["few_shot"]["1"] and result["systems"][FROZEN][0]["few_shot"]["8"]
     for point in result["stopping_points"]:
         assert [one["step"] for one in point["points"]] == [2, 4]
+        assert point["journal"]["step"] == 4 and point["journal"]["seconds"] > 0
         assert point["chosen"] == point["picked_by"]["knn"] and "least lost" in point["note"]
     embedder = load_speech_embedder(tmp_path / "pair")
     assert embedder.config.projection == "none"
@@ -119,6 +123,9 @@ def test_the_command(made: Corpus, base: Path, tmp_path: Path, capsys: pytest.Ca
     line = ["tune", "--corpus", str(made.folder), "--label", "speaker", "--method", "frozen", "--base", str(base)]
     assert main([*line, "--out", str(tmp_path), "--min-train", "4", "--no-few-shot"]) == 0
     assert "| frozen |" in capsys.readouterr().out
+    assert main([*line, "--out", str(tmp_path), "--min-train", "4", "--plan"]) == 0
+    planned = capsys.readouterr().out
+    assert "3 values of speaker" in planned and "probing" in planned
     with pytest.raises(SystemExit):
         main([*line[:-3], "pear", "--base", str(base)])
     assert "Did you mean 'pair'" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from allophone.cli.console import ended, say, stages
 from allophone.cli.options import add_options, make
-from allophone.cli.parser import Verbs, add_corpus, add_out, add_verb, counts
+from allophone.cli.parser import Verbs, add_corpus, add_out, add_plan, add_verb, counts
 from allophone.cli.places import open_corpus
 from allophone.errors import ConfigError, suggest
 
@@ -38,6 +38,7 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("--seeds", type=counts, default=(0,), metavar="A,B,...", help="of training (default: 0)")
     add_out(parser, "the run", Path("runs/tune"))
+    add_plan(parser)
     add_options(parser, SETTINGS)
     add_options(parser, DATA)
 
@@ -59,6 +60,11 @@ def command(arguments: argparse.Namespace) -> int:
     if not arguments.seeds:
         raise ConfigError("--seeds names no seed.")
     corpus = open_corpus(arguments.corpus)
+    if arguments.plan:
+        from allophone.recipes.tune import plan
+
+        say(plan(arguments.base, corpus, arguments.label, arguments.method, len(arguments.seeds), settings, data))
+        return 0
     with stages() as report:
         result = tune(
             arguments.base,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from allophone.config import config_hash, to_dict, to_json
 from allophone.data.corpus import Corpus
 from allophone.data.labelled import Label, LabelledParts, label_parts
 from allophone.errors import ConfigError
-from allophone.evaluate.sources import FilterbankSource
+from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.metrics.intervals import Interval
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
@@ -37,10 +37,12 @@ from allophone.recipes.tune_scores import (
     mistakes,
     pooled,
     score_cells,
+    score_layers,
     score_system,
 )
 from allophone.run.execute import fit_threads
 from allophone.run.expansion import random_encoder
+from allophone.run.plan import plan_tuning
 from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
 from allophone.run.tuning import (
@@ -165,24 +167,47 @@ def tune(
     return Tuned(tables=out / "scores.md", result=out / "result.json", cells=cells)
 
 
-def listen(parts: LabelledParts, data: TuneData) -> Heard:
-    """Decode what is probed, always the same utterances of each part."""
-    from_part = {"train": data.most_train, "dev": data.most_dev, "test": data.most_test}
+def plan(
+    base: str | Path,
+    corpus: Corpus,
+    label: Label,
+    methods: Sequence[Method],
+    seeds: int,
+    config: TuneConfig,
+    data: TuneData,
+) -> str:
+    """What a tuning would do: its parts and classes, then time and disk."""
+    parts = label_parts(corpus, label, min_train=data.min_train, share_speakers=data.share_speakers, seed=0)
+    small = probed_parts(parts, data)
+    trained = [name for name in dict.fromkeys(methods) if name != FROZEN]
+    hours = sum(sum(part.hours().values()) for part in (small.train, small.dev, small.test))
+    loaded, _ = open_base(base)
+    planned = plan_tuning(loaded.encoder, config, trained, num_classes=len(parts.names), seeds=seeds, hours=hours)
+    sizes = ", ".join(f"{name} {len(getattr(small, name))}" for name in ("train", "dev", "test"))
+    left_out = ", ".join(f"{count} ({reason})" for reason, count in parts.left_out.items() if count) or "none"
+    facts = [
+        f"{len(parts.names)} values of {label}; tuned on {len(parts.train)} utterances; probed: {sizes}.",
+        f"Left out: {left_out}.",
+        *parts.notes,
+    ]
+    return "\n".join([*facts, str(planned)])
+
+
+def probed_parts(parts: LabelledParts, data: TuneData) -> LabelledParts:
+    """What is probed, always the same utterances of each part."""
+    most = {"train": data.most_train, "dev": data.most_dev, "test": data.most_test}
     small = {
-        name: (corpus := getattr(parts, name)).with_utterances(tuple(draw_rows(list(corpus), most)))
-        for name, most in from_part.items()
+        name: (corpus := getattr(parts, name)).with_utterances(tuple(draw_rows(list(corpus), count)))
+        for name, count in most.items()
     }
-    waveforms = {name: tuple(corpus.audio(row) for row in corpus) for name, corpus in small.items()}
-    probed = LabelledParts(
-        train=small["train"],
-        dev=small["dev"],
-        test=small["test"],
-        names=parts.names,
-        classes=parts.classes,
-        left_out=parts.left_out,
-        notes=parts.notes,
-    )
-    return Heard(parts=probed, train=waveforms["train"], dev=waveforms["dev"], test=waveforms["test"])
+    return replace(parts, train=small["train"], dev=small["dev"], test=small["test"])
+
+
+def listen(parts: LabelledParts, data: TuneData) -> Heard:
+    """Decode what is probed."""
+    small = probed_parts(parts, data)
+    train, dev, test = (tuple(part.audio(row) for row in part) for part in (small.train, small.dev, small.test))
+    return Heard(parts=small, train=train, dev=dev, test=test)
 
 
 def baselines(
@@ -201,6 +226,8 @@ def baselines(
     told(2, 3, {})
     frozen = embed_parts(embedder_of(fresh_embedder(encoder, config)), heard)
     systems[FROZEN] = [score_system(frozen, few_shot=data.few_shot, seed=0)]
+    for name, score in score_layers(EncoderSource(FROZEN, encoder), heard, seed=0).items():
+        systems[name] = [score]
     told(3, 3, {})
     return systems
 
@@ -254,7 +281,7 @@ def points_dict(run: TunedRun, found: dict[int, SystemScore], chosen: int, selec
         "picked_by": picks,
         "lost_on_test": lost,
         "note": note,
-        "journal": {name: round(total / count, 4) for name, (total, count) in run.result.sums.items() if count},
+        "journal": {name: round(value, 4) for name, value in run.journal.items()},
         "points": [
             {
                 "step": step,

@@ -1,6 +1,6 @@
 """Scores of a system on labelled utterances: both probes, a few-shot curve and the geometry, embeddings in memory.
 
-Shape letters: N utterances of a part, M test utterances, D dim, S seeds.
+Shape letters: N utterances of a part, M test utterances, L layers, D dim, S samples or seeds.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from allophone.evaluate.embedding_probes import (
     Embedded,
     Probed,
     few_shot_curve,
+    learned_mixture,
     linear_probe,
     neighbor_probe,
 )
@@ -38,6 +39,8 @@ READERS = (LINEAR, *(f"{k} nearest" for k in NEIGHBORS))
 """Columns of the table."""
 FEW_SHOT_DRAWS = 5
 """Draws of examples behind each point of a few-shot curve."""
+POOLED_TOGETHER = 64
+"""Utterances whose frames of all layers are in memory at once."""
 BATCH_SECONDS = 60.0
 """Padded audio that is embedded at once."""
 
@@ -92,9 +95,48 @@ def embedder_of(speech: SpeechEmbedder) -> Embed:
     return embed
 
 
+def pooled_layers(source: FrameSource, waveforms: Sequence[Tensor]) -> NDArray[np.float64]:
+    """Means over the frames of every layer of a source; no more frames than a batch's are in memory.
+
+    Args:
+        source: Such as a filter bank, or all layers of an encoder.
+        waveforms: Shape ``(S,)`` each.
+
+    Returns:
+        Shape ``(N, L, D)``.
+    """
+    order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]))
+    means: list[Tensor] = [torch.empty(0)] * len(order)
+    for start in range(0, len(order), POOLED_TOGETHER):
+        indices = order[start : start + POOLED_TOGETHER]
+        batch = extract_all(source, [waveforms[index] for index in indices])
+        for index, mean in zip(indices, mean_pool(batch), strict=True):
+            means[index] = mean
+    return torch.stack(means).double().numpy()
+
+
 def pooled(source: FrameSource) -> Embed:
-    """Means over the frames of a source of one layer, such as a filter bank."""
-    return lambda waveforms: mean_pool([item[0] for item in extract_all(source, waveforms)]).double().numpy()
+    """Means over the frames of a source of one layer."""
+    return lambda waveforms: pooled_layers(source, waveforms)[:, 0]
+
+
+def score_layers(source: FrameSource, heard: Heard, *, seed: int) -> dict[str, SystemScore]:
+    """The layer of a frozen encoder whose neighbors are best on dev, and a learned mixture of all layers."""
+    numbers = [heard.parts.numbers(part) for part in (heard.parts.train, heard.parts.dev, heard.parts.test)]
+    states = [pooled_layers(source, waveforms) for waveforms in (heard.train, heard.dev, heard.test)]
+
+    def of_layer(layer: int) -> tuple[Embedded, Embedded, Embedded]:
+        parts = [Embedded.of(one[:, layer], ids) for one, ids in zip(states, numbers, strict=True)]
+        return parts[0], parts[1], parts[2]
+
+    on_dev = [neighbor_probe(*of_layer(layer)[:2], k=NEIGHBORS[1]).accuracy for layer in range(source.layers)]
+    best = int(np.argmax(on_dev))
+    factors = learned_mixture(states[0], numbers[0], seed=seed)
+    mixed = [Embedded.of(np.einsum("l,nld->nd", factors, one), ids) for one, ids in zip(states, numbers, strict=True)]
+    return {
+        f"frozen, layer {best} (best on dev)": score_system(of_layer(best), few_shot=False, seed=seed),
+        "frozen, mixture of layers": score_system((mixed[0], mixed[1], mixed[2]), few_shot=False, seed=seed),
+    }
 
 
 def embed_parts(embed: Embed, heard: Heard) -> tuple[Embedded, Embedded, Embedded]:

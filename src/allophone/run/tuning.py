@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ from allophone.run.progress import Report, silent
 from allophone.seeding import derive
 from allophone.train.checkpoint import MODEL
 from allophone.train.config import TrainConfig
-from allophone.train.loop import CHECKPOINTS, TrainResult, train
+from allophone.train.journal import METRICS
+from allophone.train.loop import CHECKPOINTS, train
 
 Trained = Literal["pair", "contrast", "cross-entropy"]
 """Supervised contrast with mining, the same without, and a linear classifier."""
@@ -96,10 +98,10 @@ class TunedRun:
 
     name: Trained
     seed: int
-    result: TrainResult
-    """How training ended."""
     points: dict[int, Path]
     """Stopping points by step."""
+    journal: dict[str, float]
+    """The last line of ``metrics.jsonl``: means over the last steps, and the seconds that training took."""
     method: PairTuning | CrossEntropyTuning = field(repr=False)
 
     def at(self, step: int) -> SpeechEmbedder:
@@ -220,7 +222,13 @@ def tune_encoder(
         return None
     slots = sorted((run_dir / CHECKPOINTS).glob("step-*"))
     points = {int(slot.name.removeprefix("step-")): slot for slot in slots if slot.name[5:].isdigit()}
-    return TunedRun(name=name, seed=seed, result=result, points=points, method=method)
+    return TunedRun(name=name, seed=seed, points=points, journal=_last_line(run_dir / METRICS), method=method)
+
+
+def _last_line(path: Path) -> dict[str, float]:
+    """The numbers of the last line of a journal."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {name: value for name, value in lines[-1].items() if isinstance(value, int | float)}
 
 
 def random_embedder(encoder: Encoder, config: TuneConfig, random: nn.Module) -> SpeechEmbedder:
