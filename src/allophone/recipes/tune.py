@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from allophone.config import config_hash, to_dict, to_json
 from allophone.data.corpus import Corpus
@@ -47,6 +47,7 @@ from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
 from allophone.run.tuning import (
     Criterion,
+    Trained,
     TuneConfig,
     TunedRun,
     fresh_embedder,
@@ -55,7 +56,7 @@ from allophone.run.tuning import (
 )
 
 Method = Literal["frozen", "pair", "contrast", "cross-entropy"]
-FROZEN = "frozen"
+FROZEN: Final = "frozen"
 DEV_READER = READERS[2]
 """Neighbors whose dev accuracy picks a stopping point."""
 GEOMETRIC: tuple[Criterion, ...] = ("gap", "silhouette", "isoscore")
@@ -134,10 +135,10 @@ def tune(
     (out / "config.json").write_text(to_json(config), encoding="utf-8")
     heard = listen(parts, data)
     systems, points = baselines(encoder, heard, config, data, seeds, report), []
-    for name in dict.fromkeys(methods):
-        for seed in seeds if name != FROZEN else ():
+    for name in trained_methods(methods):
+        for seed in seeds:
             folder = out / f"{name}-seed-{seed}"
-            run = tune_encoder(name, encoder, parts.train, parts.classes, config, folder, seed=seed, report=report)  # type: ignore[arg-type]
+            run = tune_encoder(name, encoder, parts.train, parts.classes, config, folder, seed=seed, report=report)
             if run is None:
                 return None
             found, chosen = score_points(run, heard, config, data, report)
@@ -179,7 +180,7 @@ def plan(
     """What a tuning would do: its parts and classes, then time and disk."""
     parts = label_parts(corpus, label, min_train=data.min_train, share_speakers=data.share_speakers, seed=0)
     small = probed_parts(parts, data)
-    trained = [name for name in dict.fromkeys(methods) if name != FROZEN]
+    trained = trained_methods(methods)
     hours = sum(sum(part.hours().values()) for part in (small.train, small.dev, small.test))
     loaded, _ = open_base(base)
     planned = plan_tuning(loaded.encoder, config, trained, num_classes=len(parts.names), seeds=seeds, hours=hours)
@@ -191,6 +192,11 @@ def plan(
         *parts.notes,
     ]
     return "\n".join([*facts, str(planned)])
+
+
+def trained_methods(methods: Sequence[Method]) -> list[Trained]:
+    """The methods that train something, each once."""
+    return [name for name in dict.fromkeys(methods) if name != FROZEN]
 
 
 def probed_parts(parts: LabelledParts, data: TuneData) -> LabelledParts:
@@ -266,7 +272,7 @@ def points_dict(run: TunedRun, found: dict[int, SystemScore], chosen: int, selec
     """All stopping points of a run, which each criterion picks, and what that costs on test."""
     tests = {step: {name: 100 * float(hits.mean()) for name, hits in one.hits.items()} for step, one in found.items()}
     best = max(tests, key=lambda step: (tests[step][DEV_READER], -step))
-    picks = {one: pick(found, one) for one in ("knn", *GEOMETRIC)}  # type: ignore[arg-type]
+    picks = {one: pick(found, one) for one in ("knn", *GEOMETRIC)}
     lost = {one: round(tests[best][DEV_READER] - tests[step][DEV_READER], 2) for one, step in picks.items()}
     cheapest = min(lost.values())
     better = [one for one, points in lost.items() if points == cheapest]
@@ -285,7 +291,7 @@ def points_dict(run: TunedRun, found: dict[int, SystemScore], chosen: int, selec
         "points": [
             {
                 "step": step,
-                "dev": {name: round(dev_value(one, name), 4) for name in ("knn", *GEOMETRIC)},  # type: ignore[arg-type]
+                "dev": {name: round(dev_value(one, name), 4) for name in ("knn", *GEOMETRIC)},
                 "test": {name: round(value, 2) for name, value in tests[step].items()},
                 "geometry": geometry_dict(one),
             }
