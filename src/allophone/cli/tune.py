@@ -54,6 +54,7 @@ def methods(text: str) -> tuple[str, ...]:
 
 def command(arguments: argparse.Namespace) -> int:
     """Tune the encoder."""
+    from allophone.distributed import process_group
     from allophone.recipes.tune import tune
 
     settings, data = make(SETTINGS, arguments), make(DATA, arguments)
@@ -65,7 +66,7 @@ def command(arguments: argparse.Namespace) -> int:
 
         say(plan(arguments.base, corpus, arguments.label, arguments.method, len(arguments.seeds), settings, data))
         return 0
-    with stages() as report:
+    with stages() as report, process_group():
         result = tune(
             arguments.base,
             corpus,

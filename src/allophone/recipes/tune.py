@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from allophone.config import config_hash, to_dict, to_json
 from allophone.data.corpus import Corpus
 from allophone.data.labelled import Label, LabelledParts, label_parts
+from allophone.distributed import device
 from allophone.errors import ConfigError
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.metrics.intervals import Interval
@@ -129,7 +130,7 @@ def tune(
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     parts = label_parts(opened, label, min_train=data.min_train, share_speakers=data.share_speakers, seed=0)
     loaded, _ = open_base(base)
-    encoder = loaded.encoder
+    encoder = loaded.encoder.to(device())
     fit_threads(encoder)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(to_json(config), encoding="utf-8")

@@ -76,6 +76,7 @@ class SystemScore:
 
 def embedder_of(speech: SpeechEmbedder) -> Embed:
     """Vectors of a speech embedder; batches are of similar length, and no vector depends on its batch."""
+    device = next(speech.parameters()).device
 
     @torch.inference_mode()
     def embed(waveforms: Sequence[Tensor]) -> NDArray[np.float64]:
@@ -88,7 +89,7 @@ def embedder_of(speech: SpeechEmbedder) -> Embed:
             if following * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE:
                 lengths = torch.tensor([len(waveforms[i]) for i in batch])
                 padded = torch.nn.utils.rnn.pad_sequence([waveforms[i] for i in batch], batch_first=True)
-                vectors[batch] = speech(padded, lengths).float()
+                vectors[batch] = speech(padded.to(device), lengths.to(device)).float().cpu()
                 batch = []
         return vectors.double().numpy()
 

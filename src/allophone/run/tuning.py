@@ -121,11 +121,11 @@ class TunedRun:
 
 
 def fresh_embedder(encoder: Encoder, config: TuneConfig) -> SpeechEmbedder:
-    """A copy of an encoder with untrained pooling, which is a plain mean; in evaluation mode."""
+    """A copy of an encoder with untrained pooling, which is a plain mean; on its device, in evaluation mode."""
     settings = SpeechEmbedderConfig(
         dim=encoder.dim, layers=config.layers, pooling=config.pooling, projection="none", pooling_heads=1
     )
-    return SpeechEmbedder(copy.deepcopy(encoder), settings).eval()
+    return SpeechEmbedder(copy.deepcopy(encoder), settings).to(next(encoder.parameters()).device).eval()
 
 
 def build_method(
@@ -235,4 +235,4 @@ def random_embedder(encoder: Encoder, config: TuneConfig, random: nn.Module) -> 
     """The same pooling over another encoder of the same kind, such as a random one."""
     embedder = fresh_embedder(encoder, config)
     embedder.encoder = random  # type: ignore[assignment]
-    return embedder.eval()
+    return embedder.to(next(encoder.parameters()).device).eval()
