@@ -154,7 +154,7 @@ def test_what_must_not_matter(seed: int, scale: float) -> None:
     )
     others.append(measure_geometry(vectors[order], np.array(["d", "c", "b", "a"])[ids[order]]))
     same = ("mean_cosine", "isoscore", "effective_rank", "alignment", "uniformity", "intra_cosine", "inter_cosine",
-            "fisher_ratio", "silhouette")  # fmt: skip
+            "fisher_ratio", "silhouette", "unit_partition_isotropy")  # fmt: skip
     for other in others:
         for name in same:
             assert getattr(other, name) == pytest.approx(getattr(first, name), rel=1e-6, abs=1e-8), name

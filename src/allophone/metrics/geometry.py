@@ -38,7 +38,9 @@ class Geometry:
     cosine_without_top: tuple[float, float, float]
     """Correlation of the pairs' cosines with those without the 1, 2 and 3 most contributing dims."""
     partition_isotropy: float
-    """0 (one direction) to 1 (all alike); depends on the length of the vectors."""
+    """0 (one direction) to 1 (all alike); falls with the length of the vectors, to 0 for long ones."""
+    unit_partition_isotropy: float
+    """The same of the vectors scaled to length 1."""
     isoscore: float
     """0 (one direction) to 1 (all alike)."""
     effective_rank: float
@@ -91,6 +93,7 @@ def measure_geometry(embeddings: ArrayLike, classes: ArrayLike, *, seed: int = 0
         top_shares=(top[0] / total, top[1] / total, top[2] / total) if total else (np.nan, np.nan, np.nan),
         cosine_without_top=(without[0], without[1], without[2]),
         partition_isotropy=partition_isotropy(vectors),
+        unit_partition_isotropy=partition_isotropy(_unit(vectors)),
         isoscore=isoscore(vectors),
         effective_rank=effective_rank(vectors),
         alignment=2 - 2 * intra,
