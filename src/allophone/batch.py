@@ -112,8 +112,31 @@ class Captions:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """Classes of each utterance of a batch, and where in its stream the batch stands."""
+
+    classes: Tensor
+    """Numbers of the classes. Shape ``(B, F)``, int64, none twice in a row; the first of a row is one, -1 = no more."""
+    place: int
+    """Batches of all processes that came before this one, from the first of the run on."""
+
+    def validate(self) -> Labels:
+        """Return self, or raise ``ShapeError`` where the shape is another or an utterance has no class."""
+        if self.classes.ndim != 2 or self.classes.shape[1] == 0 or bool((self.classes[:, 0] < 0).any()):
+            raise ShapeError(
+                f"Labels: classes are {tuple(self.classes.shape)}; expected (batch, classes of one), a class first in "
+                "every row. Leave utterances without a class out."
+            )
+        return self
+
+    def to(self, device: torch.device | str) -> Labels:
+        """The same on another device."""
+        return Labels(self.classes.to(device), self.place)
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechBatch:
-    """Cropped waveforms with, for masked prediction, their units and masks, or, for contrast with text, captions."""
+    """Cropped waveforms with what a method needs of them: units and masks, captions, or labels."""
 
     ids: tuple[str, ...]
     """Utterance ids, for messages."""
@@ -131,6 +154,8 @@ class SpeechBatch:
     """For the journal, what was done to the clips: name to (sum, count)."""
     captions: Captions | None = None
     """For contrast with text: one text an utterance."""
+    labels: Labels | None = None
+    """For tuning: classes of each utterance."""
 
     def validate(self) -> SpeechBatch:
         """Return self, or raise ``ShapeError`` naming the field that disagrees with the others."""
@@ -151,6 +176,8 @@ class SpeechBatch:
                 raise ShapeError(f"SpeechBatch: {name} is {tuple(tensor.shape)}, expected ({batch}, {frames}, ...).")
         if self.captions is not None and len(self.captions.validate().texts) != batch:
             raise ShapeError(f"SpeechBatch: {batch} utterances, but {len(self.captions.texts)} captions.")
+        if self.labels is not None and len(self.labels.validate().classes) != batch:
+            raise ShapeError(f"SpeechBatch: {batch} utterances, but {len(self.labels.classes)} rows of labels.")
         return self
 
     def to(self, device: torch.device | str) -> SpeechBatch:
@@ -168,4 +195,5 @@ class SpeechBatch:
             masked=move(self.masked),
             sums=self.sums,
             captions=None if self.captions is None else self.captions.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
         )

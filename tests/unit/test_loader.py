@@ -12,6 +12,7 @@ from torch import Tensor
 
 from allophone.batch import SpeechBatch
 from allophone.data import loader
+from allophone.data.class_sampler import ClassBatches, ClassSampler
 from allophone.data.collate import CollateConfig
 from allophone.data.loader import BatchStream, WaveformCache
 from allophone.data.sampler import BatchSampler
@@ -178,3 +179,35 @@ def test_ranks_share_one_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
         it = stream(prefetch=0)
         assert [same(next(it), batch) for batch in expected[rank::3]] == [True] * 4
         assert it.state() == alone.state()
+
+
+def test_labels_come_with_their_place_in_the_run() -> None:
+    sampler = ClassSampler(
+        [[i % 3] for i in range(20)], [0.5] * 20, ["a"] * 20, ClassBatches(classes=3, per_class=2), crop_seconds=0.4
+    )
+    config = CollateConfig(crop_seconds=0.4, mask_probability=0.0)
+    classes = {row.id: (i % 3, 7) if i == 4 else (i % 3,) for i, row in enumerate(ROWS)}
+    one = BatchStream(Source(), ROWS, None, sampler, CLOCK, config, prefetch=0, classes=classes)
+    batches = [next(one) for _ in range(6)]  # 4 an epoch
+    for place, batch in enumerate(batches):
+        assert batch.labels is not None and batch.labels.place == place
+        rows = [[*classes[name], *[-1] * (batch.labels.classes.shape[1] - len(classes[name]))] for name in batch.ids]
+        assert batch.labels.classes.tolist() == rows and sorted(batch.labels.classes[:, 0].tolist()) == [
+            0,
+            0,
+            1,
+            1,
+            2,
+            2,
+        ]
+    state = sampler.advance(sampler.state(), 5)
+    again = one.batch(state)
+    assert same_labels(again, batches[5]) and torch.equal(again.waveform, batches[5].waveform)
+    del classes["u4"]
+    with pytest.raises(DataError, match="'u4' has no class"):
+        [next(one) for _ in range(4)]
+
+
+def same_labels(a: SpeechBatch, b: SpeechBatch) -> bool:
+    assert a.labels is not None and b.labels is not None
+    return torch.equal(a.labels.classes, b.labels.classes) and a.labels.place == b.labels.place

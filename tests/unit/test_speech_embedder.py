@@ -24,6 +24,7 @@ from allophone.models.speech_embedder import (
 CONFIGS = [
     SpeechEmbedderConfig(dim=12, pooling_dim=6, pooling_heads=2),
     SpeechEmbedderConfig(dim=5, layers="last", pooling="mean", projection="linear"),
+    SpeechEmbedderConfig(dim=16, layers="last", pooling="mean", projection="none"),
 ]
 
 
@@ -91,3 +92,9 @@ def test_what_diverged_is_not_saved(tmp_path: Path) -> None:
         save_speech_embedder(model, tmp_path, "# A card")
     with pytest.raises(ConfigError, match="at least 1"):
         SpeechEmbedderConfig(dim=0)
+
+
+def test_without_a_projection_dims_are_the_encoders() -> None:
+    config = SpeechEmbedderConfig(dim=9, projection="none")
+    with pytest.raises(ConfigError, match="has the encoder's 16 dims; got 9"):
+        SpeechEmbedder(tiny_model.lasr(), config)

@@ -24,6 +24,7 @@ from allophone.cli import (
     pack,
     pretrain,
     report,
+    tune,
     units,
     vocoder,
 )
@@ -32,7 +33,21 @@ from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, pack, units, vocoder, evaluate, report, benchmark, claims)
+VERBS = (
+    demo,
+    doctor,
+    corpus,
+    pretrain,
+    expand,
+    pack,
+    tune,
+    units,
+    vocoder,
+    evaluate,
+    report,
+    benchmark,
+    claims,
+)
 
 
 def build_parser() -> Parser:

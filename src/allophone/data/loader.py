@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allophone.batch import SECONDS_DRAWN, Captions, SpeechBatch
+from allophone.batch import SECONDS_DRAWN, Captions, Labels, SpeechBatch
 from allophone.data.collate import CollateConfig, Example, collate
 from allophone.data.denoising import Pools, SoundPool, require_pools
-from allophone.data.sampler import BatchSampler, SamplerState
+from allophone.data.sampler import PlannedSampler, SamplerState
 from allophone.distributed import rank, world_size
 from allophone.errors import DataError
 from allophone.frames import FrameClock
@@ -113,7 +113,7 @@ def _decode(source: WaveformSource[U], utterance: U) -> NDArray[np.int16]:
 class _OtherUtterances(Generic[U]):
     """The clean utterances that are laid over others, drawn as often as the sampler draws them."""
 
-    def __init__(self, utterances: Sequence[U], cache: WaveformCache[U], sampler: BatchSampler) -> None:
+    def __init__(self, utterances: Sequence[U], cache: WaveformCache[U], sampler: PlannedSampler) -> None:
         self._utterances, self._cache, self._sampler = utterances, cache, sampler
 
     def other(self, utterance_id: str, generator: torch.Generator) -> tuple[str, Tensor] | None:
@@ -142,6 +142,7 @@ class BatchStream(Generic[U]):
         noise: What ``config.mix`` lays over clips besides other utterances of the corpus.
         responses: Measured rooms for ``config.reverb``; None = made-up ones.
         captions: Draws a text for each utterance, for contrast with text.
+        classes: Numbers of the classes of each utterance by its id, for tuning.
 
     Raises:
         ConfigError: ``config.mix`` takes noise and there is none.
@@ -152,7 +153,7 @@ class BatchStream(Generic[U]):
         source: WaveformSource[U],
         utterances: Sequence[U],
         units: UnitSource | None,
-        sampler: BatchSampler,
+        sampler: PlannedSampler,
         clock: FrameClock,
         config: CollateConfig,
         *,
@@ -161,9 +162,11 @@ class BatchStream(Generic[U]):
         noise: SoundPool | None = None,
         responses: SoundPool | None = None,
         captions: CaptionSource[U] | None = None,
+        classes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self._utterances = utterances
         self._captions = captions
+        self._classes = classes
         self._cache = WaveformCache(source, cache_bytes)
         others = _OtherUtterances(utterances, self._cache, sampler)
         self._pools = Pools(utterances=others, noise=noise, responses=responses)
@@ -210,7 +213,17 @@ class BatchStream(Generic[U]):
         captions = None
         if self._captions is not None:
             captions = self._captions.draw(chosen, [draw.repeat for draw in draws], self._sampler.seed, mine.epoch)
-        return replace(batch, sums=sums, captions=captions).validate()
+        labels = None if self._classes is None else self._labels(chosen, self._sampler.place(mine))
+        return replace(batch, sums=sums, captions=captions, labels=labels).validate()
+
+    def _labels(self, utterances: Sequence[U], place: int) -> Labels:
+        assert self._classes is not None
+        missing = [utterance.id for utterance in utterances if not self._classes.get(utterance.id)]
+        if missing:
+            raise DataError(f"Utterance {missing[0]!r} has no class to learn from. Leave such utterances out.")
+        rows = [self._classes[utterance.id] for utterance in utterances]
+        width = max(map(len, rows))
+        return Labels(torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows]), place)
 
     def _find_units(self, utterance_id: str) -> NDArray[np.integer] | None:
         assert self._units is not None

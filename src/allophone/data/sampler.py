@@ -6,6 +6,7 @@ whole state of a data stream is three integers, and any rank of any world size c
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,7 +42,69 @@ class Draw(NamedTuple):
     """How often this utterance was drawn before in the same epoch; > 0 only where it is over-sampled."""
 
 
-class BatchSampler:
+class PlannedSampler(ABC):
+    """Batches of an epoch that follow from its number; kinds of samplers differ in how they plan one.
+
+    Args:
+        seed: Seed of every draw.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._plan = lru_cache(maxsize=2)(self._make_plan)
+
+    @abstractmethod
+    def _make_plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Rows and repeats of each batch of an epoch, shape ``(rows of the batch, 2)`` each."""
+
+    @abstractmethod
+    def any_row(self, generator: torch.Generator) -> int:
+        """One row, drawn with the chance that it has in any epoch."""
+
+    @abstractmethod
+    def seconds_by_language(self, draws: Sequence[Draw]) -> dict[str, float]:
+        """Seconds that some draws hear of each language, clips counted up to the crop."""
+
+    def state(self, epoch: int = 0, position: int = 0) -> SamplerState:
+        """The state that stands before batch ``position`` of ``epoch``."""
+        return SamplerState(epoch=epoch, position=position, seed=self.seed)
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of one epoch; may differ by a few between epochs."""
+        return len(self._plan(epoch))
+
+    def batch(self, epoch: int, position: int) -> tuple[Draw, ...]:
+        """Batch number ``position`` of ``epoch``: a pure function of the two and the seed.
+
+        Raises:
+            DataError: The epoch has no such batch.
+        """
+        plan = self._plan(epoch)
+        if not 0 <= position < len(plan):
+            raise DataError(f"Epoch {epoch} has batches 0 to {len(plan) - 1}; batch {position} was asked for.")
+        return tuple(Draw(int(row), int(repeat)) for row, repeat in plan[position])
+
+    def place(self, state: SamplerState) -> int:
+        """Batches of all ranks that come before ``state``, from the first epoch on."""
+        return sum(self.num_batches(epoch) for epoch in range(state.epoch)) + state.position
+
+    def advance(self, state: SamplerState, batches: int) -> SamplerState:
+        """The state ``batches`` batches later, running on into the next epochs.
+
+        Raises:
+            DataError: ``state`` was made with another seed.
+        """
+        if state.seed != self.seed:
+            raise DataError(
+                f"The data stream was saved with seed {state.seed}, this one has {self.seed}. Use {state.seed}."
+            )
+        epoch, position = state.epoch, state.position + batches
+        while position >= (size := self.num_batches(epoch)):
+            epoch, position = epoch + 1, position - size
+        return self.state(epoch, position)
+
+
+class BatchSampler(PlannedSampler):
     """Batches of near-equal duration with balanced languages and sources.
 
     An epoch hears as many seconds as the corpus has (clips counted up to ``crop_seconds``); with ``alpha`` and
@@ -76,7 +139,7 @@ class BatchSampler:
     ) -> None:
         durations = np.asarray(durations_seconds, dtype=np.float64)
         _check(durations, languages, sources, batch_seconds, crop_seconds)
-        self.seed = seed
+        super().__init__(seed)
         self.batch_seconds = batch_seconds
         self._seconds = np.minimum(durations, crop_seconds)
         self._buckets = np.floor(np.log(self._seconds) / np.log(BUCKET_RATIO)).astype(np.int64)
@@ -89,26 +152,6 @@ class BatchSampler:
         targets = [self.weights[key] * total / seconds[key] * len(rows) for key, rows in self._groups.items()]
         self.draws = dict(zip(self._groups, draw_counts(targets), strict=True))
         """Utterances drawn in an epoch per (language, source)."""
-        self._plan = lru_cache(maxsize=2)(self._make_plan)
-
-    def state(self, epoch: int = 0, position: int = 0) -> SamplerState:
-        """The state that stands before batch ``position`` of ``epoch``."""
-        return SamplerState(epoch=epoch, position=position, seed=self.seed)
-
-    def num_batches(self, epoch: int) -> int:
-        """Batches of one epoch; may differ by a few between epochs."""
-        return len(self._plan(epoch))
-
-    def batch(self, epoch: int, position: int) -> tuple[Draw, ...]:
-        """Batch number ``position`` of ``epoch``: a pure function of the two and the seed.
-
-        Raises:
-            DataError: The epoch has no such batch.
-        """
-        plan = self._plan(epoch)
-        if not 0 <= position < len(plan):
-            raise DataError(f"Epoch {epoch} has batches 0 to {len(plan) - 1}; batch {position} was asked for.")
-        return tuple(Draw(int(row), int(repeat)) for row, repeat in plan[position])
 
     def any_row(self, generator: torch.Generator) -> int:
         """One row, drawn with the chance that it has in any epoch: languages and sources balanced as in batches."""
@@ -116,21 +159,6 @@ class BatchSampler:
         draws = np.cumsum([self.draws[key] for key in self._groups])
         rows = list(self._groups.values())[int(np.searchsorted(draws, group * draws[-1], side="right"))]
         return int(rows[int(member * len(rows))])
-
-    def advance(self, state: SamplerState, batches: int) -> SamplerState:
-        """The state ``batches`` batches later, running on into the next epochs.
-
-        Raises:
-            DataError: ``state`` was made with another seed.
-        """
-        if state.seed != self.seed:
-            raise DataError(
-                f"The data stream was saved with seed {state.seed}, this one has {self.seed}. Use {state.seed}."
-            )
-        epoch, position = state.epoch, state.position + batches
-        while position >= (size := self.num_batches(epoch)):
-            epoch, position = epoch + 1, position - size
-        return self.state(epoch, position)
 
     def seconds_by_language(self, draws: Sequence[Draw]) -> dict[str, float]:
         """Seconds that some draws hear of each language, clips counted up to ``crop_seconds``."""

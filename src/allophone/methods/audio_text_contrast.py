@@ -16,7 +16,6 @@ than memory is made by ``chunk_rows``, not by micro-batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +32,7 @@ from allophone.losses.contrastive import (
     infonce_loss,
     sigmoid_loss,
 )
-from allophone.methods.base import ParameterGroup, StepOutput
+from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_embedder import TextEmbedder
 
@@ -147,19 +146,12 @@ class AudioTextContrast(nn.Module):
         """Matrices with the run's weight decay, everything else with none; the text encoder at its own rate."""
         text = {id(parameter) for parameter in self.text.encoder.parameters()}
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        others = _groups((parameter for parameter in trained if id(parameter) not in text), 1.0)
-        return others + _groups((p for p in trained if id(p) in text), self.config.text_lr_scale)
+        others = decaying_groups((parameter for parameter in trained if id(parameter) not in text), 1.0)
+        return others + decaying_groups((p for p in trained if id(p) in text), self.config.text_lr_scale)
 
     def artifact(self) -> nn.Module:
         """The speech embedder."""
         return self.speech
-
-
-def _groups(parameters: Iterable[nn.Parameter], lr_scale: float) -> list[ParameterGroup]:
-    every = tuple(parameters)
-    matrices, vectors = tuple(p for p in every if p.ndim > 1), tuple(p for p in every if p.ndim <= 1)
-    groups = [ParameterGroup(matrices, lr_scale), ParameterGroup(vectors, lr_scale, weight_decay=0.0)]
-    return [group for group in groups if group.parameters]
 
 
 def _captions(batch: SpeechBatch) -> Captions:

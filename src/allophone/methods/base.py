@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,3 +50,11 @@ class Method(Protocol):
     def artifact(self) -> nn.Module:
         """What a user takes away: the encoder, without heads."""
         ...
+
+
+def decaying_groups(parameters: Iterable[nn.Parameter], lr_scale: float) -> list[ParameterGroup]:
+    """Matrices with the run's weight decay, everything else with none, all at one rate; no group is empty."""
+    every = tuple(parameters)
+    matrices, vectors = tuple(p for p in every if p.ndim > 1), tuple(p for p in every if p.ndim <= 1)
+    groups = [ParameterGroup(matrices, lr_scale), ParameterGroup(vectors, lr_scale, weight_decay=0.0)]
+    return [group for group in groups if group.parameters]

@@ -7,6 +7,7 @@ not normalized; whoever compares them scales them to length 1. Nothing here is t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,16 +42,24 @@ class SpeechEmbedderConfig:
     """Hidden dim of attention pooling."""
     pooling_heads: int = 1
     """Heads of attention pooling, each for its share of the dims."""
-    projection: Literal["linear", "mlp"] = "mlp"
-    """Linear, or Linear - GELU - Linear with D values in between."""
+    projection: Literal["none", "linear", "mlp"] = "mlp"
+    """None (``dim`` must be D), linear, or Linear - GELU - Linear with D values in between."""
 
     def __post_init__(self) -> None:
         if min(self.dim, self.pooling_dim, self.pooling_heads) < 1:
             raise ConfigError(f"A speech embedder needs dims and heads of at least 1; got {self}.")
 
 
-def build_projection(dim_in: int, dim_out: int, kind: Literal["linear", "mlp"]) -> nn.Sequential:
-    """Linear, or Linear - GELU - Linear, from ``dim_in`` to ``dim_out``."""
+def build_projection(dim_in: int, dim_out: int, kind: Literal["none", "linear", "mlp"]) -> nn.Sequential:
+    """Nothing, Linear, or Linear - GELU - Linear, from ``dim_in`` to ``dim_out``.
+
+    Raises:
+        ConfigError: Nothing cannot change the dim.
+    """
+    if kind == "none":
+        if dim_in != dim_out:
+            raise ConfigError(f"Without a projection an embedding has the encoder's {dim_in} dims; got {dim_out}.")
+        return nn.Sequential()
     if kind == "linear":
         return nn.Sequential(nn.Linear(dim_in, dim_out))
     return nn.Sequential(nn.Linear(dim_in, dim_in), nn.GELU(), nn.Linear(dim_in, dim_out))
@@ -91,7 +100,10 @@ class SpeechEmbedder(nn.Module):
         Raises:
             ShapeError: Shapes disagree, or an utterance is shorter than one frame.
         """
-        states = self.encoder(waveform, waveform_lengths).hidden_states
+        return self.pool(self.encoder(waveform, waveform_lengths).hidden_states)
+
+    def pool(self, states: Sequence[Packed]) -> Tensor:
+        """What stands behind the encoder: hidden states of a batch, each ``(N, D)``, to ``(B, E)``."""
         mixed: Packed = states[-1] if self.layer_weights is None else self.layer_weights(states)
         embedding: Tensor = self.projection(self.pooling(mixed))
         return embedding

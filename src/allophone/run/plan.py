@@ -17,9 +17,11 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from allophone.batch import SpeechBatch
+from allophone.batch import Labels, SpeechBatch
 from allophone.frames import FrameClock, seconds_to_samples
+from allophone.methods.cross_entropy_tuning import CrossEntropyTuning
 from allophone.methods.masked_prediction import MaskedPrediction
+from allophone.methods.pair_tuning import PairTuning
 from allophone.methods.two_rate_prediction import prediction
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.cost import flop_per_hour, frame_milliseconds
@@ -28,6 +30,7 @@ from allophone.run.config import RunConfig
 from allophone.run.duration import duration
 from allophone.run.execute import fit_threads
 from allophone.run.expansion import Base, ExpandConfig, run_config
+from allophone.run.tuning import Trained, TuneConfig, build_method, fresh_embedder
 from allophone.seeding import torch_generator
 from allophone.train.precision import use_bf16
 from allophone.units.extract import FrameExtractor
@@ -197,6 +200,64 @@ def plan_evaluation(base: Base, seeds: int, hours: float) -> Plan:
     once = hours * 3600 / PROBE_SECONDS * _seconds(lambda: _exhaust(extractor, waveform))
     work = f"{hours:.2f} h by {1 + seeds} encoders"
     return _plan("Evaluation", [Stage(name="frames", work=work, seconds=(1 + seeds) * once)], _size(base.encoder), 0)
+
+
+def plan_tuning(
+    encoder: Encoder, config: TuneConfig, methods: Sequence[Trained], *, num_classes: int, seeds: int, hours: float
+) -> Plan:
+    """Training of each method with each seed, and encoding for the probes; the probes themselves are not in it.
+
+    Args:
+        encoder: What is tuned.
+        config: How.
+        methods: Which are trained.
+        num_classes: Classes there are.
+        seeds: How many.
+        hours: Audio that is probed, all parts together.
+    """
+    fit_threads(encoder)
+    stages, parameters = [], _size(encoder)
+    batch = _noise_batch(config, encoder.clock, num_classes)
+    for name in methods:
+        method = build_method(name, encoder, num_classes, config, seed=0).train()
+        parameters = _size(method)
+        rows = len(batch.ids)
+        work = f"{seeds} x {config.steps} steps of {rows} x {config.crop_seconds:g} s"
+        stages.append(Stage(name=name, work=work, seconds=seeds * config.steps * _seconds(_tuning_step(method, batch))))
+    speech = fresh_embedder(encoder, config)
+    waveform = torch.randn(1, seconds_to_samples(PROBE_SECONDS), generator=torch_generator(0, "plan")) / 10
+
+    @torch.inference_mode()
+    def once() -> None:
+        speech(waveform, torch.tensor([waveform.shape[1]]))
+
+    # The frozen encoder, once in all layers, a random one a seed, and each stopping point; the chosen one twice.
+    passes = 2 + seeds + len(methods) * seeds * (config.points + 1)
+    pace = _seconds(once) / PROBE_SECONDS
+    stages.append(Stage(name="probing", work=f"{passes} x {hours:.2f} h", seconds=passes * hours * 3600 * pace))
+    checkpoints = len(methods) * seeds * config.points
+    return _plan(f"Tuning to tell {num_classes} classes apart", stages, parameters, checkpoints)
+
+
+def _noise_batch(config: TuneConfig, clock: FrameClock, num_classes: int) -> SpeechBatch:
+    """Noise in crops of full length, as many as a batch holds, with classes."""
+    rows, samples = config.classes * config.per_class, seconds_to_samples(config.crop_seconds)
+    generator = torch_generator(0, "plan", "tuning")
+    return SpeechBatch(
+        ids=tuple(f"probe-{row}" for row in range(rows)),
+        waveform=torch.randn(rows, samples, generator=generator) / 10,
+        waveform_lengths=torch.full((rows,), samples),
+        frame_lengths=torch.full((rows,), clock.count(samples)),
+        labels=Labels(torch.arange(rows)[:, None] % min(num_classes, config.classes), place=config.steps),
+    ).validate()
+
+
+def _tuning_step(method: PairTuning | CrossEntropyTuning, batch: SpeechBatch) -> Callable[[], None]:
+    def one_step() -> None:
+        method.step(batch).loss_sum.backward()
+        method.zero_grad(set_to_none=True)
+
+    return one_step
 
 
 def _exhaust(extractor: FrameExtractor, waveform: Tensor) -> None:

@@ -1,0 +1,188 @@
+"""A corpus with a class for each utterance, parted so that a probe cannot recognize what it has heard before.
+
+Which things are kept apart depends on the class. Speakers: the same speakers in all parts, no content (group, text)
+in two. Languages: neither speakers nor content in two. Other labels: no speaker in two, and no group where a class has
+several. Splits that a corpus brings (official folds) are taken, less what shares content with training; it is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from allophone.data.corpus import Corpus
+from allophone.data.splits import Link, split_corpus
+from allophone.data.utterance import Utterance
+from allophone.errors import DataError
+
+Label = Literal["speaker", "language", "label"]
+"""Column that holds the class."""
+PARTS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledParts:
+    """Three parts of a corpus with the same classes."""
+
+    train: Corpus
+    dev: Corpus
+    test: Corpus
+    names: tuple[str, ...]
+    """Classes by number, sorted."""
+    classes: dict[str, tuple[int, ...]]
+    """Numbers of the classes of each utterance, by id."""
+    left_out: dict[str, int]
+    """Utterances that are in no part, by reason."""
+    notes: tuple[str, ...]
+    """What a reader of scores must know of the parts."""
+
+    def numbers(self, corpus: Corpus) -> list[int]:
+        """First class of each utterance of a part."""
+        return [self.classes[row.id][0] for row in corpus]
+
+
+def label_parts(
+    corpus: Corpus, label: Label, *, min_train: int = 8, share_speakers: bool = False, seed: int = 0
+) -> LabelledParts:
+    """Part a corpus for tuning and probing.
+
+    Args:
+        corpus: With the column; with splits or without.
+        label: The column.
+        min_train: Classes with fewer training utterances, or without one in dev and test, are left out.
+        share_speakers: Where splits are drawn, let speakers be in several parts; for corpora of few voices.
+        seed: Of splits that are drawn.
+
+    Raises:
+        DataError: Nothing can be kept apart, or fewer than two classes are left.
+    """
+    rows = [row for row in corpus if getattr(row, label) is not None]
+    left_out = {f"no {label}": len(corpus) - len(rows)}
+    known = corpus.with_utterances(tuple(rows))
+    if not rows:
+        raise DataError(f"{corpus.name}: no utterance has a {label}. Import it with one, or choose another label.")
+    notes: list[str] = []
+    given = {row.split for row in rows}
+    links = _links(rows, label, share_speakers)
+    if {"train", "test"} <= given:
+        parted = _with_dev(known, seed)
+        notes.append("Splits are those of the corpus.")
+    else:
+        parted = _drawn(known, label, links, seed)
+        notes.append(f"Splits were drawn so that none shares {' or '.join(links)} with another.")
+    # Once before content is compared, so that voices which are only in test take nothing away from the others.
+    parted, _, too_small = _common_classes(parted, label, min_train)
+    parted, left_out["content of training"] = _without_shared_groups(parted, links)
+    parted, left_out["text of another part"] = _without_shared_texts(parted, label)
+    parted, names, now_too_small = _common_classes(parted, label, min_train)
+    left_out["class too small"] = too_small + now_too_small
+    notes += _shared_speakers(parted, label)
+    classes: dict[str, tuple[int, ...]] = {row.id: (names.index(getattr(row, label)),) for row in parted}
+    train, dev, test = (parted.where(split=part) for part in PARTS)
+    return LabelledParts(
+        train=train, dev=dev, test=test, names=names, classes=classes, left_out=left_out, notes=tuple(notes)
+    )
+
+
+def _links(rows: Sequence[Utterance], label: Label, share_speakers: bool) -> tuple[Link, ...]:
+    speakers: tuple[Link, ...] = () if share_speakers else ("speaker",)
+    if label == "speaker":
+        return ("group", "text")
+    if label == "language":
+        return (*speakers, "group", "text")
+    groups: dict[str, set[str | None]] = defaultdict(set)
+    for row in rows:
+        groups[row.label or ""].add(row.group)
+    several = min(len(members) for members in groups.values()) >= len(PARTS)
+    links: tuple[Link, ...] = (*speakers, "group") if several else speakers
+    if not links:
+        raise DataError(
+            "Nothing would be kept apart: there is one group a class, and speakers are shared. Give splits."
+        )
+    return links
+
+
+def _drawn(corpus: Corpus, label: Label, links: tuple[Link, ...], seed: int) -> Corpus:
+    """Splits whose shares hold for every class; where one cannot be in all parts, for every language."""
+    try:
+        named = tuple(replace(row, language=str(getattr(row, label))) for row in corpus)
+        drawn = split_corpus(corpus.with_utterances(named), dev=0.15, test=0.2, by=links, seed=seed)
+    except DataError:
+        return split_corpus(corpus, dev=0.15, test=0.2, by=links, seed=seed)
+    splits = {row.id: row.split for row in drawn}
+    return corpus.with_utterances(tuple(replace(row, split=splits[row.id]) for row in corpus))
+
+
+def _with_dev(corpus: Corpus, seed: int) -> Corpus:
+    """The corpus' own splits; where it has no dev, some content of its training part."""
+    if any(row.split == "dev" for row in corpus):
+        return corpus
+    training = corpus.where(split="train")
+    links: tuple[Link, ...] = ("group",) if any(row.group for row in training) else ("text",)
+    drawn = {row.id: row.split for row in split_corpus(training, dev=0.15, test=0.0, by=links, seed=seed)}
+    return corpus.with_utterances(tuple(replace(row, split=drawn.get(row.id, row.split)) for row in corpus))
+
+
+def _without_shared_groups(corpus: Corpus, links: tuple[Link, ...]) -> tuple[Corpus, int]:
+    """Without test utterances whose group is in train, and dev ones whose group is in train or test.
+
+    A corpus' own splits may keep a second voice for test that says what the first says in training.
+    """
+    if "group" not in links:
+        return corpus, 0
+    groups = {part: {row.group for row in corpus if row.split == part and row.group} for part in PARTS}
+    forbidden = {"test": groups["train"], "dev": groups["train"] | groups["test"]}
+    kept = tuple(row for row in corpus if row.group not in forbidden.get(row.split or "", set()))
+    return corpus.with_utterances(kept), len(corpus) - len(kept)
+
+
+def _without_shared_texts(corpus: Corpus, label: Label) -> tuple[Corpus, int]:
+    """Without training utterances whose text is in dev or test, and dev ones whose text is in test.
+
+    Labels other than speaker and language may be what is said, or be acted on the same few sentences.
+    """
+    if label == "label":
+        return corpus, 0
+    texts: dict[str, set[str]] = {part: set() for part in PARTS}
+    for row in corpus:
+        if row.text and row.split in texts:
+            texts[row.split].add(row.text.casefold().strip(" .!?"))
+    forbidden = {"train": texts["dev"] | texts["test"], "dev": texts["test"]}
+    kept = tuple(
+        row
+        for row in corpus
+        if not (row.text and row.text.casefold().strip(" .!?") in forbidden.get(row.split or "", set()))
+    )
+    return corpus.with_utterances(kept), len(corpus) - len(kept)
+
+
+def _common_classes(corpus: Corpus, label: Label, min_train: int) -> tuple[Corpus, tuple[str, ...], int]:
+    counts = {part: Counter(getattr(row, label) for row in corpus if row.split == part) for part in PARTS}
+    names = tuple(
+        sorted(
+            name
+            for name, many in counts["train"].items()
+            if many >= min_train and counts["dev"][name] and counts["test"][name]
+        )
+    )
+    if len(names) < 2:
+        raise DataError(
+            f"{corpus.name}: {len(names)} values of {label} have {min_train} training utterances and some in dev and "
+            "test; tuning tells at least two apart. Lower min_train, or let parts share speakers (share_speakers)."
+        )
+    kept = tuple(row for row in corpus if getattr(row, label) in names and row.split in PARTS)
+    return corpus.with_utterances(kept), names, len(corpus) - len(kept)
+
+
+def _shared_speakers(corpus: Corpus, label: Label) -> list[str]:
+    """A note where a voice of the test part was heard in training, which then may be what is recognized."""
+    if label == "speaker":
+        return []
+    heard = {row.speaker for row in corpus if row.split == "train" and row.speaker}
+    test = [row for row in corpus if row.split == "test"]
+    shared = sum(row.speaker in heard for row in test)
+    if not shared:
+        return []
+    return [f"{shared} of {len(test)} test utterances are of speakers heard in training: a voice may tell the class."]

@@ -1,0 +1,131 @@
+"""Tuning from a corpus to tables: all rows, exact resume, the stopping point that dev picks, and the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_model
+import torch
+
+from allophone.cli.main import main
+from allophone.data.corpus import Corpus
+from allophone.data.utterance import Utterance
+from allophone.models.conversion import save_encoder
+from allophone.models.speech_embedder import load_speech_embedder
+from allophone.recipes.tune import FROZEN, TuneData, tune
+from allophone.recipes.tune_scores import READERS
+from allophone.run.tuning import TuneConfig, build_tuning_stream, tune_encoder
+
+CONFIG = TuneConfig(steps=4, points=2, classes=2, per_class=2, crop_seconds=0.6, learning_rate=1e-2)
+DATA = TuneData(min_train=4, few_shot=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Three voices (a buzz of another pitch each) that say 24 prompts (another rhythm each)."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = []
+    for voice, pitch in enumerate((90, 140, 220)):
+        for prompt in range(24):
+            generator = np.random.default_rng(100 * voice + prompt)
+            time = np.arange(11_200) / 16_000
+            wave = sum(np.sin(2 * np.pi * pitch * k * time + generator.random()) / k for k in range(1, 12))
+            wave = wave * (0.6 + 0.4 * np.sin(2 * np.pi * (2 + prompt) * time)) + 0.1 * generator.standard_normal(
+                11_200
+            )
+            name = f"{voice}-{prompt}"
+            soundfile.write(folder / f"{name}.wav", 0.1 * wave, 16_000)
+            rows.append(
+                Utterance(
+                    id=name,
+                    path=f"{name}.wav",
+                    duration_seconds=0.7,
+                    sample_rate=16_000,
+                    language="fra_Latn",
+                    speaker=f"voice {voice}",
+                    group=f"prompt {prompt}",
+                )
+            )
+    return Corpus(folder=folder, utterances=tuple(rows), name="made").save(folder)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    save_encoder(tiny_model.lasr(), folder, "# Tiny")
+    return folder
+
+
+def test_one_table_of_all_methods(made: Corpus, base: Path, tmp_path: Path) -> None:
+    methods = ("frozen", "pair", "cross-entropy")
+    found = tune(base, made, label="speaker", out=tmp_path, methods=methods, config=CONFIG, data=DATA)  # type: ignore[arg-type]
+    assert found is not None
+    names = [name for name in found.cells if not name.startswith("frozen, ")]
+    assert names == ["chance", "filter bank", "random encoder", FROZEN, "pair", "cross-entropy"]
+    assert sum(name.startswith("frozen, layer") for name in found.cells) == 1
+    assert "frozen, mixture of layers" in found.cells
+    assert all(set(row) == set(READERS) for row in found.cells.values())
+    assert found.cells["filter bank"][READERS[0]].value > 90 > found.cells["chance"][READERS[0]].value
+    result = json.loads(found.result.read_text(encoding="utf-8"))
+    assert {"pair", "cross-entropy"} <= result["changes_from_frozen"].keys() and result["parts"]["classes"]
+    geometry = result["systems"]["pair"][0]["geometry"]
+    assert geometry["raw"]["dim"] == 16 and geometry["standardized"]["isoscore"] <= 1
+    assert result["systems"]["pair"][0]["few_shot"]["1"] and result["systems"][FROZEN][0]["few_shot"]["8"]
+    for point in result["stopping_points"]:
+        assert [one["step"] for one in point["points"]] == [2, 4]
+        assert point["journal"]["step"] == 4 and point["journal"]["seconds"] > 0
+        assert point["chosen"] == point["picked_by"]["knn"] and "least lost" in point["note"]
+    embedder = load_speech_embedder(tmp_path / "pair")
+    assert embedder.config.projection == "none"
+    journal = (tmp_path / "pair-seed-0" / "metrics.jsonl").read_text(encoding="utf-8")
+    assert "active_anchors" in journal and "head_spread" in journal and "no_gradient" not in journal
+    table = found.tables.read_text(encoding="utf-8")
+    assert "| filter bank |" in table and "silhouette" in table
+
+
+def weights(made: Corpus, out: Path, config: TuneConfig) -> dict[str, torch.Tensor]:
+    classes = {row.id: (int(row.id[0]),) for row in made}
+    run = tune_encoder("pair", tiny_model.lasr(), made, classes, config, out, seed=3)
+    assert run is not None
+    return {name: value.clone() for name, value in run.method.state_dict().items()}
+
+
+def test_a_run_that_is_cut_goes_on_as_if_it_were_not(
+    made: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, unmined_share=0.5, head_only_share=0.5)
+    whole = weights(made, tmp_path / "whole", config)
+    seen: list[int] = []
+
+    def stop(self: object) -> object:
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return real(self)
+
+    stream = build_tuning_stream(made, {row.id: (0,) for row in made}, tiny_model.lasr(), config, seed=3)
+    real = type(stream).__next__
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stream), "__next__", stop)
+        with pytest.raises(KeyboardInterrupt):
+            weights(made, tmp_path / "cut", config)
+    assert (tmp_path / "cut" / "checkpoints" / "step-00000002").is_dir()
+    again = weights(made, tmp_path / "cut", config)
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_the_command(made: Corpus, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["tune", "--corpus", str(made.folder), "--label", "speaker", "--method", "frozen", "--base", str(base)]
+    assert main([*line, "--out", str(tmp_path), "--min-train", "4", "--no-few-shot"]) == 0
+    assert "| frozen |" in capsys.readouterr().out
+    assert main([*line, "--out", str(tmp_path), "--min-train", "4", "--plan"]) == 0
+    planned = capsys.readouterr().out
+    assert "3 values of speaker" in planned and "probing" in planned
+    with pytest.raises(SystemExit):
+        main([*line[:-3], "pear", "--base", str(base)])
+    assert "Did you mean 'pair'" in capsys.readouterr().err
