@@ -13,13 +13,13 @@ import traceback
 from collections.abc import Sequence
 
 from allophone import __version__
-from allophone.cli import benchmark, corpus, demo, doctor, evaluate, expand, pretrain, report, units, vocoder
+from allophone.cli import align, benchmark, corpus, demo, doctor, evaluate, expand, pretrain, report, units, vocoder
 from allophone.cli.console import complain, processes
 from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, evaluate, report, benchmark)
+VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, align, evaluate, report, benchmark)
 
 
 def build_parser() -> Parser:
@@ -60,8 +60,8 @@ def _refuse_copies(arguments: argparse.Namespace) -> None:
     """Started by ``torchrun``, most verbs would do the same work several times in the same place."""
     if processes() > 1 and not getattr(arguments, "shared", False):
         raise ConfigError(
-            f"{processes()} processes were started (WORLD_SIZE), but only `allophone pretrain` and `vocoder train` "
-            f"share their work. Leave out torchrun, or unset WORLD_SIZE."
+            f"{processes()} processes were started (WORLD_SIZE), but only `allophone pretrain`, `vocoder train` and "
+            f"`align` share their work. Leave out torchrun, or unset WORLD_SIZE."
         )
 
 
