@@ -13,13 +13,26 @@ import traceback
 from collections.abc import Sequence
 
 from allophone import __version__
-from allophone.cli import align, benchmark, corpus, demo, doctor, evaluate, expand, pretrain, report, units, vocoder
+from allophone.cli import (
+    align,
+    benchmark,
+    corpus,
+    demo,
+    doctor,
+    evaluate,
+    expand,
+    pretrain,
+    report,
+    search,
+    units,
+    vocoder,
+)
 from allophone.cli.console import complain, processes
 from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, align, evaluate, report, benchmark)
+VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, align, search, evaluate, report, benchmark)
 
 
 def build_parser() -> Parser:

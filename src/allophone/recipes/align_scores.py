@@ -166,7 +166,8 @@ def _write(rows: Mapping[str, Sequence[Result]], pool: Pool, out: Path) -> Path:
     (out / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     groups = len({row.group or row.id for row in pool.utterances})
     parts = [
-        f"# Retrieval over one pool\n\n{len(pool.utterances)} recordings and {len(pool.texts)} texts of {groups} contents.\n",
+        f"# Retrieval over one pool\n\n{len(pool.utterances)} recordings and {len(pool.texts)} texts of "
+        f"{groups} contents.\n",
         "No content or text of the pool was in training. Percent, with 95 % intervals over contents. Rows with *ridge* "
         "have no text side of their own: a ridge regression maps them to the trained text vectors.\n",
     ]

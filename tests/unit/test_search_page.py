@@ -1,0 +1,92 @@
+"""The page of answers, also as a browser shows it."""
+
+from __future__ import annotations
+
+import html
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from allophone.evaluate.report_media import opus_address
+from allophone.search.index import Entry, Hit, IndexInfo
+from allophone.search.page import Shown, search_page
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+INFO = IndexInfo(model="m", model_hash="abc123", dim=4)
+PROBE = """<script>
+addEventListener("load", async () => {
+  const box = document.getElementById("narrow");
+  box.value = "SEPTIEME";
+  box.dispatchEvent(new Event("input"));
+  const shown = [...document.querySelectorAll("#hits li:not([hidden])")];
+  const player = shown[0].querySelector("audio");
+  player.muted = true;
+  await player.play();
+  await new Promise((done) => player.addEventListener("timeupdate", () => { if (player.currentTime > 0) done(); }));
+  document.title = [shown.length, document.getElementById("count").textContent, shown[0].className,
+    player.currentTime > 0 ? "played" : "silent", Math.round(10 * player.duration)].join("|");
+});
+</script>"""
+
+
+def page(speech: Callable[..., Tensor]) -> str:
+    texts = ["au <b>revoir</b>", "le septième jour", "bonjour"]
+    shown = [
+        Shown(
+            hit=Hit(
+                entry=Entry(
+                    key=str(number),
+                    id=str(number),
+                    corpus="c",
+                    path=f"/audio/{number}.wav",
+                    offset_seconds=125.26,
+                    duration_seconds=1.0,
+                    language="fra_Latn",
+                    speaker=None if number else "anne",
+                    text=text,
+                ),
+                score=0.9 - 0.5 * number,
+            ),
+            sound=opus_address(speech(1.0, number).numpy()) if number < 2 else "",
+        )
+        for number, text in enumerate(texts)
+    ]
+    return search_page('"jour" & <nuit>', shown, INFO)
+
+
+def test_the_page_needs_nothing_else_and_quotes_what_it_shows(speech: Callable[..., Tensor]) -> None:
+    text = page(speech)
+    assert "<b>revoir" not in text and html.escape("au <b>revoir</b>") in text and "<nuit>" not in text
+    assert "2:05.3 to 2:06.3" in text and "French" in text and "abc123" in text and "can no longer be read" in text
+    assert text.count("data:audio/ogg;base64,") == 2
+    assert "http" not in text.replace("http-equiv", "")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_word_is_typed_and_an_answer_is_played(tmp_path: Path, speech: Callable[..., Tensor]) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(page(speech).replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    done = subprocess.run(
+        [
+            str(BROWSER),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--autoplay-policy=no-user-gesture-required",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--timeout=8000",
+            "--dump-dom",
+            file.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    title = done.stdout.partition("<title>")[2].partition("</title>")[0]
+    assert title == "1|1 of 3 shown|playing|played|10", done.stderr[-500:]
