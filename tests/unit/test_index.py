@@ -52,7 +52,7 @@ def filled(folder: Path, count: int = 200) -> tuple[VectorIndex, NDArray[np.floa
 
 
 def test_it_finds_what_a_comparison_with_all_finds(tmp_path: Path) -> None:
-    index, vectors = filled(tmp_path)
+    _, vectors = filled(tmp_path)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for query in vectors[:5] + 0.1:
         cosines = unit @ (query / np.linalg.norm(query))

@@ -16,6 +16,7 @@ from allophone import __version__
 from allophone.cli import (
     align,
     benchmark,
+    classify,
     corpus,
     demo,
     doctor,
@@ -32,7 +33,7 @@ from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, align, search, evaluate, report, benchmark)
+VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, align, search, classify, evaluate, report, benchmark)
 
 
 def build_parser() -> Parser:

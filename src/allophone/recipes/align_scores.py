@@ -75,7 +75,7 @@ def score_towers(
     rows: dict[str, list[Result]] = {"chance": score_chance(all_questions, data_hash=data_hash)}
     drawn = {}
     for seed in RANDOM_SEEDS:
-        embed = _random_embedder(model, seed)
+        embed = random_embedder(model, seed)
         drawn[seed] = (embedded(cache, pool.utterances, embed, report(f"Random encoder {seed}")), texts)
     rows["random encoder"] = score(overall, drawn, model_hash="random", data_hash=data_hash, seeds=RANDOM_SEEDS)
     fitted_on = _drawn_rows(heard, model.info.seed)
@@ -127,7 +127,7 @@ def pooled_frames(
     return embedded(cache, rows, pool, progress).double().numpy()
 
 
-def _random_embedder(model: Aligned, seed: int) -> Embed:
+def random_embedder(model: Aligned, seed: int) -> Embed:
     """The same architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "random encoder"))
