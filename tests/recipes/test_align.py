@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,9 @@ def test_scores_stand_beside_what_they_are_compared_with(run: Path) -> None:
     random = {one["name"]: one for one in result["rows"]["random encoder"]}
     assert random["speech to text: R@10"]["low"] <= chance["speech to text: R@10"]
     tables = (run / "align" / "scores.md").read_text()
-    assert "## Speech to text" in tables and "aligned" in tables
+    assert "## Speech to text" in tables
+    assert "| aligned (seen: other rows of pitches, recordings 0 %, near-duplicates " in tables
+    assert result["seen_in_training"]["contents"] == 0.0 and result["seen_in_training"]["speakers"] == 1.0
 
 
 def test_the_model_names_what_it_heard(run: Path) -> None:
@@ -123,6 +126,24 @@ def test_index_and_search(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(lines) == 4 and all(line.split()[2] == "eng_Latn" for line in lines)
     assert main(["search", index, "nowhere.wav"]) == 1
     assert "no such recording" in capsys.readouterr().err
+
+
+def test_classes_by_name_and_by_examples(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = Corpus.open(run / "corpus")
+    rows = tuple(replace(row, label=row.text.split()[0]) for row in opened if row.language == "eng_Latn" and row.text)
+    Corpus(folder=run / "corpus", utterances=rows, name="words").save(tmp_path / "words")
+    model = str(run / "align" / "model")
+    clips = [str(run / "corpus" / f"eng_Latn-{number}.wav") for number in (0, 1)]
+    assert main(["classify", model, *clips, "--labels", "ari,bri", "--languages", "eng_Latn"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all("ari 0." in line and "bri 0." in line for line in lines)
+    words = ["classify", model, "--corpus", str(tmp_path / "words"), "--labels", "ari,bri,cri"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    tables = (tmp_path / "out" / "scores.md").read_text()
+    assert "| chance | 33.3 |" in tables and "| zero-shot, random encoder |" in tables and "| zero-shot |" in tables
+    assert "| 1 examples a class |" in tables and "seen: recordings 0 %" in tables
+    assert main(["classify", model, "--labels", "a,b"]) == 1
+    assert "Give either recordings, or --corpus" in capsys.readouterr().err
 
 
 def test_what_cannot_be_embedded_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,8 @@
 
 Vectors are made up: a mixture of a hundredth as many heaps as there are rows, in a space of 48 dims that is turned
 into all of them, with a little noise of full rank, as embeddings of speech are (few directions matter, contents lie in
-heaps). Queries are drawn like rows. Plain Gaussian vectors, where every distance is much the same, are the worst case of
-any such index and can be measured beside it.
+heaps). Queries are drawn like rows. Plain Gaussian vectors, where all distances are much the same, are the worst case
+of any such index and can be measured beside it.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def align(
 
     def judge() -> AlignResult:
         towers, before = load_aligned(trained.folder), open_base(model)[0].encoder
-        scores = score_towers(towers, before, trained.heard, corpus, pool, out, report)
+        scores = score_towers(towers, before, trained.heard, corpus, pool, out, folder=trained.folder, report=report)
         return AlignResult(folder=trained.folder, finished=True, tables=scores.tables, rows=scores.rows)
 
     judged: list[AlignResult] = []

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from allophone.config import to_dict
 from allophone.data.captioning import content_facts
 from allophone.data.corpus import Corpus
+from allophone.data.heard import Contamination
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.evaluate.protocol import FrameSource
@@ -32,6 +33,7 @@ from allophone.models.aligned import Aligned
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder
+from allophone.recipes.contamination import in_words, seen_in_training
 from allophone.run.progress import Report, silent
 from allophone.seeding import derive, numpy_generator
 
@@ -55,7 +57,15 @@ class AlignScores:
 
 
 def score_towers(
-    model: Aligned, before: Encoder, heard: Corpus, corpus: Corpus, pool: Pool, out: Path, report: Report = silent
+    model: Aligned,
+    before: Encoder,
+    heard: Corpus,
+    corpus: Corpus,
+    pool: Pool,
+    out: Path,
+    *,
+    folder: Path,
+    report: Report = silent,
 ) -> AlignScores:
     """Score the towers and what they are compared with, and write ``result.json`` and ``scores.md``.
 
@@ -66,6 +76,7 @@ def score_towers(
         corpus: Decodes the pool.
         pool: Recordings and texts that are searched.
         out: Folder.
+        folder: Of the towers, with the ledger of what they heard.
         report: Told how far each stage is.
     """
     data_hash = corpus.with_utterances(pool.utterances).hash
@@ -95,7 +106,8 @@ def score_towers(
         data_hash=data_hash,
         seeds=(model.info.seed,),
     )
-    return AlignScores(rows=rows, tables=_write(rows, pool, out))
+    seen = seen_in_training(folder, model.info, corpus, pool.utterances, cache, report)
+    return AlignScores(rows=rows, tables=_write(rows, pool, seen, out))
 
 
 def embedded(
@@ -156,11 +168,12 @@ def _ridge(features: Array, targets: Array, asked: Array) -> Tensor:
     return F.normalize(torch.from_numpy(fitted.predict((asked - mean) / deviation)).float(), dim=-1)
 
 
-def _write(rows: Mapping[str, Sequence[Result]], pool: Pool, out: Path) -> Path:
+def _write(rows: Mapping[str, Sequence[Result]], pool: Pool, seen: Contamination | None, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     result = {
         "format": "allophone-align-result-1",
         "pool": {"recordings": len(pool.utterances), "texts": len(pool.texts), "spoken": list(pool.spoken)},
+        "seen_in_training": None if seen is None else to_dict(seen),
         "rows": {name: [to_dict(one) for one in results] for name, results in rows.items()},
     }
     (out / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -172,7 +185,12 @@ def _write(rows: Mapping[str, Sequence[Result]], pool: Pool, out: Path) -> Path:
         "have no text side of their own: a ridge regression maps them to the trained text vectors.\n",
     ]
     for direction in DIRECTIONS:
-        part = {name: [one for one in found if one.name.startswith(f"{direction}:")] for name, found in rows.items()}
+        part = {
+            f"{name} ({in_words(seen)})" if name == "aligned" else name: [
+                one for one in found if one.name.startswith(f"{direction}:")
+            ]
+            for name, found in rows.items()
+        }
         if any(part.values()):
             parts += [f"## {direction.capitalize()}\n", tabulate({k: v for k, v in part.items() if v}).markdown()]
     parts += [_pairs(rows, direction) for direction in DIRECTIONS]

@@ -21,7 +21,9 @@ from allophone.evaluate.result import Result, Signature, result_from_interval, s
 from allophone.evaluate.zero_shot import ZeroShot, class_probabilities, class_prompts, class_vectors, zero_shot
 from allophone.metrics.intervals import Interval
 from allophone.models.aligned import Aligned
+from allophone.models.conversion import model_folder
 from allophone.recipes.align_scores import embedded, random_embedder
+from allophone.recipes.contamination import in_words, seen_in_training
 from allophone.recipes.search import open_towers
 from allophone.run.progress import Report, silent
 from allophone.text.captions import Kind
@@ -127,12 +129,21 @@ def classify_corpus(
         _result(f"{one.shots} examples a class", one.accuracy, data_hash, towers.info.hash, (towers.info.seed,), seed)
         for one in few
     ]
+    seen = seen_in_training(model_folder(model), towers.info, corpus, judged, cache, report)
     out.mkdir(parents=True, exist_ok=True)
     save_results(results, out / "result.json")
-    details = {"chance": scored.chance, "majority": scored.majority, "prompts": [to_dict(one) for one in classes]}
+    details = {
+        "chance": scored.chance,
+        "majority": scored.majority,
+        "seen_in_training": in_words(seen),
+        "prompts": [to_dict(one) for one in classes],
+    }
     (out / "prompts.json").write_text(json.dumps(details, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     tables = out / "scores.md"
-    tables.write_text(_table(results, scored, few, len(judged), len(labels)), encoding="utf-8")
+    tables.write_text(
+        _table(results, scored, few, f"{len(judged)} clips of {len(labels)} classes; {in_words(seen)}."),
+        encoding="utf-8",
+    )
     return ClassifiedCorpus(zero_shot=scored, few_shot=few, results=results, tables=tables)
 
 
@@ -176,9 +187,9 @@ def _result(
     return result_from_interval(name, interval, unit="%", higher_is_better=True, signature=signature, seeds=seeds)
 
 
-def _table(results: Sequence[Result], scored: ZeroShot, few: Sequence[FewShot], clips: int, classes: int) -> str:
+def _table(results: Sequence[Result], scored: ZeroShot, few: Sequence[FewShot], head: str) -> str:
     deviations = {f"{one.shots} examples a class": f"{one.deviation:.1f}" for one in few}
-    lines = [f"{clips} clips of {classes} classes.", "", "| | accuracy, % ↑ | deviation over draws |", "|---|---|---|"]
+    lines = [head, "", "| | accuracy, % ↑ | deviation over draws |", "|---|---|---|"]
     lines += [f"| chance | {scored.chance:.1f} | – |", f"| most frequent class | {scored.majority:.1f} | – |"]
     lines += [f"| {one.name} | {one.text} | {deviations.get(one.name, '–')} |" for one in results]
     low, high = scored.prompt_spread

@@ -6,6 +6,7 @@ Like every run: what is finished is not made again, and what was interrupted goe
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 from allophone.config import to_dict
 from allophone.data.captioning import CaptionConfig, Captioner, content_facts, tellable
 from allophone.data.corpus import Corpus
-from allophone.data.loader import BatchStream
+from allophone.data.heard import listen, save_heard
+from allophone.data.loader import BatchStream, WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.distributed import on_rank_zero, rank_zero_first
 from allophone.errors import ConfigError, DataError
@@ -29,7 +31,7 @@ from allophone.models.text_tower import TextTowerConfig, write_text_tower
 from allophone.run.config import DataConfig
 from allophone.run.execute import fit_threads
 from allophone.run.origin import begin_run, require_origin
-from allophone.run.progress import Report, silent
+from allophone.run.progress import Report, counted, silent
 from allophone.run.targets import build_sampler, usable
 from allophone.seeding import derive
 from allophone.train.config import TrainConfig
@@ -144,7 +146,7 @@ def execute_alignment(
         result = train(method, stream, config.train, run_dir, identity=identity, progress=report("Training"))
     if result.stopped == "finished":
         parents = (begun_from, towers.encoder_hash)
-        on_rank_zero(lambda: _save(method, config, corpus, heard, folder, parents))
+        on_rank_zero(lambda: _save(method, config, corpus, heard, folder, parents, counted(report("Ledger"))))
     return Alignment(folder=folder, result=result, heard=heard, left_out=left_out)
 
 
@@ -189,6 +191,7 @@ def _save(
     heard: Corpus,
     folder: Path,
     parents: tuple[str, ...],
+    progress: Callable[[int, int], None],
 ) -> None:
     entry = HeardCorpus(
         name=corpus.name,
@@ -206,6 +209,7 @@ def _save(
         heard=(entry,),
     )
     model = Aligned(speech=method.speech, text=method.text, info=info)
+    save_heard(listen(heard.utterances, WaveformCache(heard), config.captions.languages, progress), folder)
     save_aligned(model, folder, _card(config, heard, parents), parents=parents, created_by=CREATED_BY)
 
 
