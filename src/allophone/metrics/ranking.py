@@ -129,9 +129,8 @@ def _check(similarity: Tensor, right: Tensor, allowed: Tensor | None) -> None:
     if bool(similarity.isnan().any()):
         row = int(similarity.isnan().any(dim=1).nonzero()[0])
         raise NumericsError(f"rank_candidates: a similarity of query {row} is NaN; look at its embedding.")
-    answers = (right if allowed is None else right & allowed).any(dim=1)
-    if not bool(answers.all()) or (allowed is not None and bool((right & ~allowed).any())):
-        row = (
-            int((~answers).nonzero()[0]) if not bool(answers.all()) else int((right & ~allowed).any(dim=1).nonzero()[0])
-        )  # type: ignore[operator]
+    none = ~(right if allowed is None else right & allowed).any(dim=1)
+    forbidden = torch.zeros_like(none) if allowed is None else (right & ~allowed).any(dim=1)
+    if bool((none | forbidden).any()):
+        row = int((none | forbidden).nonzero()[0])
         raise DataError(f"rank_candidates: query {row} has no right candidate, or one that is not allowed; drop it.")
