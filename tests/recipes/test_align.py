@@ -103,11 +103,15 @@ def test_the_model_names_what_it_heard(run: Path) -> None:
 def test_the_same_command_again_does_nothing_and_another_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (run / "align" / "model" / "model.safetensors").stat().st_mtime_ns
+    files = [run / "align" / name for name in ("model/model.safetensors", "scores.md", "result.json")]
+    before = [file.stat().st_mtime_ns for file in files]
+    assert main(command(run)) == 0
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert "| aligned (" in capsys.readouterr().out
     assert main([*command(run)[:-1], "2"]) == 1
     assert "was made from something else" in capsys.readouterr().err
     assert main([*command(run)[:-4], "--steps", "3"]) == 1
-    assert (run / "align" / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert [file.stat().st_mtime_ns for file in files] == before
 
 
 def test_index_and_search(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

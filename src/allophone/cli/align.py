@@ -38,6 +38,11 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--recipe", default="small", metavar="NAME", help="'small': one CPU; 'standard': a GPU (default: small)"
     )
+    parser.add_argument(
+        "--transcriber",
+        metavar="MODEL",
+        help="also score the cascade: transcribe with this (openai/whisper-base, a folder), then compare texts",
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
     add_out(parser, "the run", Path("runs/align"))
@@ -59,6 +64,7 @@ def command(arguments: argparse.Namespace) -> int:
             recipe=arguments.recipe,
             steps=arguments.steps,
             seed=arguments.seed,
+            transcriber=arguments.transcriber,
             report=report,
         )
     if result.tables is not None:

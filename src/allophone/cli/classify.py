@@ -20,10 +20,10 @@ def add(verbs: Verbs) -> None:
         command,
         summary="Sort recordings into classes by the names of the classes alone.",
         details="With --corpus, scores the labelled test split: by name, and by 1, 5 and 8 examples a class.",
-        example='allophone classify runs/align/model --labels "happy,sad,angry" --kind emotion a.wav b.wav',
+        example='allophone classify runs/align/model a.wav b.wav --labels "happy,sad,angry" --kind emotion',
     )
     parser.add_argument("model", metavar="MODEL", help="what `align` wrote: a folder or a hub id")
-    parser.add_argument("clips", type=Path, nargs="*", metavar="FILE", help="recordings")
+    parser.add_argument("clips", type=Path, nargs="*", metavar="FILE", help="recordings; before the options")
     parser.add_argument("--labels", type=languages, required=True, metavar="A,B,...", help="names of the classes")
     parser.add_argument(
         "--kind", choices=KINDS, default="keyword", help="what the labels are (default: keyword, a word that is said)"

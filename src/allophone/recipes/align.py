@@ -109,6 +109,7 @@ def align(
     recipe: str = "small",
     steps: int | None = None,
     seed: int = 0,
+    transcriber: str | Path | None = None,
     report: Report = silent,
 ) -> AlignResult:
     """Train a speech embedder and a text embedder of one space, and score retrieval on contents never met.
@@ -123,6 +124,7 @@ def align(
         recipe: Name in :data:`RECIPES`.
         steps: Updates; None = the recipe's.
         seed: Of everything that is drawn.
+        transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
         report: Told how far each stage is.
 
     Raises:
@@ -148,7 +150,17 @@ def align(
 
     def judge() -> AlignResult:
         towers, before = load_aligned(trained.folder), open_base(model)[0].encoder
-        scores = score_towers(towers, before, trained.heard, corpus, pool, out, folder=trained.folder, report=report)
+        scores = score_towers(
+            towers,
+            before,
+            trained.heard,
+            corpus,
+            pool,
+            out,
+            folder=trained.folder,
+            transcriber=transcriber,
+            report=report,
+        )
         return AlignResult(folder=trained.folder, finished=True, tables=scores.tables, rows=scores.rows)
 
     judged: list[AlignResult] = []

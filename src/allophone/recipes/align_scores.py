@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional as F
 
-from allophone.config import to_dict
+from allophone.config import from_dict, to_dict
 from allophone.data.captioning import content_facts
 from allophone.data.corpus import Corpus
 from allophone.data.heard import Contamination
@@ -29,14 +30,16 @@ from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.result import Result, tabulate
 from allophone.evaluate.sources import EncoderSource, FilterbankSource, extract_all
 from allophone.evaluate.text_retrieval import DIRECTIONS, Pool, questions, score, score_chance
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all
 from allophone.models.aligned import Aligned
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.recipes.contamination import in_words, seen_in_training
-from allophone.run.progress import Report, silent
+from allophone.run.progress import Report, counted, silent
 from allophone.seeding import derive, numpy_generator
 
+FORMAT, RESULT, TABLES = "allophone-align-result-1", "result.json", "scores.md"
 CHUNK = 256
 """Recordings decoded and embedded at once."""
 RIDGE_CLIPS = 3_000
@@ -65,6 +68,7 @@ def score_towers(
     out: Path,
     *,
     folder: Path,
+    transcriber: str | Path | None = None,
     report: Report = silent,
 ) -> AlignScores:
     """Score the towers and what they are compared with, and write ``result.json`` and ``scores.md``.
@@ -77,9 +81,20 @@ def score_towers(
         pool: Recordings and texts that are searched.
         out: Folder.
         folder: Of the towers, with the ledger of what they heard.
+        transcriber: Speech recognizer of ``transformers``, for the row of the cascade; None = no such row.
         report: Told how far each stage is.
     """
     data_hash = corpus.with_utterances(pool.utterances).hash
+    made_from = {
+        "model": model.info.hash,
+        "before": model_hash(before),
+        "pool": data_hash,
+        "languages": list(pool.written),
+        "transcriber": None if transcriber is None else str(transcriber),
+    }
+    done = _scored(out, made_from)
+    if done is not None:
+        return done
     overall, all_questions = questions(pool, pairs=False), questions(pool, pairs=True)
     cache = WaveformCache(corpus)
     texts = model.embed_texts([wording for _, wording in pool.texts])
@@ -98,6 +113,11 @@ def score_towers(
         known = "filter bank" if isinstance(source, FilterbankSource) else model_hash(before)
         name = f"{source.name}, ridge to the texts"
         rows[name] = score(overall, {0: (mapped, texts)}, model_hash=known, data_hash=data_hash)
+    if transcriber is not None:
+        written = _transcripts(pool, cache, transcriber, out, report)
+        vectors = {0: (model.embed_texts(written), texts)}
+        name = f"cascade: {Path(transcriber).name}, then text"
+        rows[name] = score(overall, vectors, model_hash=str(transcriber), data_hash=data_hash)
     speech = embedded(cache, pool.utterances, model.embed_speech, report("Aligned"))
     rows["aligned"] = score(
         all_questions,
@@ -107,7 +127,26 @@ def score_towers(
         seeds=(model.info.seed,),
     )
     seen = seen_in_training(folder, model.info, corpus, pool.utterances, cache, report)
-    return AlignScores(rows=rows, tables=_write(rows, pool, seen, out))
+    return AlignScores(rows=rows, tables=_write(rows, pool, seen, made_from, out))
+
+
+def _scored(out: Path, made_from: Mapping[str, Any]) -> AlignScores | None:
+    """The scores that lie there, where they were made from the same."""
+    if not (out / RESULT).exists() or not (out / TABLES).exists():
+        return None
+    result = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    if result.get("format") != FORMAT or result.get("made_from") != made_from:
+        return None
+    rows = {name: [from_dict(Result, one) for one in found] for name, found in result["rows"].items()}
+    return AlignScores(rows=rows, tables=out / TABLES)
+
+
+def _transcripts(
+    pool: Pool, cache: WaveformCache[Utterance], transcriber: str | Path, out: Path, report: Report
+) -> list[str]:
+    file = out / f"transcripts-{derive(0, 'transcriber', transcriber):016x}.tsv"
+    transcribe = load_transcriber(transcriber)
+    return transcribe_all(pool.utterances, cache, transcribe, file, counted(report("Transcribing")))
 
 
 def embedded(
@@ -168,15 +207,17 @@ def _ridge(features: Array, targets: Array, asked: Array) -> Tensor:
     return F.normalize(torch.from_numpy(fitted.predict((asked - mean) / deviation)).float(), dim=-1)
 
 
-def _write(rows: Mapping[str, Sequence[Result]], pool: Pool, seen: Contamination | None, out: Path) -> Path:
+def _write(
+    rows: Mapping[str, Sequence[Result]], pool: Pool, seen: Contamination | None, made_from: Any, out: Path
+) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     result = {
-        "format": "allophone-align-result-1",
+        "format": FORMAT,
+        "made_from": made_from,
         "pool": {"recordings": len(pool.utterances), "texts": len(pool.texts), "spoken": list(pool.spoken)},
         "seen_in_training": None if seen is None else to_dict(seen),
         "rows": {name: [to_dict(one) for one in results] for name, results in rows.items()},
     }
-    (out / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     groups = len({row.group or row.id for row in pool.utterances})
     parts = [
         f"# Retrieval over one pool\n\n{len(pool.utterances)} recordings and {len(pool.texts)} texts of "
@@ -194,8 +235,9 @@ def _write(rows: Mapping[str, Sequence[Result]], pool: Pool, seen: Contamination
         if any(part.values()):
             parts += [f"## {direction.capitalize()}\n", tabulate({k: v for k, v in part.items() if v}).markdown()]
     parts += [_pairs(rows, direction) for direction in DIRECTIONS]
-    tables = out / "scores.md"
+    tables = out / TABLES
     tables.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+    (out / RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return tables
 
 
