@@ -20,7 +20,7 @@ def add(verbs: Verbs) -> None:
         command,
         summary="Sort recordings into classes by the names of the classes alone.",
         details="With --corpus, scores the labelled test split: by name, and by 1, 5 and 8 examples a class.",
-        example='allophone classify runs/align/model a.wav b.wav --labels "happy,sad,angry" --kind emotion',
+        example="allophone classify runs/align/model a.wav b.wav --labels happy,sad,angry --kind emotion",
     )
     parser.add_argument("model", metavar="MODEL", help="what `align` wrote: a folder or a hub id")
     parser.add_argument("clips", type=Path, nargs="*", metavar="FILE", help="recordings; before the options")

@@ -58,7 +58,7 @@ def _add_search(verbs: Verbs) -> None:
         "search",
         run_search,
         summary="Find recordings by a text or by a clip: file, time and score.",
-        example='allophone search index/ "good morning" --language fra --html found.html',
+        example="allophone search index/ bonjour --language fra --html found.html",
     )
     parser.add_argument("index", type=Path, metavar="INDEX", help="what `index` wrote")
     parser.add_argument("query", metavar="QUERY", help="a text, or the path of a recording")
