@@ -156,10 +156,25 @@ def test_what_cannot_be_embedded_is_named(run: Path, tmp_path: Path, capsys: pyt
     chosen = opened.with_utterances(opened.utterances[:3])
     broken = tmp_path / "corpus"
     broken.mkdir()
-    for row in chosen:
+    for row in chosen.utterances:
         (broken / row.path).write_bytes(opened.audio_path(row).read_bytes())
     Corpus(folder=broken, utterances=chosen.utterances, name="broken").save(broken)
     (broken / chosen.utterances[1].path).write_bytes(b"not sound")
     assert main(["index", str(run / "align" / "model"), str(broken), "--out", str(tmp_path / "index")]) == 0
     assert "1 recordings could not be embedded" in capsys.readouterr().out
     assert chosen.utterances[1].id in (tmp_path / "index" / "skipped.tsv").read_text()
+
+
+def test_two_corpora_of_one_name_are_not_mixed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lancedb", reason="needs the extra 'search'")
+    opened, index = Corpus.open(run / "corpus"), tmp_path / "index"
+    words = ["index", str(run / "align" / "model"), "", "--out", str(index)]
+    for number, name in ((0, "a"), (1, "b")):
+        row = opened.utterances[number]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.wav").write_bytes(opened.audio_path(row).read_bytes())
+        renamed = replace(row, id="x", path="x.wav")
+        Corpus(folder=tmp_path / name, utterances=(renamed,), name="same").save(tmp_path / name)
+    assert main([*words[:2], str(tmp_path / "a"), *words[3:]]) == 0
+    assert main([*words[:2], str(tmp_path / "b"), *words[3:]]) == 1
+    assert "under the same two names" in capsys.readouterr().err

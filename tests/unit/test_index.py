@@ -99,7 +99,7 @@ def test_a_recording_that_was_replaced_is_there_once(tmp_path: Path) -> None:
     index, vectors = filled(tmp_path, 20)
     entries, _ = rows(1, first=7)
     index.add(entries, vectors[8:9], replaces=True)
-    assert len(index) == 20 and index.known()["c/7"] == "hash 7"
+    assert len(index) == 20 and index.known()["c/7"] == ("hash 7", "/audio/it's 7.wav")
     assert {hit.entry.key for hit in index.search(vectors[8], 2)} == {"c/7", "c/8"}
 
 

@@ -68,8 +68,10 @@ def test_a_recognizer_of_transformers(tmp_path: Path) -> None:
         num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,
     )
-    Wav2Vec2ForCTC(config).save_pretrained(str(tmp_path / "model"))
+    model = Wav2Vec2ForCTC(config)
+    model.lm_head.bias.data[letters.index("b")] = 100.0  # it hears nothing else
+    model.save_pretrained(str(tmp_path / "model"))
     texts = load_transcriber(tmp_path / "model")([torch.randn(8_000), torch.randn(12_000)])
-    assert len(texts) == 2 and all(set(text) <= set("abcdef ") for text in texts)
+    assert texts == ["b", "b"]
     with pytest.raises(CheckpointError, match="not a speech recognizer"):
         load_transcriber(tmp_path / "nothing")

@@ -98,7 +98,7 @@ def index_corpus(
     """Add the utterances of a corpus to an index; those that it holds are left alone.
 
     The same call goes on after an interruption, and adds what a corpus has gained since. A recording that was replaced
-    under the same id is embedded again.
+    under the same id is embedded again. One that left the corpus stays.
 
     Args:
         model: Of ``allophone align``, or another speech embedder.
@@ -111,13 +111,14 @@ def index_corpus(
     Raises:
         CheckpointError: The index there belongs to another model.
         ConfigError: The window is too short, or the extra ``search`` is not installed.
+        DataError: The index holds another recording under the same names of corpus and utterance.
     """
     if window_seconds < 1:
         raise ConfigError(f"A window of {window_seconds:g} s says nothing of what is said in it; take 1 s or more.")
     towers = open_towers(model)
     index = VectorIndex.create(out, IndexInfo(model=towers.name, model_hash=towers.hash, dim=towers.speech.dim))
     known = index.known()
-    fresh = [row for row in corpus if not _is_known(row, corpus, known, window_seconds)]
+    fresh = [row for row in corpus if not _is_known(row, corpus, known, window_seconds, out)]
     fresh.sort(key=lambda row: row.duration_seconds)
     progress, skipped, before = report("Indexing"), dict[str, str](), len(index)
     for start in range(0, len(fresh), BATCH):
@@ -152,9 +153,19 @@ def _keys(row: Utterance, corpus: Corpus, window_seconds: float) -> list[tuple[s
     return [(name if len(parts) == 1 else f"{name}@{begin:.2f}", begin, length) for begin, length in parts]
 
 
-def _is_known(row: Utterance, corpus: Corpus, known: dict[str, str | None], window_seconds: float) -> bool:
-    keys = [key for key, _, _ in _keys(row, corpus, window_seconds)]
-    return all(key in known and known[key] == row.sha256 for key in keys)
+def _is_known(
+    row: Utterance, corpus: Corpus, known: dict[str, tuple[str | None, str]], window_seconds: float, out: Path
+) -> bool:
+    """Whether the index has all of an utterance, as it is and where it is now."""
+    path = str(corpus.audio_path(row).resolve())
+    there = [known.get(key) for key, _, _ in _keys(row, corpus, window_seconds)]
+    for found in there:
+        if found is not None and found[1] != path and (found[0] is None or found[0] != row.sha256):
+            raise DataError(
+                f"{out}: it holds {row.id!r} of a corpus {corpus.name!r} from {found[1]}; got another recording, "
+                f"{path}, under the same two names. Save one of the corpora under another name."
+            )
+    return all(found == (row.sha256, path) for found in there)
 
 
 def _decoded(

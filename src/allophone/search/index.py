@@ -157,10 +157,11 @@ class VectorIndex:
                 f"{model_hash}. Name the model that it was made with, or make another index."
             )
 
-    def known(self) -> dict[str, str | None]:
-        """Keys of all rows, with the hash of their samples."""
-        found = self._table.search().select(["key", "sha256"]).limit(None).to_arrow()
-        return dict(zip(found["key"].to_pylist(), found["sha256"].to_pylist(), strict=True))
+    def known(self) -> dict[str, tuple[str | None, str]]:
+        """Keys of all rows, with the hash of their samples and their path."""
+        found = self._table.search().select(["key", "sha256", "path"]).limit(None).to_arrow()
+        values = zip(found["sha256"].to_pylist(), found["path"].to_pylist(), strict=True)
+        return dict(zip(found["key"].to_pylist(), values, strict=True))
 
     def add(self, entries: Sequence[Entry], vectors: NDArray[np.float32], *, replaces: bool = False) -> None:
         """Add a batch: whole on the disk when this returns, not at all if it does not.
