@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def load_transcriber(folder_or_hub_id: str | Path) -> Transcribe:
         CheckpointError: There is no such recognizer.
     """
     try:
-        recognizer = pipeline("automatic-speech-recognition", model=str(folder_or_hub_id), device="cpu")
+        recognizer: Any = pipeline("automatic-speech-recognition", model=str(folder_or_hub_id), device="cpu")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder_or_hub_id}: not a speech recognizer that transformers can load "

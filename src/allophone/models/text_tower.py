@@ -73,7 +73,9 @@ def write_text_tower(texts: Sequence[str], folder: Path, config: TextTowerConfig
         single="<s> $A </s>", special_tokens=[("<s>", SPECIAL.index("<s>")), ("</s>", SPECIAL.index("</s>"))]
     )
     names = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=config.max_tokens, **names)
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, model_max_length=config.max_tokens, **names
+    )
     settings = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=config.dim,
