@@ -114,6 +114,16 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
+def test_a_language_whose_recordings_are_left_out_is_scored_all_the_same(run: Path, tmp_path: Path) -> None:
+    words = f"align --corpus {run}/corpus --model {run}/encoder --out {tmp_path} --steps 2 --leave-out fra"
+    assert main(words.split()) == 0
+    (heard,) = load_aligned(tmp_path / "model").info.heard
+    assert (heard.utterances, heard.languages) == (30, ("eng_Latn",))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["pool"]["spoken"] == list(LANGUAGES) and result["pool"]["texts"] == 20
+    assert result["seen_in_training"]["speakers"] == 0.5
+
+
 def test_index_and_search(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lancedb", reason="needs the extra 'search'")
     model, index = str(run / "align" / "model"), str(tmp_path / "index")

@@ -36,6 +36,13 @@ def add(verbs: Verbs) -> None:
         "--languages", type=languages, default=(), metavar="A,B,...", help="of texts: fra_Latn (default: those spoken)"
     )
     parser.add_argument(
+        "--leave-out",
+        type=languages,
+        default=(),
+        metavar="A,B,...",
+        help="languages whose recordings are not heard, though their texts are read and their test recordings scored",
+    )
+    parser.add_argument(
         "--recipe", default="small", metavar="NAME", help="'small': one CPU; 'standard': a GPU (default: small)"
     )
     parser.add_argument(
@@ -61,6 +68,7 @@ def command(arguments: argparse.Namespace) -> int:
             out=arguments.out,
             text=arguments.text,
             languages=arguments.languages,
+            leave_out=arguments.leave_out,
             recipe=arguments.recipe,
             steps=arguments.steps,
             seed=arguments.seed,

@@ -106,6 +106,7 @@ def align(
     out: Path,
     text: str | Path | None = None,
     languages: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
     recipe: str = "small",
     steps: int | None = None,
     seed: int = 0,
@@ -121,6 +122,8 @@ def align(
         text: Folder or hub id of a text encoder (LaBSE, E5, BGE-M3, ...); None = a small one from nothing, which knows
             the words of this corpus alone.
         languages: Of texts, as the corpus writes them (``fra_Latn``); empty = those that are spoken in training.
+        leave_out: Languages whose recordings are not heard in training; their texts are read all the same, as
+            translations, and their test recordings are scored.
         recipe: Name in :data:`RECIPES`.
         steps: Updates; None = the recipe's.
         seed: Of everything that is drawn.
@@ -137,6 +140,10 @@ def align(
     if all(row.split is None for row in corpus):
         corpus = split_corpus(corpus)
     chosen = tuple(languages) or spoken_languages(corpus)
+    whole = corpus
+    if leave_out:
+        absent = {row.id for row in corpus.where(language=leave_out)}
+        corpus = corpus.with_utterances(tuple(row for row in corpus if row.id not in absent))
     config = RECIPES[recipe](chosen, from_nothing=text is None, seed=seed)
     if steps is not None:
         warmup = min(config.train.warmup_steps, steps // 10)
@@ -144,7 +151,7 @@ def align(
     trained = execute_alignment(config, corpus, out, encoder=open_base(model)[0].encoder, text=text, report=report)
     if trained.result.stopped == "signal":
         return AlignResult(folder=trained.folder, finished=False, tables=None, rows={})
-    pool = unheard_pool(corpus, chosen)
+    pool = unheard_pool(whole, chosen)
     if pool is None:
         return AlignResult(folder=trained.folder, finished=True, tables=None, rows={})
 
@@ -154,7 +161,7 @@ def align(
             towers,
             before,
             trained.heard,
-            corpus,
+            whole,
             pool,
             out,
             folder=trained.folder,
