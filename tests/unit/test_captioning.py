@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from allophone.batch import Captions, SpeechBatch
-from allophone.data.captioning import CaptionConfig, Captioner, content_facts, trait_facts
+from allophone.data.captioning import CaptionConfig, Captioner, content_facts, tellable, trait_facts
 from allophone.data.collate import CollateConfig
 from allophone.data.loader import BatchStream
 from allophone.data.sampler import BatchSampler
@@ -41,6 +41,28 @@ def test_contents_are_the_wordings_of_the_whole_group_and_no_more() -> None:
     assert facts["d"] == {"cat_Latn/bonjour"}
     assert content_facts(ROWS[::-1])["a"][0].number == content_facts(ROWS)["a"][0].number
     assert {fact.value for fact in content_facts(ROWS, ("eng_Latn",))["c"]} == {"eng_Latn/good morning"}
+
+
+def test_a_share_of_captions_is_the_transcript() -> None:
+    rows = ROWS[:3]
+
+    def transcripts(share: float) -> float:
+        captioner = Captioner(rows, CaptionConfig(own_language=share))
+        drawn = [captioner.draw(rows, [0] * 3, 0, epoch).texts[0] for epoch in range(300)]
+        return sum("Bonjour" in text for text in drawn) / 300
+
+    assert transcripts(0.0) == pytest.approx(1 / 3, abs=0.1)  # three languages, each as likely
+    assert transcripts(0.7) == pytest.approx(0.7 + 0.3 / 3, abs=0.1)
+    assert transcripts(1.0) == 1.0
+    others = Captioner(ROWS[:1] + ROWS[2:3], CaptionConfig(own_language=1.0, languages=("ita_Latn",)))
+    assert "buongiorno" in others.draw(ROWS[:1], [0], 0, 0).texts[0]  # cannot be told in the language that is spoken
+    with pytest.raises(ConfigError, match="from 0 to 1; got 2"):
+        CaptionConfig(own_language=2.0)
+
+
+def test_utterances_of_which_something_can_be_told() -> None:
+    assert [one.id for one in tellable(ROWS, CaptionConfig(languages=("cat_Latn",)))] == ["d"]
+    assert [one.id for one in tellable([row("n"), ROWS[1]], CaptionConfig())] == ["b"]
 
 
 def test_facts_of_the_kinds_that_are_asked_for() -> None:

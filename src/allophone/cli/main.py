@@ -14,8 +14,11 @@ from collections.abc import Sequence
 
 from allophone import __version__
 from allophone.cli import (
+from allophone.cli import (
+    align,
     benchmark,
     claims,
+    classify,
     corpus,
     demo,
     doctor,
@@ -24,7 +27,34 @@ from allophone.cli import (
     pack,
     pretrain,
     report,
+    search,
     tune,
+    units,
+    vocoder,
+)
+    corpus,
+    demo,
+    doctor,
+    evaluate,
+    expand,
+VERBS = (
+    demo,
+    doctor,
+    corpus,
+    pretrain,
+    expand,
+    pack,
+    align,
+    tune,
+    units,
+    vocoder,
+    search,
+    classify,
+    evaluate,
+    report,
+    benchmark,
+    claims,
+)
     units,
     vocoder,
 )
@@ -40,9 +70,12 @@ VERBS = (
     pretrain,
     expand,
     pack,
+    align,
     tune,
     units,
     vocoder,
+    search,
+    classify,
     evaluate,
     report,
     benchmark,
@@ -89,8 +122,8 @@ def _refuse_copies(arguments: argparse.Namespace) -> None:
     """Started by ``torchrun``, most verbs would do the same work several times in the same place."""
     if processes() > 1 and not getattr(arguments, "shared", False):
         raise ConfigError(
-            f"{processes()} processes were started (WORLD_SIZE), but only `allophone pretrain` and `vocoder train` "
-            f"share their work. Leave out torchrun, or unset WORLD_SIZE."
+            f"{processes()} processes were started (WORLD_SIZE), but only `allophone pretrain`, `vocoder train` and "
+            f"`align` share their work. Leave out torchrun, or unset WORLD_SIZE."
         )
 
 

@@ -45,6 +45,8 @@ class CaptionConfig:
     """What the column ``label`` holds (emotion, sound, keyword or speaker); None = it is not used."""
     languages: tuple[str, ...] | None = None
     """Languages of captions (``fra_Latn``); None = every one that a fact can be told in."""
+    own_language: float = 0.0
+    """Share of captions in the language that is spoken, where it can tell something; the others are in any."""
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
@@ -52,6 +54,8 @@ class CaptionConfig:
             raise ConfigError(f"Captions need at least one kind of {list(KINDS)}; got {list(self.kinds)}.")
         if self.label_kind in ("content", "language"):
             raise ConfigError(f"label_kind '{self.label_kind}' is a column of its own; it never stands in `label`.")
+        if not 0.0 <= self.own_language <= 1.0:
+            raise ConfigError(f"own_language is a share, from 0 to 1; got {self.own_language}.")
 
 
 class Captioner:
@@ -67,8 +71,8 @@ class Captioner:
 
     def __init__(self, utterances: Sequence[Utterance], config: CaptionConfig) -> None:
         self._languages = config.languages
-        contents = content_facts(utterances, config.languages) if "content" in config.kinds else {}
-        self._facts = {row.id: (*contents.get(row.id, ()), *trait_facts(row, config)) for row in utterances}
+        self._own_language = config.own_language
+        self._facts = known_facts(utterances, config)
         self._numbers: dict[str, list[int]] = {}
         mute = [row.id for row in utterances if not any(self._can_tell(fact) for fact in self._facts[row.id])]
         if mute:
@@ -90,7 +94,7 @@ class Captioner:
         Returns:
             Texts with the numbers of the facts that they state, and of all facts known of each utterance.
         """
-        drawn = [self._draw(row.id, seed, epoch, repeat) for row, repeat in zip(utterances, repeats, strict=True)]
+        drawn = [self._draw(row, seed, epoch, repeat) for row, repeat in zip(utterances, repeats, strict=True)]
         captions = [caption for caption in drawn if caption is not None]
         facts = [self._known(row.id) for row in utterances]
         width = max(map(len, facts))
@@ -101,16 +105,39 @@ class Captioner:
         ).validate()
 
     def _can_tell(self, fact: Fact) -> bool:
-        return any(self._languages is None or language in self._languages for language in caption_languages(fact))
+        return can_tell(fact, self._languages)
 
     def _known(self, utterance_id: str) -> list[int]:
         if utterance_id not in self._numbers:
             self._numbers[utterance_id] = [fact.number for fact in self._facts[utterance_id]]
         return self._numbers[utterance_id]
 
-    def _draw(self, utterance_id: str, seed: int, epoch: int, repeat: int) -> Caption | None:
-        generator = numpy_generator(seed, "caption", epoch, utterance_id, repeat)
-        return draw_caption(self._facts[utterance_id], generator, self._languages)
+    def _draw(self, utterance: Utterance, seed: int, epoch: int, repeat: int) -> Caption | None:
+        generator = numpy_generator(seed, "caption", epoch, utterance.id, repeat)
+        facts, languages = self._facts[utterance.id], self._languages
+        if self._own_language and (languages is None or utterance.language in languages):
+            if generator.random() < self._own_language:
+                found = draw_caption(facts, generator, (utterance.language,))
+                if found is not None:
+                    return found
+        return draw_caption(facts, generator, languages)
+
+
+def known_facts(utterances: Sequence[Utterance], config: CaptionConfig) -> dict[str, tuple[Fact, ...]]:
+    """Utterance id to everything that captions may tell of it; nothing for some."""
+    contents = content_facts(utterances, config.languages) if "content" in config.kinds else {}
+    return {row.id: (*contents.get(row.id, ()), *trait_facts(row, config)) for row in utterances}
+
+
+def tellable(utterances: Sequence[Utterance], config: CaptionConfig) -> tuple[Utterance, ...]:
+    """The utterances of which a caption can tell something."""
+    facts = known_facts(utterances, config)
+    return tuple(row for row in utterances if any(can_tell(fact, config.languages) for fact in facts[row.id]))
+
+
+def can_tell(fact: Fact, languages: Sequence[str] | None) -> bool:
+    """Whether a fact can be told in one of some languages (None = all)."""
+    return any(languages is None or language in languages for language in caption_languages(fact))
 
 
 def trait_facts(utterance: Utterance, config: CaptionConfig) -> tuple[Fact, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from allophone.batch import Packed
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError
+from allophone.frames import SAMPLE_RATE
 from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_folder, model_hash, replace_file, save_encoder, write_json
 from allophone.nn.pooling import AttentionPooling, LayerWeights, MeanPooling
@@ -108,6 +110,36 @@ class SpeechEmbedder(nn.Module):
         embedding: Tensor = self.projection(self.pooling(mixed))
         return embedding
 
+    def embed(self, waveforms: Sequence[Tensor], *, batch_seconds: float = 60.0) -> Tensor:
+        """Embed waveforms of any length, in evaluation mode and without gradients, similar lengths together.
+
+        Args:
+            waveforms: 16 kHz mono in [-1, 1], shape ``(S,)`` each.
+            batch_seconds: Padded audio in one batch; a longer waveform is a batch of its own.
+
+        Returns:
+            Shape ``(B, E)``, float32 on the CPU, in the order of ``waveforms``, not normalized.
+
+        Raises:
+            ShapeError: A waveform is shorter than one frame.
+        """
+        order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]), reverse=True)
+        embedded = torch.empty(len(waveforms), self.dim)
+        device = next(self.projection.parameters()).device
+        was_training = self.training
+        self.eval()
+        try:
+            while order:
+                size = max(1, int(batch_seconds * SAMPLE_RATE) // max(1, len(waveforms[order[0]])))
+                members, order = order[:size], order[size:]
+                lengths = torch.tensor([len(waveforms[index]) for index in members])
+                padded = nn.utils.rnn.pad_sequence([waveforms[index].float() for index in members], batch_first=True)
+                with torch.inference_mode():
+                    embedded[members] = self(padded.to(device), lengths.to(device)).float().cpu()
+        finally:
+            self.train(was_training)
+        return embedded
+
     def head_tensors(self) -> dict[str, Tensor]:
         """Everything but the encoder, by name, on the CPU in float32."""
         return {
@@ -118,7 +150,12 @@ class SpeechEmbedder(nn.Module):
 
 
 def save_speech_embedder(
-    embedder: SpeechEmbedder, folder: str | Path, card: str, *, created_by: str = "allophone"
+    embedder: SpeechEmbedder,
+    folder: str | Path,
+    card: str,
+    *,
+    parents: Sequence[str] = (),
+    created_by: str = "allophone",
 ) -> Path:
     """Write an encoder's folder, which ``transformers`` reads, with ``embedder.safetensors`` and ``embedder.json``.
 
@@ -126,6 +163,7 @@ def save_speech_embedder(
         embedder: The model, without adapters (merge them first).
         folder: Where to.
         card: Text of ``README.md``, the model card.
+        parents: Hashes of the models that it was made from.
         created_by: The command or program that made it.
 
     Returns:
@@ -141,7 +179,7 @@ def save_speech_embedder(
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(broken)}. The training diverged.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
-    save_encoder(embedder.encoder, folder, card, created_by=created_by)
+    save_encoder(embedder.encoder, folder, card, parents=parents, created_by=created_by)
     replace_file(folder / WEIGHTS_FILE, save(tensors))
     info = {"format": FORMAT, "encoder": model_hash(embedder.encoder), "config": to_dict(embedder.config)}
     write_json(folder / INFO_FILE, info)

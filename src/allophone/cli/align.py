@@ -1,0 +1,81 @@
+"""``allophone align``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from allophone.cli.console import ended, say, stages, wrote
+from allophone.cli.parser import Verbs, add_corpus, add_out, add_verb, languages
+from allophone.cli.places import open_corpus
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "align",
+        command,
+        summary="Bring recordings and texts into one space, by contrast with transcripts and translations.",
+        details="Run the same command again to go on after an interruption. Works under torchrun. Scores retrieval on\n"
+        "contents that were never met, beside chance, random weights and a filter bank.",
+        example="allophone align --corpus starter --model starter --out runs/align",
+    )
+    parser.set_defaults(shared=True)
+    add_corpus(parser)
+    parser.add_argument(
+        "--model", default="starter", metavar="MODEL", help="speech encoder: 'starter', a folder or a hub id"
+    )
+    parser.add_argument(
+        "--text",
+        metavar="MODEL",
+        help="text encoder: a folder or a hub id, such as sentence-transformers/LaBSE (default: a small one, trained "
+        "from nothing, that knows the words of this corpus alone)",
+    )
+    parser.add_argument(
+        "--languages", type=languages, default=(), metavar="A,B,...", help="of texts: fra_Latn (default: those spoken)"
+    )
+    parser.add_argument(
+        "--leave-out",
+        type=languages,
+        default=(),
+        metavar="A,B,...",
+        help="languages whose recordings are not heard, though their texts are read and their test recordings scored",
+    )
+    parser.add_argument(
+        "--recipe", default="small", metavar="NAME", help="'small': one CPU; 'standard': a GPU (default: small)"
+    )
+    parser.add_argument(
+        "--transcriber",
+        metavar="MODEL",
+        help="also score the cascade: transcribe with this (openai/whisper-base, a folder), then compare texts",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
+    add_out(parser, "the run", Path("runs/align"))
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Train the towers."""
+    from allophone.distributed import process_group
+    from allophone.recipes.align import align
+
+    corpus = open_corpus(arguments.corpus)
+    with stages() as report, process_group():
+        result = align(
+            arguments.model,
+            corpus,
+            out=arguments.out,
+            text=arguments.text,
+            languages=arguments.languages,
+            leave_out=arguments.leave_out,
+            recipe=arguments.recipe,
+            steps=arguments.steps,
+            seed=arguments.seed,
+            transcriber=arguments.transcriber,
+            report=report,
+        )
+    if result.tables is not None:
+        say(result.tables.read_text(encoding="utf-8"))
+        wrote(result.tables)
+    return ended(result.finished, result.folder)

@@ -1,0 +1,230 @@
+"""Do recordings find the texts that say the same, texts the recordings, and recordings each other in other languages?
+
+Every query is answered from the whole pool: all recordings and all wordings of all languages. In a pair of languages
+(spoken, written), what says the same in a third language is neither right nor wrong and is left out for that query; all
+else stays in, in whatever language. Speech to speech counts answers in other languages than the query's alone, so that
+neither its voice nor its language can be the answer; recordings of its own language that say the same are left out.
+Shape legend: N recordings, M texts, E dim.
+Source: protocol of docs and tables of this project; metrics as in :mod:`allophone.metrics.ranking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allophone.data.captioning import content_facts
+from allophone.data.utterance import Utterance
+from allophone.errors import DataError
+from allophone.evaluate.result import Result, Signature, result_from_interval
+from allophone.metrics.intervals import bootstrap
+from allophone.metrics.ranking import Ranking, chance_ranking, rank_candidates
+
+Direction = Literal["speech to text", "text to speech", "speech to speech"]
+DIRECTIONS: tuple[Direction, ...] = ("speech to text", "text to speech", "speech to speech")
+NORMALIZER = "content facts 1"
+"""Texts are the same in one language where they differ in case, space or outer punctuation only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Pool:
+    """What is searched."""
+
+    utterances: tuple[Utterance, ...]
+    """N recordings, each with at least one text."""
+    texts: tuple[tuple[str, str], ...]
+    """Language and wording of M texts, no two the same."""
+    says: Tensor
+    """Which texts are true of which recordings. Shape ``(N, M)``, bool."""
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Languages of recordings, sorted."""
+        return tuple(sorted({row.language for row in self.utterances}))
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Languages of texts, sorted."""
+        return tuple(sorted({language for language, _ in self.texts}))
+
+
+def build_pool(utterances: Sequence[Utterance], languages: Sequence[str] | None = None) -> Pool:
+    """All wordings of what some utterances say, in some languages (None = all); utterances without any are left out.
+
+    Raises:
+        DataError: Nothing is left.
+    """
+    facts = content_facts(utterances, languages)
+    kept = tuple(row for row in utterances if facts[row.id])
+    if not kept:
+        raise DataError(f"None of {len(utterances)} utterances has a text in {list(languages or ('any language',))}.")
+    wordings = {fact.value: fact.wordings[0] for row in kept for fact in facts[row.id]}
+    places = {value: place for place, value in enumerate(sorted(wordings))}
+    says = torch.zeros(len(kept), len(places), dtype=torch.bool)
+    for number, row in enumerate(kept):
+        says[number, [places[fact.value] for fact in facts[row.id]]] = True
+    return Pool(utterances=kept, texts=tuple(wordings[value] for value in sorted(wordings)), says=says)
+
+
+def held_out(utterances: Sequence[Utterance], known: Sequence[Utterance]) -> tuple[Utterance, ...]:
+    """Utterances that share neither a group nor a text, in any language, with known ones."""
+    groups = {row.group for row in known if row.group}
+    said = {fact.value for facts in content_facts(known).values() for fact in facts}
+    says = content_facts(utterances)
+    return tuple(
+        row for row in utterances if row.group not in groups and not any(fact.value in said for fact in says[row.id])
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Question:
+    """Queries, and what answers them."""
+
+    direction: Direction
+    pair: tuple[str, str] | None
+    """Language of queries and of answers; None = all."""
+    queries: Tensor
+    """Positions among recordings or texts. Shape ``(Q,)``, int64."""
+    right: Tensor
+    """Shape ``(Q, C)``, bool."""
+    allowed: Tensor
+    """Shape ``(Q, C)``, bool."""
+    groups: tuple[str, ...]
+    """Content of each query, for a bootstrap over contents."""
+
+    @property
+    def name(self) -> str:
+        """As tables have it."""
+        return self.direction if self.pair is None else f"{self.direction}, {self.pair[0]} to {self.pair[1]}"
+
+
+def questions(pool: Pool, *, pairs: bool, least: int = 20) -> list[Question]:
+    """Every direction over the whole pool and, where ``pairs``, every pair of languages with ``least`` queries."""
+    asked: list[tuple[Direction, tuple[str, str] | None]] = [(direction, None) for direction in DIRECTIONS]
+    if pairs:
+        asked += [("speech to text", (a, b)) for a in pool.spoken for b in pool.written]
+        asked += [("text to speech", (b, a)) for b in pool.written for a in pool.spoken]
+        asked += [("speech to speech", (a, b)) for a in pool.spoken for b in pool.spoken if a != b]
+    found = [_ask(pool, direction, pair) for direction, pair in asked]
+    return [one for one in found if one is not None and (one.pair is None or len(one.queries) >= least)]
+
+
+def _ask(pool: Pool, direction: Direction, pair: tuple[str, str] | None) -> Question | None:
+    spoken = np.array([row.language for row in pool.utterances])
+    written = np.array([language for language, _ in pool.texts])
+    contents = tuple(row.group or row.id for row in pool.utterances)
+    if direction == "speech to text":
+        says, query_languages, answer_languages, groups = pool.says, spoken, written, contents
+    elif direction == "text to speech":
+        first = pool.says.int().argmax(dim=0).tolist()
+        says, query_languages, answer_languages = pool.says.T, written, spoken
+        groups = tuple(contents[place] for place in first)
+    else:
+        says = (pool.says.float() @ pool.says.float().T) > 0
+        query_languages, answer_languages, groups = spoken, spoken, contents
+    right, allowed = says.clone(), torch.ones_like(says)
+    if direction == "speech to speech":
+        right &= torch.from_numpy(spoken[:, None] != spoken[None, :])
+        allowed = right | ~says
+    queries = torch.arange(len(says))
+    if pair is not None:
+        right = right & torch.from_numpy(answer_languages == pair[1])[None]
+        allowed = right | ~says
+        queries = queries[torch.from_numpy(query_languages == pair[0])]
+    queries = queries[right[queries].any(dim=1)]
+    if len(queries) == 0:
+        return None
+    return Question(
+        direction=direction,
+        pair=pair,
+        queries=queries,
+        right=right[queries],
+        allowed=allowed[queries],
+        groups=tuple(groups[place] for place in queries.tolist()),
+    )
+
+
+def answer(question: Question, speech: Tensor, texts: Tensor, seed: int = 0) -> Ranking:
+    """Rank the pool for each query.
+
+    Args:
+        question: Of :func:`questions`.
+        speech: Vectors of length 1 of the pool's recordings. Shape ``(N, E)``.
+        texts: The same of its texts. Shape ``(M, E)``.
+        seed: Of the order of ties.
+    """
+    asked, searched = {
+        "speech to text": (speech, texts),
+        "text to speech": (texts, speech),
+        "speech to speech": (speech, speech),
+    }[question.direction]
+    similarity = asked[question.queries] @ searched.T
+    return rank_candidates(similarity, question.right, question.allowed, seed=seed)
+
+
+def chance(question: Question) -> Ranking:
+    """What a random order gets."""
+    return chance_ranking(question.right, question.allowed)
+
+
+def score(
+    asked: Sequence[Question],
+    vectors: Mapping[int, tuple[Tensor, Tensor]],
+    *,
+    model_hash: str,
+    data_hash: str,
+    seeds: Sequence[int] = (),
+    seed: int = 0,
+) -> list[Result]:
+    """Scores in percent with 95 % intervals over contents (and over seeds, where there are several).
+
+    Args:
+        asked: Questions.
+        vectors: For each seed, vectors of length 1 of recordings ``(N, E)`` and of texts ``(M, E)``.
+        model_hash: Of the model, or a name.
+        data_hash: Of the pool.
+        seeds: Of the trainings behind it; empty where nothing was trained.
+        seed: Of ties and of the bootstrap.
+    """
+    signature = Signature(data_hash=data_hash, model_hash=model_hash, normalizer=NORMALIZER, seed=seed)
+    found = []
+    for question in asked:
+        rankings = [answer(question, *vectors[one], seed=seed).scores() for one in sorted(vectors)]
+        for metric in rankings[0]:
+            values = np.stack([ranking[metric] for ranking in rankings])
+            interval = bootstrap(values, groups=question.groups, seed=seed).scaled(100.0)
+            name = f"{question.name}: {metric}"
+            found.append(
+                result_from_interval(
+                    name, interval, unit="%", higher_is_better=True, signature=signature, seeds=tuple(seeds)
+                )
+            )
+    return found
+
+
+def score_chance(asked: Sequence[Question], *, data_hash: str, seed: int = 0) -> list[Result]:
+    """The row of chance, exact."""
+    signature = Signature(data_hash=data_hash, model_hash="chance", normalizer=NORMALIZER, seed=seed)
+    found = []
+    for question in asked:
+        for metric, values in chance(question).scores().items():
+            value = 100.0 * float(values.mean())
+            found.append(
+                Result(
+                    name=f"{question.name}: {metric}",
+                    value=value,
+                    low=value,
+                    high=value,
+                    n=len(set(question.groups)),
+                    unit="%",
+                    higher_is_better=True,
+                    seeds=(),
+                    signature=signature,
+                )
+            )
+    return found

@@ -1,0 +1,199 @@
+"""Audio and text in one space: recipes of contrastive training on transcripts and their translations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from allophone.data.captioning import CaptionConfig, tellable
+from allophone.data.collate import CollateConfig
+from allophone.data.corpus import Corpus
+from allophone.data.splits import split_corpus
+from allophone.distributed import on_rank_zero, require_shared
+from allophone.errors import ConfigError, DataError, suggest
+from allophone.evaluate.result import Result
+from allophone.evaluate.text_retrieval import Pool, build_pool, held_out
+from allophone.methods.audio_text_contrast import AudioTextContrastConfig
+from allophone.models.aligned import load_aligned
+from allophone.models.speech_embedder import SpeechEmbedderConfig
+from allophone.models.text_embedder import TextEmbedderConfig
+from allophone.models.text_tower import TextTowerConfig
+from allophone.recipes.align_scores import score_towers
+from allophone.run.alignment import AlignConfig, execute_alignment
+from allophone.run.config import DataConfig
+from allophone.run.progress import Report, silent
+from allophone.run.starter import open_base
+from allophone.train.config import TrainConfig
+
+OWN_LANGUAGE = 0.4
+"""Share of captions that are the transcript itself; so it is met more often than each of its translations."""
+
+
+def small(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> AlignConfig:
+    """For one CPU: batches of 96 s of short clips (some 60), 1,500 updates. All of it is our choice.
+
+    Args:
+        languages: Of texts.
+        from_nothing: Whether the text tower is made from nothing and trained whole; otherwise it stays frozen.
+        seed: Of everything that is drawn.
+    """
+    text = TextEmbedderConfig(dim=256, training="full" if from_nothing else "frozen", max_tokens=64)
+    return AlignConfig(
+        name="Audio and text in one space",
+        seed=seed,
+        speech=SpeechEmbedderConfig(dim=256),
+        text=text,
+        tower=TextTowerConfig() if from_nothing else None,
+        captions=CaptionConfig(languages=languages or None, own_language=OWN_LANGUAGE),
+        method=AudioTextContrastConfig(chunk_rows=256),
+        data=DataConfig(
+            collate=CollateConfig(crop_seconds=6.0, equal_lengths=False, mask_probability=0.0),
+            batch_seconds=96.0,
+            min_seconds=0.3,
+            alpha=0.5,
+        ),
+        train=TrainConfig(
+            steps=1_500,
+            learning_rate=5e-4,
+            warmup_steps=100,
+            schedule="cosine",
+            log_every=20,
+            save_every=250,
+            seed=seed,
+        ),
+    )
+
+
+def standard(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> AlignConfig:
+    """For a GPU: batches of 1,800 s, embedded in chunks of 64 clips, 20,000 updates; the text encoder by LoRA.
+
+    CLARA (arXiv:2310.11830) has 512 values, a learning rate of 1e-4 and cosine annealing, and contrasts 16 clips; the
+    batch is ours.
+    """
+    config = small(languages, from_nothing=from_nothing, seed=seed)
+    return replace(
+        config,
+        speech=SpeechEmbedderConfig(dim=512),
+        text=TextEmbedderConfig(dim=512, training="full" if from_nothing else "lora"),
+        method=AudioTextContrastConfig(chunk_rows=64),
+        data=replace(config.data, batch_seconds=1_800.0, collate=replace(config.data.collate, crop_seconds=15.0)),
+        train=replace(config.train, steps=20_000, learning_rate=1e-4, warmup_steps=1_000, save_every=1_000),
+    )
+
+
+RECIPES = {"small": small, "standard": standard}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignResult:
+    """What ``align`` leaves."""
+
+    folder: Path
+    """Model folder."""
+    finished: bool
+    """False when a signal stopped it; the same call goes on."""
+    tables: Path | None
+    """``scores.md``; None where nothing is held out, or training is not finished."""
+    rows: dict[str, list[Result]]
+    """Results by system."""
+
+
+def align(
+    model: str | Path,
+    corpus: Corpus,
+    *,
+    out: Path,
+    text: str | Path | None = None,
+    languages: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+    recipe: str = "small",
+    steps: int | None = None,
+    seed: int = 0,
+    transcriber: str | Path | None = None,
+    report: Report = silent,
+) -> AlignResult:
+    """Train a speech embedder and a text embedder of one space, and score retrieval on contents never met.
+
+    Args:
+        model: Speech encoder: 'starter', a folder or a hub id.
+        corpus: With texts; its training split is heard. Without splits, they are drawn by speaker and content.
+        out: Run folder; the towers lie in ``out/model``, the scores in ``out/scores.md`` and ``out/result.json``.
+        text: Folder or hub id of a text encoder (LaBSE, E5, BGE-M3, ...); None = a small one from nothing, which knows
+            the words of this corpus alone.
+        languages: Of texts, as the corpus writes them (``fra_Latn``); empty = those that are spoken in training.
+        leave_out: Languages whose recordings are not heard in training; their texts are read all the same, as
+            translations, and their test recordings are scored.
+        recipe: Name in :data:`RECIPES`.
+        steps: Updates; None = the recipe's.
+        seed: Of everything that is drawn.
+        transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
+        report: Told how far each stage is.
+
+    Raises:
+        ConfigError: There is no such recipe.
+        AllophoneError: What opening the model and the run itself raise.
+    """
+    require_shared(out)
+    if recipe not in RECIPES:
+        raise ConfigError(f"Unknown align recipe {recipe!r}. {suggest(recipe, RECIPES)}")
+    if all(row.split is None for row in corpus):
+        corpus = split_corpus(corpus)
+    chosen = tuple(languages) or spoken_languages(corpus)
+    whole = corpus
+    if leave_out:
+        absent = {row.id for row in corpus.where(language=leave_out)}
+        corpus = corpus.with_utterances(tuple(row for row in corpus if row.id not in absent))
+    config = RECIPES[recipe](chosen, from_nothing=text is None, seed=seed)
+    if steps is not None:
+        warmup = min(config.train.warmup_steps, steps // 10)
+        config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
+    trained = execute_alignment(config, corpus, out, encoder=open_base(model)[0].encoder, text=text, report=report)
+    if trained.result.stopped == "signal":
+        return AlignResult(folder=trained.folder, finished=False, tables=None, rows={})
+    pool = unheard_pool(whole, chosen)
+    if pool is None:
+        return AlignResult(folder=trained.folder, finished=True, tables=None, rows={})
+
+    def judge() -> AlignResult:
+        towers, before = load_aligned(trained.folder), open_base(model)[0].encoder
+        scores = score_towers(
+            towers,
+            before,
+            trained.heard,
+            whole,
+            pool,
+            out,
+            folder=trained.folder,
+            transcriber=transcriber,
+            report=report,
+        )
+        return AlignResult(folder=trained.folder, finished=True, tables=scores.tables, rows=scores.rows)
+
+    judged: list[AlignResult] = []
+    on_rank_zero(lambda: judged.append(judge()))
+    return judged[0] if judged else AlignResult(folder=trained.folder, finished=True, tables=None, rows={})
+
+
+def spoken_languages(corpus: Corpus) -> tuple[str, ...]:
+    """Languages that the training split speaks in and has texts for.
+
+    Raises:
+        DataError: There is no text at all.
+    """
+    training = [row for row in corpus if row.split in (None, "train")]
+    found = {row.language for row in tellable(training, CaptionConfig()) if row.text}
+    if not found:
+        raise DataError(
+            f"{corpus.name}: no utterance of the training split has a text, so there is nothing to contrast."
+        )
+    return tuple(sorted(found))
+
+
+def unheard_pool(corpus: Corpus, languages: Sequence[str]) -> Pool | None:
+    """Test (or else dev) utterances whose group and texts are in no other split, and their texts; None = none are."""
+    for split, known in (("test", (None, "train", "dev")), ("dev", (None, "train"))):
+        rows = held_out([row for row in corpus if row.split == split], [row for row in corpus if row.split in known])
+        if tellable(rows, CaptionConfig(languages=tuple(languages))):
+            return build_pool(rows, languages)
+    return None

@@ -1,0 +1,260 @@
+"""The scores of aligned towers on contents that they never met, beside chance, random weights and what no contrast saw.
+
+Rows without a text side of their own get one by ridge regression: pooled frames of the recordings that were trained on
+to the mean of their texts' vectors in the trained text tower. So the filter bank and the encoder as it was before are
+asked the same questions, and what the contrast adds is the difference to the latter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from torch import Tensor
+from torch.nn import functional as F
+
+from allophone.config import from_dict, to_dict
+from allophone.data.captioning import content_facts
+from allophone.data.corpus import Corpus
+from allophone.data.heard import Contamination
+from allophone.data.loader import WaveformCache
+from allophone.data.utterance import Utterance
+from allophone.evaluate.protocol import FrameSource
+from allophone.evaluate.result import Result, tabulate
+from allophone.evaluate.sources import EncoderSource, FilterbankSource, extract_all
+from allophone.evaluate.text_retrieval import DIRECTIONS, Pool, questions, score, score_chance
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all
+from allophone.models.aligned import Aligned
+from allophone.models.build import Encoder, build_encoder
+from allophone.models.conversion import model_hash
+from allophone.models.speech_embedder import SpeechEmbedder
+from allophone.recipes.contamination import in_words, seen_in_training
+from allophone.run.progress import Report, counted, silent
+from allophone.seeding import derive, numpy_generator
+
+FORMAT, RESULT, TABLES = "allophone-align-result-1", "result.json", "scores.md"
+CHUNK = 256
+"""Recordings decoded and embedded at once."""
+RIDGE_CLIPS = 3_000
+"""Most recordings that a ridge regression is fitted on."""
+RANDOM_SEEDS = (0, 1, 2)
+Array = NDArray[np.float64]
+Embed = Callable[[Sequence[Tensor]], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignScores:
+    """What an evaluation of aligned towers leaves."""
+
+    rows: dict[str, list[Result]]
+    """Results by system."""
+    tables: Path
+    """``scores.md``."""
+
+
+def score_towers(
+    model: Aligned,
+    before: Encoder,
+    heard: Corpus,
+    corpus: Corpus,
+    pool: Pool,
+    out: Path,
+    *,
+    folder: Path,
+    transcriber: str | Path | None = None,
+    report: Report = silent,
+) -> AlignScores:
+    """Score the towers and what they are compared with, and write ``result.json`` and ``scores.md``.
+
+    Args:
+        model: The towers.
+        before: The speech encoder that the training began with.
+        heard: Utterances that were trained on; ridge regressions are fitted on them.
+        corpus: Decodes the pool.
+        pool: Recordings and texts that are searched.
+        out: Folder.
+        folder: Of the towers, with the ledger of what they heard.
+        transcriber: Speech recognizer of ``transformers``, for the row of the cascade; None = no such row.
+        report: Told how far each stage is.
+    """
+    data_hash = corpus.with_utterances(pool.utterances).hash
+    made_from = {
+        "model": model.info.hash,
+        "before": model_hash(before),
+        "pool": data_hash,
+        "languages": list(pool.written),
+        "transcriber": None if transcriber is None else str(transcriber),
+    }
+    done = _scored(out, made_from)
+    if done is not None:
+        return done
+    overall, all_questions = questions(pool, pairs=False), questions(pool, pairs=True)
+    cache = WaveformCache(corpus)
+    texts = model.embed_texts([wording for _, wording in pool.texts])
+    rows: dict[str, list[Result]] = {"chance": score_chance(all_questions, data_hash=data_hash)}
+    drawn = {}
+    for seed in RANDOM_SEEDS:
+        embed = random_embedder(model, seed)
+        drawn[seed] = (embedded(cache, pool.utterances, embed, report(f"Random encoder {seed}")), texts)
+    rows["random encoder"] = score(overall, drawn, model_hash="random", data_hash=data_hash, seeds=RANDOM_SEEDS)
+    fitted_on = _drawn_rows(heard, model.info.seed)
+    targets = _text_targets(model, fitted_on)
+    stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
+    for source in (FilterbankSource(stack), EncoderSource("encoder before", before, (before.num_layers,))):
+        pooled = pooled_frames(WaveformCache(heard), fitted_on, source, report(f"{source.name}: training clips"))
+        mapped = _ridge(pooled, targets, pooled_frames(cache, pool.utterances, source, report(source.name)))
+        known = "filter bank" if isinstance(source, FilterbankSource) else model_hash(before)
+        name = f"{source.name}, ridge to the texts"
+        rows[name] = score(overall, {0: (mapped, texts)}, model_hash=known, data_hash=data_hash)
+    if transcriber is not None:
+        written = _transcripts(pool, cache, transcriber, out, report)
+        vectors = {0: (model.embed_texts(written), texts)}
+        name = f"cascade: {Path(transcriber).name}, then text"
+        rows[name] = score(overall, vectors, model_hash=str(transcriber), data_hash=data_hash)
+    speech = embedded(cache, pool.utterances, model.embed_speech, report("Aligned"))
+    rows["aligned"] = score(
+        all_questions,
+        {model.info.seed: (speech, texts)},
+        model_hash=model.info.hash,
+        data_hash=data_hash,
+        seeds=(model.info.seed,),
+    )
+    seen = seen_in_training(folder, model.info, corpus, pool.utterances, cache, report)
+    return AlignScores(rows=rows, tables=_write(rows, pool, seen, made_from, out))
+
+
+def _scored(out: Path, made_from: Mapping[str, Any]) -> AlignScores | None:
+    """The scores that lie there, where they were made from the same."""
+    if not (out / RESULT).exists() or not (out / TABLES).exists():
+        return None
+    result = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    if result.get("format") != FORMAT or result.get("made_from") != made_from:
+        return None
+    rows = {name: [from_dict(Result, one) for one in found] for name, found in result["rows"].items()}
+    return AlignScores(rows=rows, tables=out / TABLES)
+
+
+def _transcripts(
+    pool: Pool, cache: WaveformCache[Utterance], transcriber: str | Path, out: Path, report: Report
+) -> list[str]:
+    file = out / f"transcripts-{derive(0, 'transcriber', transcriber):016x}.tsv"
+    transcribe = load_transcriber(transcriber)
+    return transcribe_all(pool.utterances, cache, transcribe, file, counted(report("Transcribing")))
+
+
+def embedded(
+    cache: WaveformCache[Utterance],
+    rows: Sequence[Utterance],
+    embed: Embed,
+    progress: Callable[[int, int, dict[str, float]], None],
+) -> Tensor:
+    """Vectors of utterances, a bounded number decoded at once. Shape ``(N, E)``."""
+    parts = []
+    for start in range(0, len(rows), CHUNK):
+        parts.append(embed([cache.get(row) for row in rows[start : start + CHUNK]]))
+        progress(min(start + CHUNK, len(rows)), len(rows), {})
+    return torch.cat(parts)
+
+
+def pooled_frames(
+    cache: WaveformCache[Utterance],
+    rows: Sequence[Utterance],
+    source: FrameSource,
+    progress: Callable[[int, int, dict[str, float]], None],
+) -> Array:
+    """Mean and standard deviation over the frames of each utterance, last layer. Shape ``(N, 2 D)``."""
+
+    def pool(waveforms: Sequence[Tensor]) -> Tensor:
+        frames = [item[-1] for item in extract_all(source, waveforms)]
+        return torch.stack([torch.cat([item.mean(dim=0), item.std(dim=0, unbiased=False)]) for item in frames])
+
+    return embedded(cache, rows, pool, progress).double().numpy()
+
+
+def random_embedder(model: Aligned, seed: int) -> Embed:
+    """The same architecture with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "random encoder"))
+        speech = SpeechEmbedder(build_encoder(model.speech.encoder.config), model.speech.config).eval()
+    return lambda waveforms: F.normalize(speech.embed(waveforms), dim=-1)
+
+
+def _drawn_rows(heard: Corpus, seed: int) -> list[Utterance]:
+    chosen = numpy_generator(seed, "ridge").permutation(len(heard))[:RIDGE_CLIPS]
+    return [heard.utterances[index] for index in sorted(chosen)]
+
+
+def _text_targets(model: Aligned, rows: Sequence[Utterance]) -> Array:
+    """Mean vector, of length 1, of what each utterance says in the languages that are spoken. Shape ``(N, E)``."""
+    facts = content_facts(rows, sorted({row.language for row in rows}))
+    wordings = sorted({fact.wordings[0][1] for found in facts.values() for fact in found})
+    vectors = dict(zip(wordings, model.embed_texts(wordings), strict=True))
+    means = [torch.stack([vectors[fact.wordings[0][1]] for fact in facts[row.id]]).mean(dim=0) for row in rows]
+    return F.normalize(torch.stack(means), dim=-1).double().numpy()
+
+
+def _ridge(features: Array, targets: Array, asked: Array) -> Tensor:
+    """Vectors of length 1 that a ridge regression gives to ``asked``; its strength by leaving one out."""
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-8
+    fitted = RidgeCV(alphas=np.logspace(0, 5, 11)).fit((features - mean) / deviation, targets)
+    return F.normalize(torch.from_numpy(fitted.predict((asked - mean) / deviation)).float(), dim=-1)
+
+
+def _write(
+    rows: Mapping[str, Sequence[Result]], pool: Pool, seen: Contamination | None, made_from: Any, out: Path
+) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    result = {
+        "format": FORMAT,
+        "made_from": made_from,
+        "pool": {"recordings": len(pool.utterances), "texts": len(pool.texts), "spoken": list(pool.spoken)},
+        "seen_in_training": None if seen is None else to_dict(seen),
+        "rows": {name: [to_dict(one) for one in results] for name, results in rows.items()},
+    }
+    groups = len({row.group or row.id for row in pool.utterances})
+    parts = [
+        f"# Retrieval over one pool\n\n{len(pool.utterances)} recordings and {len(pool.texts)} texts of "
+        f"{groups} contents.\n",
+        "No content or text of the pool was in training. Percent, with 95 % intervals over contents. Rows with *ridge* "
+        "have no text side of their own: a ridge regression maps them to the trained text vectors.\n",
+    ]
+    for direction in DIRECTIONS:
+        part = {
+            f"{name} ({in_words(seen)})" if name == "aligned" else name: [
+                one for one in found if one.name.startswith(f"{direction}:")
+            ]
+            for name, found in rows.items()
+        }
+        if any(part.values()):
+            parts += [f"## {direction.capitalize()}\n", tabulate({k: v for k, v in part.items() if v}).markdown()]
+    parts += [_pairs(rows, direction) for direction in DIRECTIONS]
+    tables = out / TABLES
+    tables.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+    (out / RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return tables
+
+
+def _pairs(rows: Mapping[str, Sequence[Result]], direction: str) -> str:
+    """Recall at 10 of the towers for each pair of languages, a line a pair, with chance."""
+    chance = {one.name: one for one in rows["chance"]}
+    lines = []
+    for one in rows["aligned"]:
+        pair, _, metric = one.name.removeprefix(f"{direction}, ").partition(": ")
+        if one.name.startswith(f"{direction}, ") and metric == "R@10":
+            mark = " *" if one.low > chance[one.name].value else ""
+            lines.append(f"| {pair} | {one.n} | {chance[one.name].value:.2f} | {one.text}{mark} |")
+    if not lines:
+        return ""
+    head = "| languages | contents | chance R@10, % | R@10, % |\n|---|---|---|---|\n"
+    return (
+        f"## {direction.capitalize()}, by pair (* = the whole interval above chance)\n\n{head}"
+        + "\n".join(lines)
+        + "\n"
+    )

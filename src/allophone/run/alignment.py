@@ -1,0 +1,227 @@
+"""From a corpus with texts to a speech embedder and a text embedder of one space, in a folder.
+
+Like every run: what is finished is not made again, and what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from allophone.config import to_dict
+from allophone.data.captioning import CaptionConfig, Captioner, content_facts, tellable
+from allophone.data.corpus import Corpus
+from allophone.data.heard import listen, save_heard
+from allophone.data.loader import BatchStream, WaveformCache
+from allophone.data.utterance import Utterance
+from allophone.distributed import on_rank_zero, rank_zero_first
+from allophone.errors import ConfigError, DataError
+from allophone.methods.audio_text_contrast import AudioTextContrast, AudioTextContrastConfig
+from allophone.models.aligned import INFO_FILE, Aligned, AlignedInfo, HeardCorpus, aligned_hash, save_aligned
+from allophone.models.build import Encoder
+from allophone.models.conversion import model_hash
+from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
+from allophone.models.text_embedder import TextEmbedder, TextEmbedderConfig, build_text_embedder
+from allophone.models.text_tower import TextTowerConfig, write_text_tower
+from allophone.run.config import DataConfig
+from allophone.run.execute import fit_threads
+from allophone.run.origin import begin_run, require_origin
+from allophone.run.progress import Report, counted, silent
+from allophone.run.targets import build_sampler, usable
+from allophone.seeding import derive
+from allophone.train.config import TrainConfig
+from allophone.train.loop import CHECKPOINTS, TrainResult, train
+
+CREATED_BY = "allophone align"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignConfig:
+    """A complete training of two towers by contrast."""
+
+    name: str
+    """What the model card calls it."""
+    seed: int
+    """Of initialization, sampling, captions and dropout."""
+    speech: SpeechEmbedderConfig
+    """What stands behind the speech encoder."""
+    text: TextEmbedderConfig
+    """What stands behind the text encoder, and what of that is trained."""
+    tower: TextTowerConfig | None
+    """A text encoder made from nothing; None = one that is named."""
+    captions: CaptionConfig
+    """What the texts tell."""
+    method: AudioTextContrastConfig
+    """The loss."""
+    data: DataConfig
+    """What is heard."""
+    train: TrainConfig
+    """For how long and how."""
+
+    def __post_init__(self) -> None:
+        if self.tower is not None and self.text.training != "full":
+            raise ConfigError("A text tower from nothing knows nothing: text.training must be 'full'.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alignment:
+    """What a run leaves."""
+
+    folder: Path
+    """Model folder."""
+    result: TrainResult
+    """How training ended; ``signal`` means: call again to go on."""
+    heard: Corpus
+    """Utterances that are trained on."""
+    left_out: dict[str, int]
+    """Utterances of the training split that are too short or have no text, per language."""
+
+
+def heard_utterances(corpus: Corpus, config: AlignConfig) -> tuple[Corpus, dict[str, int]]:
+    """Utterances that are trained on, and how many of the training split are not, per language.
+
+    Raises:
+        DataError: None has anything that a caption could tell.
+    """
+    training, short = usable(corpus, config.data)
+    rows = tellable(training.utterances, config.captions)
+    if not rows:
+        raise DataError(
+            f"{corpus.folder}: none of {len(training)} utterances of the training split has a text in the languages "
+            f"{list(config.captions.languages or ('any',))}. Contrast needs texts: add them to the corpus, or name "
+            "other languages."
+        )
+    told = {row.id for row in rows}
+    mute = Counter(row.language for row in training if row.id not in told)
+    return training.with_utterances(rows), dict(Counter(short) + mute)
+
+
+def execute_alignment(
+    config: AlignConfig,
+    corpus: Corpus,
+    run_dir: Path,
+    *,
+    encoder: Encoder,
+    text: str | Path | None = None,
+    report: Report = silent,
+) -> Alignment:
+    """Train two towers, or go on with them; nothing is done where the same ones are finished.
+
+    Args:
+        config: The run; written to ``run_dir/config.json``.
+        corpus: Its training split is heard.
+        run_dir: Receives ``metrics.jsonl``, ``checkpoints/`` and ``model/``.
+        encoder: Of speech; it is changed in place.
+        text: Folder or hub id of the text encoder; None = ``config.tower``.
+        report: Told how far each stage is.
+
+    Raises:
+        AllophoneError: What the stages raise.
+    """
+    heard, left_out = heard_utterances(corpus, config)
+    folder, begun_from = run_dir / "model", model_hash(encoder)
+    origin = {
+        "config": to_dict(config),
+        "corpus": heard.hash,
+        "encoder": begun_from,
+        "text": None if text is None else str(text),
+    }
+    done = TrainResult(steps=config.train.steps, stopped="finished")
+    if is_aligned(folder) or (run_dir / CHECKPOINTS).exists():
+        require_origin(run_dir, origin)
+    if is_aligned(folder):
+        return Alignment(folder=folder, result=done, heard=heard, left_out=left_out)
+    on_rank_zero(lambda: begin_run(run_dir, origin, config))
+    towers = _text_embedder(config, heard, run_dir, text)
+    torch.manual_seed(derive(config.seed, "init"))
+    method = AudioTextContrast(SpeechEmbedder(encoder, config.speech), towers, config.method)
+    fit_threads(method.speech)
+    identity = {**origin, "text_hash": towers.encoder_hash}
+    with closing(build_caption_stream(heard, encoder, config)) as stream:
+        result = train(method, stream, config.train, run_dir, identity=identity, progress=report("Training"))
+    if result.stopped == "finished":
+        parents = (begun_from, towers.encoder_hash)
+        on_rank_zero(lambda: _save(method, config, corpus, heard, folder, parents, counted(report("Ledger"))))
+    return Alignment(folder=folder, result=result, heard=heard, left_out=left_out)
+
+
+def is_aligned(folder: Path) -> bool:
+    """Whether a folder holds both towers, whole."""
+    return (folder / INFO_FILE).exists()
+
+
+def _text_embedder(config: AlignConfig, heard: Corpus, run_dir: Path, text: str | Path | None) -> TextEmbedder:
+    if (text is None) == (config.tower is None):
+        raise ConfigError("Name a text encoder, or have one made from nothing; one of the two.")
+    if text is None:
+        assert config.tower is not None
+        tower, where = config.tower, run_dir / "text-tower"
+        facts = content_facts(heard, config.captions.languages).values()
+        texts = sorted({wording for found in facts for fact in found for _, wording in fact.wordings})
+        with rank_zero_first():
+            text = write_text_tower(texts, where, tower, config.seed)
+    torch.manual_seed(derive(config.seed, "text projection"))
+    return build_text_embedder(text, config.text)
+
+
+def build_caption_stream(heard: Corpus, encoder: Encoder, config: AlignConfig) -> BatchStream[Utterance]:
+    """Batches of clips of similar length, with a text each."""
+    rows, data = heard.utterances, config.data
+    return BatchStream(
+        heard,
+        rows,
+        None,
+        build_sampler(heard, data, config.seed),
+        encoder.clock,
+        data.collate,
+        cache_bytes=int(data.cache_gibibytes * 2**30),
+        captions=Captioner(rows, config.captions),
+    )
+
+
+def _save(
+    method: AudioTextContrast,
+    config: AlignConfig,
+    corpus: Corpus,
+    heard: Corpus,
+    folder: Path,
+    parents: tuple[str, ...],
+    progress: Callable[[int, int], None],
+) -> None:
+    entry = HeardCorpus(
+        name=corpus.name,
+        hash=heard.hash,
+        whole_hash=corpus.hash,
+        utterances=len(heard),
+        hours=round(sum(heard.hours().values()), 4),
+        languages=heard.languages,
+        used_for="contrast with text",
+    )
+    info = AlignedInfo(
+        hash=aligned_hash(method.speech, method.text),
+        temperature=float(method.log_temperature.detach().exp()),
+        seed=config.seed,
+        heard=(entry,),
+    )
+    model = Aligned(speech=method.speech, text=method.text, info=info)
+    save_heard(listen(heard.utterances, WaveformCache(heard), config.captions.languages, progress), folder)
+    save_aligned(model, folder, _card(config, heard, parents), parents=parents, created_by=CREATED_BY)
+
+
+def _card(config: AlignConfig, heard: Corpus, parents: tuple[str, ...]) -> str:
+    hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(heard.hours().items()))
+    tower = "a small text tower trained from nothing on the texts of this corpus" if config.tower else "a text encoder"
+    return (
+        f"# {config.name}\n\nSpeech and text in one space, trained with allophone by contrast of recordings with their "
+        f"transcripts and translations ({config.method.loss}, {config.train.steps} updates). Speech encoder "
+        f"{parents[0]}; text: {tower} ({config.text.training}), `text/`. Compare cosines of the vectors.\n\n"
+        f"Heard: {heard.name}, {len(heard)} utterances; hours: {hours}. Languages of texts: "
+        f"{', '.join(config.captions.languages or ('all that the corpus has',))}.\n\n"
+        "It finds recordings by what is said, as far as the words, or words like them, were in training. It is no "
+        "transcriber, and a voice or a channel that it never heard lowers its scores.\n"
+    )

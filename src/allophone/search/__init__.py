@@ -1,0 +1,1 @@
+"""Finding recordings: a vector index on disk and the page that shows what it found."""

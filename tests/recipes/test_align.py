@@ -1,0 +1,190 @@
+"""From a corpus of made-up words to towers, an index and answers, by the verbs that a user types."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from tiny_model import LASR
+
+from allophone.cli.main import main
+from allophone.data.corpus import Corpus
+from allophone.data.utterance import Utterance
+from allophone.models.aligned import load_aligned
+from allophone.models.conversion import save_encoder
+from allophone.models.lasr import Lasr
+
+CONTENTS = 40
+LANGUAGES = ("eng_Latn", "fra_Latn")
+
+
+def corpus(folder: Path) -> Corpus:
+    """Each content is two pitches; the languages differ in their overtone, the texts name the pitches."""
+    rows = []
+    for number in range(CONTENTS):
+        first, second = number % 7, number // 7
+        for place, language in enumerate(LANGUAGES):
+            time = torch.arange(4_800) / 16_000
+            pitches = [200 * 1.3**step for step in (first, second)]
+            parts = [torch.sin(6.28 * p * time) + 0.5 * torch.sin(6.28 * p * (2 + place) * time) for p in pitches]
+            path = folder / f"{language}-{number}.wav"
+            soundfile.write(path, (0.3 * torch.cat(parts)).numpy(), 16_000)
+            words = [f"{'abcdefg'[step]}{'lo' if place else 'ri'}" for step in (first, second)]
+            rows.append(
+                Utterance(
+                    id=path.stem,
+                    path=path.name,
+                    duration_seconds=0.6,
+                    sample_rate=16_000,
+                    language=language,
+                    speaker=f"voice {place}",
+                    text=" ".join(words),
+                    group=f"content {number}",
+                    translations={"spa_Latn": f"numero {first} {second}"},
+                    split="test" if number % 4 == 3 else "train",
+                )
+            )
+    return Corpus(folder=folder, utterances=tuple(rows), name="pitches").save(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``corpus/``, ``encoder/`` and, made by the verb, ``align/``."""
+    folder = tmp_path_factory.mktemp("align")
+    (folder / "corpus").mkdir()
+    corpus(folder / "corpus")
+    torch.manual_seed(0)
+    save_encoder(Lasr(LASR), folder / "encoder", "# tiny\n")
+    assert main(command(folder)) == 0
+    return folder
+
+
+def command(folder: Path) -> list[str]:
+    words = f"align --corpus {folder}/corpus --model {folder}/encoder --out {folder}/align --steps 6 --seed 1"
+    return words.split()
+
+
+def test_scores_stand_beside_what_they_are_compared_with(run: Path) -> None:
+    result = json.loads((run / "align" / "result.json").read_text())
+    assert list(result["rows"]) == [
+        "chance",
+        "random encoder",
+        "filter bank, ridge to the texts",
+        "encoder before, ridge to the texts",
+        "aligned",
+    ]
+    assert result["pool"] == {"recordings": 20, "texts": 20, "spoken": list(LANGUAGES)}
+    for name, scores in result["rows"].items():
+        overall = {one["name"] for one in scores if ", " not in one["name"]}
+        assert len(overall) == 15, name
+        assert all(0 <= one["low"] <= one["value"] <= one["high"] <= 100 for one in scores)
+    chance = {one["name"]: one["value"] for one in result["rows"]["chance"]}
+    assert chance["speech to speech: R@1"] == pytest.approx(100 / 19)
+    random = {one["name"]: one for one in result["rows"]["random encoder"]}
+    assert random["speech to text: R@10"]["low"] <= chance["speech to text: R@10"]
+    tables = (run / "align" / "scores.md").read_text()
+    assert "## Speech to text" in tables
+    assert "| aligned (seen: other rows of pitches, recordings 0 %, near-duplicates " in tables
+    assert result["seen_in_training"]["contents"] == 0.0 and result["seen_in_training"]["speakers"] == 1.0
+
+
+def test_the_model_names_what_it_heard(run: Path) -> None:
+    model = load_aligned(run / "align" / "model")
+    (heard,) = model.info.heard
+    assert (heard.name, heard.utterances, heard.languages) == ("pitches", 60, LANGUAGES)
+    assert heard.whole_hash == Corpus.open(run / "corpus").hash
+    assert "a small text tower trained from nothing" in (run / "align" / "model" / "README.md").read_text()
+
+
+def test_the_same_command_again_does_nothing_and_another_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [run / "align" / name for name in ("model/model.safetensors", "scores.md", "result.json")]
+    before = [file.stat().st_mtime_ns for file in files]
+    assert main(command(run)) == 0
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert "| aligned (" in capsys.readouterr().out
+    assert main([*command(run)[:-1], "2"]) == 1
+    assert "was made from something else" in capsys.readouterr().err
+    assert main([*command(run)[:-4], "--steps", "3"]) == 1
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_a_language_whose_recordings_are_left_out_is_scored_all_the_same(run: Path, tmp_path: Path) -> None:
+    words = f"align --corpus {run}/corpus --model {run}/encoder --out {tmp_path} --steps 2 --leave-out fra"
+    assert main(words.split()) == 0
+    (heard,) = load_aligned(tmp_path / "model").info.heard
+    assert (heard.utterances, heard.languages) == (30, ("eng_Latn",))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["pool"]["spoken"] == list(LANGUAGES) and result["pool"]["texts"] == 20
+    assert result["seen_in_training"]["speakers"] == 0.5
+
+
+def test_index_and_search(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lancedb", reason="needs the extra 'search'")
+    model, index = str(run / "align" / "model"), str(tmp_path / "index")
+    for expected in ("80 added, 80 in the index", "0 added, 80 in the index"):
+        assert main(["index", model, str(run / "corpus"), "--out", index]) == 0
+        assert expected in capsys.readouterr().out
+    clip = run / "corpus" / "fra_Latn-5.wav"
+    assert main(["search", index, str(clip), "--top", "3", "--html", str(tmp_path / "page.html")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["1.000", "0:00.0-0:00.6", "fra_Latn", str(clip.resolve())]
+    assert "data:audio/ogg" in (tmp_path / "page.html").read_text()
+    assert main(["search", index, "numero 3 4", "--language", "en", "--top", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all(line.split()[2] == "eng_Latn" for line in lines)
+    assert main(["search", index, "nowhere.wav"]) == 1
+    assert "no such recording" in capsys.readouterr().err
+
+
+def test_classes_by_name_and_by_examples(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = Corpus.open(run / "corpus")
+    rows = tuple(replace(row, label=row.text.split()[0]) for row in opened if row.language == "eng_Latn" and row.text)
+    Corpus(folder=run / "corpus", utterances=rows, name="words").save(tmp_path / "words")
+    model = str(run / "align" / "model")
+    clips = [str(run / "corpus" / f"eng_Latn-{number}.wav") for number in (0, 1)]
+    assert main(["classify", model, *clips, "--labels", "ari,bri", "--languages", "eng_Latn"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all("ari 0." in line and "bri 0." in line for line in lines)
+    words = ["classify", model, "--corpus", str(tmp_path / "words"), "--labels", "ari,bri,cri"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    tables = (tmp_path / "out" / "scores.md").read_text()
+    assert "| chance | 33.3 |" in tables and "| zero-shot, random encoder |" in tables and "| zero-shot |" in tables
+    assert "| 1 examples a class |" in tables and "seen: recordings 0 %" in tables
+    assert main(["classify", model, "--labels", "a,b"]) == 1
+    assert "Give either recordings, or --corpus" in capsys.readouterr().err
+
+
+def test_what_cannot_be_embedded_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lancedb", reason="needs the extra 'search'")
+    opened = Corpus.open(run / "corpus")
+    chosen = opened.with_utterances(opened.utterances[:3])
+    broken = tmp_path / "corpus"
+    broken.mkdir()
+    for row in chosen.utterances:
+        (broken / row.path).write_bytes(opened.audio_path(row).read_bytes())
+    Corpus(folder=broken, utterances=chosen.utterances, name="broken").save(broken)
+    (broken / chosen.utterances[1].path).write_bytes(b"not sound")
+    assert main(["index", str(run / "align" / "model"), str(broken), "--out", str(tmp_path / "index")]) == 0
+    assert "1 recordings could not be embedded" in capsys.readouterr().out
+    assert chosen.utterances[1].id in (tmp_path / "index" / "skipped.tsv").read_text()
+
+
+def test_two_corpora_of_one_name_are_not_mixed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lancedb", reason="needs the extra 'search'")
+    opened, index = Corpus.open(run / "corpus"), tmp_path / "index"
+    words = ["index", str(run / "align" / "model"), "", "--out", str(index)]
+    for number, name in ((0, "a"), (1, "b")):
+        row = opened.utterances[number]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.wav").write_bytes(opened.audio_path(row).read_bytes())
+        renamed = replace(row, id="x", path="x.wav")
+        Corpus(folder=tmp_path / name, utterances=(renamed,), name="same").save(tmp_path / name)
+    assert main([*words[:2], str(tmp_path / "a"), *words[3:]]) == 0
+    assert main([*words[:2], str(tmp_path / "b"), *words[3:]]) == 1
+    assert "under the same two names" in capsys.readouterr().err

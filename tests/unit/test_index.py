@@ -1,0 +1,169 @@
+"""The vector index: exact where small, filtered, incremental, and whole after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("lancedb", reason="needs the extra 'search'")
+
+from allophone.errors import CheckpointError, DataError, ShapeError
+from allophone.search.index import Entry, IndexInfo, VectorIndex
+
+INFO = IndexInfo(model="runs/align/model", model_hash="abc", dim=16)
+LANGUAGES = ("fra_Latn", "eng_Latn", "srp_Cyrl", "srp_Latn")
+
+
+def rows(count: int, first: int = 0) -> tuple[list[Entry], NDArray[np.float32]]:
+    entries = [
+        Entry(
+            key=f"c/{number}",
+            id=str(number),
+            corpus="c",
+            path=f"/audio/it's {number}.wav",
+            offset_seconds=1.5,
+            duration_seconds=2.0,
+            language=LANGUAGES[number % 4],
+            speaker=f"o'{number % 3}",
+            source=None if number % 2 else "radio",
+            text=f"text {number}",
+            sha256=f"hash {number}",
+        )
+        for number in range(first, first + count)
+    ]
+    vectors = np.stack([np.random.default_rng(number).standard_normal(16) for number in range(first, first + count)])
+    return entries, vectors.astype(np.float32)
+
+
+def filled(folder: Path, count: int = 200) -> tuple[VectorIndex, NDArray[np.float32]]:
+    index = VectorIndex.create(folder, INFO)
+    entries, vectors = rows(count)
+    index.add(entries, vectors)
+    return index, vectors
+
+
+def test_it_finds_what_a_comparison_with_all_finds(tmp_path: Path) -> None:
+    _, vectors = filled(tmp_path)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for query in vectors[:5] + 0.1:
+        cosines = unit @ (query / np.linalg.norm(query))
+        best = np.argsort(-cosines)[:7]
+        found = VectorIndex.open(tmp_path).search(query, 7)
+        assert [hit.entry.key for hit in found] == [f"c/{place}" for place in best]
+        assert [hit.score for hit in found] == pytest.approx(cosines[best].tolist(), abs=1e-5)
+    assert found[0].entry == rows(200)[0][int(best[0])]
+
+
+def test_answers_are_narrowed(tmp_path: Path) -> None:
+    index, vectors = filled(tmp_path)
+
+    def languages(tag: str) -> set[str]:
+        return {hit.entry.language for hit in index.search(vectors[0], 100, language=tag)}
+
+    assert languages("fra") == languages("fr") == {"fra_Latn"} and languages("srp_Cyrl") == {"srp_Cyrl"}
+    assert languages("srp") == {"srp_Cyrl", "srp_Latn"}
+    found = index.search(vectors[0], 300, speaker="o'1", source="radio")
+    assert len(found) == 33 and {hit.entry.speaker for hit in found} == {"o'1"}
+    assert index.search(vectors[0], source="nobody") == []
+    with pytest.raises(DataError, match="klingonese"):
+        index.search(vectors[0], language="klingonese")
+
+
+def test_rows_are_added_without_building_anew(tmp_path: Path) -> None:
+    index, vectors = filled(tmp_path)
+    index.refresh(exact_rows=100)
+    assert index.late_rows() == 0
+    entries, more = rows(10, first=200)
+    index.add(entries, more)
+    index.refresh(exact_rows=100)
+    assert index.late_rows() == 10 and len(index) == 210  # too few to be put into cells, but found
+    assert index.search(more[3], 1)[0].entry.key == "c/203"
+    index.add(*rows(60, first=210))
+    index.refresh(exact_rows=100)
+    assert index.late_rows() == 0 and index.search(more[3], 1)[0].entry.key == "c/203"
+    assert [hit.entry.key for hit in index.search(vectors[5], 5)] == [
+        hit.entry.key for hit in index.search(vectors[5], 5, exact=True)
+    ]
+
+
+def test_a_recording_that_was_replaced_is_there_once(tmp_path: Path) -> None:
+    index, vectors = filled(tmp_path, 20)
+    entries, _ = rows(1, first=7)
+    index.add(entries, vectors[8:9], replaces=True)
+    assert len(index) == 20 and index.known()["c/7"] == ("hash 7", "/audio/it's 7.wav")
+    assert {hit.entry.key for hit in index.search(vectors[8], 2)} == {"c/7", "c/8"}
+
+
+def test_vectors_of_another_model_and_bad_rows_are_refused(tmp_path: Path) -> None:
+    index, vectors = filled(tmp_path, 5)
+    with pytest.raises(CheckpointError, match=r"holds vectors of model abc .* got model other"):
+        VectorIndex.create(tmp_path, IndexInfo(model="m", model_hash="other", dim=16))
+    with pytest.raises(ShapeError, match=r"query has shape \(3,\); expected \(16,\)"):
+        index.search(vectors[0, :3])
+    entries, more = rows(2, first=5)
+    with pytest.raises(ShapeError, match="expected one each of 16 values"):
+        index.add(entries, more[:1])
+    with pytest.raises(DataError, match="'c/6' is zero or not finite"):
+        index.add(entries, more * [[1], [0]])
+    with pytest.raises(DataError, match="two of 2 entries"):
+        index.add([entries[0]] * 2, more)
+    with pytest.raises(DataError, match="Make one with `allophone index`"):
+        VectorIndex.open(tmp_path / "nothing")
+    (tmp_path / "index.json").write_text(json.dumps({"format": "x"}))
+    with pytest.raises(DataError, match="format is 'x'"):
+        VectorIndex.open(tmp_path)
+    assert len(index) == 5
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from test_index import INFO, rows
+from allophone.search.index import VectorIndex
+index = VectorIndex.create(Path(sys.argv[1]), INFO)
+print("open", flush=True)
+for number in range(10_000):
+    index.add(*rows(40, first=40 * number))
+    if number % 5 == 4:
+        index.refresh(exact_rows=100)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_killed_writer_leaves_whole_batches(tmp_path: Path, seed: int) -> None:
+    folder = tmp_path / "index"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert writer.stdout is not None
+    done = -1
+    for line in writer.stdout:
+        done = int(line) if line.strip() != "open" else -1
+        if done >= 3 + 2 * seed:
+            break
+    time.sleep(float(np.random.default_rng(seed).uniform(0, 0.05)))
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    index = VectorIndex.open(folder)
+    count = len(index)
+    assert count % 40 == 0 and count >= 40 * (done + 1)
+    assert index.known().keys() == {f"c/{number}" for number in range(count)}
+    entries, vectors = rows(40, first=count)
+    index.add(entries, vectors)
+    index.refresh(exact_rows=100)
+    assert index.search(vectors[0], 1)[0].entry.key == f"c/{count}" and len(index) == count + 40

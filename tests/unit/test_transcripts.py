@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+from allophone.data.loader import WaveformCache
+from allophone.data.utterance import Utterance
+from allophone.errors import CheckpointError, DataError
+from allophone.evaluate.transcripts import CHUNK, load_transcriber, transcribe_all
+
+ROWS = [
+    Utterance(id=f"u{number}", path="x", duration_seconds=1.0, sample_rate=16_000, language="fra_Latn")
+    for number in range(CHUNK + 3)
+]
+
+
+class Steps:
+    """Every utterance is a constant of its own number."""
+
+    def audio(self, utterance: Utterance, /) -> Tensor:
+        return torch.full((1_600,), int(utterance.id[1:]) / 100)
+
+
+def numbers(waveforms: Sequence[Tensor]) -> list[str]:
+    return [f" number\n{round(100 * float(waveform[0]))} " for waveform in waveforms]
+
+
+def test_an_interrupted_transcription_goes_on(tmp_path: Path) -> None:
+    cache, file = WaveformCache(Steps()), tmp_path / "deep" / "transcripts.tsv"
+    calls = []
+
+    def stops(waveforms: Sequence[Tensor]) -> list[str]:
+        calls.append(len(waveforms))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return numbers(waveforms)
+
+    with pytest.raises(KeyboardInterrupt):
+        transcribe_all(ROWS, cache, stops, file)
+    found = transcribe_all(ROWS, cache, lambda waves: (calls.append(len(waves)), numbers(waves))[1], file)
+    assert calls == [CHUNK, 3, 3]
+    assert found == [f"number {number}" for number in range(CHUNK + 3)]
+    with pytest.raises(DataError, match="gave 0 texts for 8 recordings"):
+        transcribe_all(ROWS, cache, lambda waves: [], tmp_path / "other.tsv")
+
+
+def test_a_recognizer_of_transformers(tmp_path: Path) -> None:
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdef"]
+    (tmp_path / "vocab.json").write_text(json.dumps({letter: place for place, letter in enumerate(letters)}))
+    Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json")).save_pretrained(str(tmp_path / "model"))
+    Wav2Vec2FeatureExtractor().save_pretrained(str(tmp_path / "model"))
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        vocab_size=len(letters),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_kernel=(40, 43),
+        conv_stride=(20, 32),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    model = Wav2Vec2ForCTC(config)
+    model.lm_head.bias.data[letters.index("b")] = 100.0  # it hears nothing else
+    model.save_pretrained(str(tmp_path / "model"))
+    texts = load_transcriber(tmp_path / "model")([torch.randn(8_000), torch.randn(12_000)])
+    assert texts == ["b", "b"]
+    with pytest.raises(CheckpointError, match="not a speech recognizer"):
+        load_transcriber(tmp_path / "nothing")
