@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 from allophone import __version__
 from allophone.cli import (
-from allophone.cli import (
     align,
     benchmark,
     claims,
@@ -29,32 +28,6 @@ from allophone.cli import (
     report,
     search,
     tune,
-    units,
-    vocoder,
-)
-    corpus,
-    demo,
-    doctor,
-    evaluate,
-    expand,
-VERBS = (
-    demo,
-    doctor,
-    corpus,
-    pretrain,
-    expand,
-    pack,
-    align,
-    tune,
-    units,
-    vocoder,
-    search,
-    classify,
-    evaluate,
-    report,
-    benchmark,
-    claims,
-)
     units,
     vocoder,
 )
