@@ -136,7 +136,7 @@ def execute_alignment(
         require_origin(run_dir, origin)
     if is_aligned(folder):
         return Alignment(folder=folder, result=done, heard=heard, left_out=left_out)
-    on_rank_zero(lambda: begin_run(run_dir, origin, config))
+    on_rank_zero(lambda: begin_run(run_dir, origin, config, heard))
     towers = _text_embedder(config, heard, run_dir, text)
     torch.manual_seed(derive(config.seed, "init"))
     method = AudioTextContrast(SpeechEmbedder(encoder, config.speech), towers, config.method)
