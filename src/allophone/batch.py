@@ -112,8 +112,24 @@ class Captions:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """What each utterance of a batch says, in its own language or in another."""
+
+    texts: tuple[str, ...]
+    """One an utterance."""
+    languages: tuple[str, ...]
+    """The language of each text, ``fra_Latn``."""
+
+    def validate(self) -> Texts:
+        """Return self, or raise ``ShapeError`` where there are not as many languages as texts."""
+        if len(self.texts) != len(self.languages):
+            raise ShapeError(f"Texts: {len(self.texts)} texts in {len(self.languages)} languages; expected one each.")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechBatch:
-    """Cropped waveforms with, for masked prediction, their units and masks, or, for contrast with text, captions."""
+    """Cropped waveforms with what is known of them: units and masks, captions, or texts."""
 
     ids: tuple[str, ...]
     """Utterance ids, for messages."""
@@ -131,6 +147,8 @@ class SpeechBatch:
     """For the journal, what was done to the clips: name to (sum, count)."""
     captions: Captions | None = None
     """For contrast with text: one text an utterance."""
+    texts: Texts | None = None
+    """For distillation, translation and transcription: what is to be heard of each utterance."""
 
     def validate(self) -> SpeechBatch:
         """Return self, or raise ``ShapeError`` naming the field that disagrees with the others."""
@@ -151,6 +169,8 @@ class SpeechBatch:
                 raise ShapeError(f"SpeechBatch: {name} is {tuple(tensor.shape)}, expected ({batch}, {frames}, ...).")
         if self.captions is not None and len(self.captions.validate().texts) != batch:
             raise ShapeError(f"SpeechBatch: {batch} utterances, but {len(self.captions.texts)} captions.")
+        if self.texts is not None and len(self.texts.validate().texts) != batch:
+            raise ShapeError(f"SpeechBatch: {batch} utterances, but {len(self.texts.texts)} texts.")
         return self
 
     def to(self, device: torch.device | str) -> SpeechBatch:
@@ -168,4 +188,5 @@ class SpeechBatch:
             masked=move(self.masked),
             sums=self.sums,
             captions=None if self.captions is None else self.captions.to(device),
+            texts=self.texts,
         )

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allophone.batch import SECONDS_DRAWN, Captions, SpeechBatch
+from allophone.batch import Captions, SECONDS_DRAWN, SpeechBatch, Texts
 from allophone.data.collate import CollateConfig, Example, collate
 from allophone.data.denoising import Pools, SoundPool, require_pools
 from allophone.data.sampler import BatchSampler, SamplerState
@@ -62,6 +62,14 @@ class CaptionSource(Protocol[U_contra]):
 
     def draw(self, utterances: Sequence[U_contra], repeats: Sequence[int], seed: int, epoch: int, /) -> Captions:
         """One caption for each utterance of a batch: a pure function of the arguments."""
+        ...
+
+
+class TextSource(Protocol[U_contra]):
+    """Where texts come from; :class:`~allophone.data.texts.TextDraws` is one."""
+
+    def draw(self, utterances: Sequence[U_contra], repeats: Sequence[int], seed: int, epoch: int, /) -> Texts:
+        """One text for each utterance of a batch: a pure function of the arguments."""
         ...
 
 
@@ -142,6 +150,7 @@ class BatchStream(Generic[U]):
         noise: What ``config.mix`` lays over clips besides other utterances of the corpus.
         responses: Measured rooms for ``config.reverb``; None = made-up ones.
         captions: Draws a text for each utterance, for contrast with text.
+        texts: Draws what each utterance is to be turned into.
 
     Raises:
         ConfigError: ``config.mix`` takes noise and there is none.
@@ -161,9 +170,11 @@ class BatchStream(Generic[U]):
         noise: SoundPool | None = None,
         responses: SoundPool | None = None,
         captions: CaptionSource[U] | None = None,
+        texts: TextSource[U] | None = None,
     ) -> None:
         self._utterances = utterances
         self._captions = captions
+        self._texts = texts
         self._cache = WaveformCache(source, cache_bytes)
         others = _OtherUtterances(utterances, self._cache, sampler)
         self._pools = Pools(utterances=others, noise=noise, responses=responses)
@@ -207,10 +218,10 @@ class BatchStream(Generic[U]):
         batch = collate(items, units, self._clock, self._config, self._sampler.seed, mine.epoch, self._pools)
         heard = self._sampler.seconds_by_language(draws)
         sums = {**batch.sums, **{SECONDS_DRAWN + name: (heard[name], 0.0) for name in heard}}
-        captions = None
-        if self._captions is not None:
-            captions = self._captions.draw(chosen, [draw.repeat for draw in draws], self._sampler.seed, mine.epoch)
-        return replace(batch, sums=sums, captions=captions).validate()
+        key = (chosen, [draw.repeat for draw in draws], self._sampler.seed, mine.epoch)
+        captions = None if self._captions is None else self._captions.draw(*key)
+        texts = None if self._texts is None else self._texts.draw(*key)
+        return replace(batch, sums=sums, captions=captions, texts=texts).validate()
 
     def _find_units(self, utterance_id: str) -> NDArray[np.integer] | None:
         assert self._units is not None
