@@ -24,7 +24,7 @@ pytest.importorskip("sacrebleu")
 PAIRS = {
     "eng_Latn": [
         ("The cat (black) sat on the mat.", "A black cat was sitting on the mat."),
-        ("He didn't say: \"yes\"!", "He did not say \"yes\"!"),
+        ('He didn\'t say: "yes"!', 'He did not say "yes"!'),
         ("", "Nothing was said."),
         ("It costs 3,000.50 dollars today.", "It costs 3,000.50 dollars today, they say."),
         ("Yes", "No"),
@@ -73,7 +73,8 @@ def test_counts_of_each_text_make_the_score_of_all(language: str) -> None:
 
 
 def test_equal_to_the_command_line_of_jiwer(tmp_path: Path) -> None:
-    hypotheses, references = split("eng_Latn")
+    pairs = [pair for pair in PAIRS["eng_Latn"] if all(len(text) > 1 for text in pair)]  # it drops shorter lines
+    hypotheses, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     (tmp_path / "hyp").write_text("".join(f"{text}\n" for text in hypotheses), encoding="utf-8")
     (tmp_path / "ref").write_text("".join(f"{text}\n" for text in references), encoding="utf-8")
     files = ("-r", str(tmp_path / "ref"), "-h", str(tmp_path / "hyp"))
@@ -88,7 +89,9 @@ def test_results_have_intervals_and_say_how_they_were_made() -> None:
     hypotheses, references = split("eng_Latn")
     found = translation_results(hypotheses, references, "eng_Latn", SIGNATURE, groups=[0, 0, 1, 2, 2], resamples=50)
     assert [result.name for result in found] == ["BLEU", "chrF2++"]
-    for result, value in zip(found, (bleu(hypotheses, references, "eng_Latn"), chrf(hypotheses, references)), strict=True):
+    for result, value in zip(
+        found, (bleu(hypotheses, references, "eng_Latn"), chrf(hypotheses, references)), strict=True
+    ):
         assert result.value == pytest.approx(value.value) and result.low <= result.value <= result.high
         assert result.signature.normalizer == value.signature and "version" in value.signature and result.n == 3
     assert "tok:13a" in found[0].signature.normalizer and "nw:2" in found[1].signature.normalizer

@@ -41,7 +41,9 @@ class Fake:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         self.asked += texts
-        return torch.stack([torch.randn(DIM, generator=torch.Generator().manual_seed(text_key(t) % 997)) for t in texts])
+        return torch.stack(
+            [torch.randn(DIM, generator=torch.Generator().manual_seed(text_key(t) % 997)) for t in texts]
+        )
 
 
 def batch(texts: Sequence[str] = TEXTS[:3]) -> SpeechBatch:
@@ -50,7 +52,9 @@ def batch(texts: Sequence[str] = TEXTS[:3]) -> SpeechBatch:
 
 
 def method(
-    tmp_path: Path, config: SemanticDistillationConfig | None = None, negatives: dict[str, tuple[str, ...]] | None = None
+    tmp_path: Path,
+    config: SemanticDistillationConfig | None = None,
+    negatives: dict[str, tuple[str, ...]] | None = None,
 ) -> SemanticDistillation:
     table = cached_vectors([*TEXTS, "another voice", "a sad voice"], Fake(), "fake", tmp_path, dtype=torch.float32)
     torch.manual_seed(4)

@@ -87,7 +87,13 @@ class Same(Iterator[SpeechBatch]):
 def test_the_loop_teaches_it_three_texts(folder: Path, tmp_path: Path) -> None:
     trained = method(folder, 24)
     config = TrainConfig(
-        steps=60, learning_rate=0.02, warmup_steps=6, log_every=20, save_every=60, tensorboard=False, schedule="constant"
+        steps=60,
+        learning_rate=0.02,
+        warmup_steps=6,
+        log_every=20,
+        save_every=60,
+        tensorboard=False,
+        schedule="constant",
     )
     trained.model.decoder.model.config.dropout = 0.0
     result = train(trained, Same(), config, tmp_path)

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_translator import LANGUAGES, SIZES, decoder_folder, tokenizer
-from transformers import BertConfig, BertModel, M2M100Config, M2M100ForConditionalGeneration, T5Config
-from transformers import MBartConfig, MBartForConditionalGeneration, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertModel,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from allophone.errors import CheckpointError, ConfigError, DataError
 from allophone.models.text_decoder import IGNORED, SearchConfig, TextDecoder, language_tokens, load_text_decoder

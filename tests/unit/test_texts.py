@@ -11,7 +11,12 @@ from allophone.errors import ConfigError, DataError
 
 def utterance(name: str, text: str | None, **translations: str) -> Utterance:
     return Utterance(
-        id=name, path=f"{name}.wav", duration_seconds=1.0, sample_rate=16_000, language="fra_Latn", text=text,
+        id=name,
+        path=f"{name}.wav",
+        duration_seconds=1.0,
+        sample_rate=16_000,
+        language="fra_Latn",
+        text=text,
         translations=translations,
     )
 
@@ -31,7 +36,10 @@ def test_drawn_by_key_alone_and_evenly() -> None:
     assert draws.draw(ROWS[5:6], [0], seed=1, epoch=0).texts == first.texts[5:6]
     assert draws.draw(ROWS, [0] * 20, seed=1, epoch=1) != first != draws.draw(ROWS, [1] * 20, seed=1, epoch=0)
     assert set(first.languages) == {"eng_Latn", "deu_Latn"}
-    assert all((text[:3] == "yes") == (language == "eng_Latn") for text, language in zip(first.texts, first.languages, strict=True))
+    assert all(
+        (text[:3] == "yes") == (language == "eng_Latn")
+        for text, language in zip(first.texts, first.languages, strict=True)
+    )
 
 
 def test_who_has_no_text_is_named() -> None:

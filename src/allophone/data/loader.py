@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allophone.batch import Captions, SECONDS_DRAWN, SpeechBatch, Texts
+from allophone.batch import SECONDS_DRAWN, Captions, SpeechBatch, Texts
 from allophone.data.collate import CollateConfig, Example, collate
 from allophone.data.denoising import Pools, SoundPool, require_pools
 from allophone.data.sampler import BatchSampler, SamplerState

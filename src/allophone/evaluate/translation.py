@@ -53,9 +53,7 @@ def translation_results(
             len(references), counts.score, groups=groups, resamples=resamples, seed=signature.seed
         )
         own = replace(signature, normalizer=score.signature)
-        found.append(
-            result_from_interval(name, interval, unit="", higher_is_better=True, signature=own, seeds=seeds)
-        )
+        found.append(result_from_interval(name, interval, unit="", higher_is_better=True, signature=own, seeds=seeds))
     return found
 
 

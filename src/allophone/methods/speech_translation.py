@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from allophone.batch import SpeechBatch, Texts
@@ -28,7 +27,7 @@ class SpeechTranslationConfig:
     smoothing: float = 0.1
     """Share of the target that is spread over the vocabulary."""
     pretrained_lr_scale: float = 0.1
-    """Learning rate of what is trained inside encoder and decoder, adapters aside, over the run's (port: 1e-4, 1e-3)."""
+    """Learning rate of what is trained inside encoder and decoder, without adapters, over the run's (port: 0.1)."""
     max_target_tokens: int | None = 200
     """Longer texts are cut, language and end included; None = as many as the decoder can."""
 

@@ -191,7 +191,9 @@ def _words(text: str) -> list[str]:
 
 def _require_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if len(hypotheses) != len(references) or not len(references):
-        raise DataError(f"translation: {len(references)} references for {len(hypotheses)} hypotheses; expected as many.")
+        raise DataError(
+            f"translation: {len(references)} references for {len(hypotheses)} hypotheses; expected as many."
+        )
 
 
 def _bleu(tokenizer: str) -> Any:

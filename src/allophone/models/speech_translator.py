@@ -3,7 +3,8 @@
 Source: Khurana et al. 2023, arXiv:2306.00789: both pretrained parts stay frozen, adapters of 75 M parameters in every
 layer are trained. Their form is not published; here, two of 512 dims in each layer, after attention and after
 feed-forward (Houlsby et al. 2019, arXiv:1902.00751), in the decoder after the attention to the speech. Length adaptor:
-Li et al. 2021, arXiv:2010.12829. Shape letters: B utterances, S samples, T states of the longest, L tokens, V vocabulary.
+Li et al. 2021, arXiv:2010.12829.
+Shape letters: B utterances, S samples, T states of the longest, L tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ def parameter_counts(
     """
     settings = type(decoder).from_dict({**decoder.to_dict(), "encoder_layers": 0})
     with torch.device("meta"):
-        text_decoder = TextDecoder(AutoModelForSeq2SeqLM.from_config(settings))
+        text_decoder = TextDecoder(AutoModelForSeq2SeqLM.from_config(settings))  # type: ignore[no-untyped-call]
         model = SpeechTranslator(build_encoder(encoder), text_decoder, config)
     return count_parameters(model)
 

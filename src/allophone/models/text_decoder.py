@@ -85,11 +85,11 @@ class TextDecoder(nn.Module):
         ConfigError: The model is not of the BART family, or begins texts with their language (mBART-cc25).
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
+    def __init__(self, model: Any, tokenizer: Any = None) -> None:
         super().__init__()
-        settings: Any = model.config
+        settings = model.config
         _require_family(model, settings)
-        model.get_encoder().layers = nn.ModuleList()  # type: ignore[operator]
+        model.get_encoder().layers = nn.ModuleList()
         settings.encoder_layers, settings.decoder_layerdrop = 0, 0.0
         self.model = model
         self.tokenizer = tokenizer
@@ -98,7 +98,9 @@ class TextDecoder(nn.Module):
         self.end: int = settings.eos_token_id
         self.pad: int = settings.pad_token_id
         ids = {"decoder_start_token_id": self.start, "eos_token_id": self.end, "pad_token_id": self.pad}
-        model.generation_config = GenerationConfig.from_dict(ids)  # what a checkpoint says of searching has no effect
+        self.model.generation_config = GenerationConfig.from_dict(
+            ids
+        )  # what a checkpoint says of searching has no effect
         self.max_positions: int = settings.max_position_embeddings
         self.languages: dict[str, str] = {} if tokenizer is None else language_tokens(tokenizer)
         if tokenizer is not None and self.start in tokenizer.convert_tokens_to_ids(list(self.languages.values())):
@@ -111,7 +113,7 @@ class TextDecoder(nn.Module):
     @property
     def sites(self) -> list[list[AdapterSite]]:
         """For each layer of the decoder, where its adapters stand: attention to the speech and feed-forward."""
-        layers: Any = self.model.get_decoder().layers  # type: ignore[operator]
+        layers: Any = self.model.get_decoder().layers
         return [
             [
                 AdapterSite("attention", layer.encoder_attn.out_proj, self.dim),
@@ -137,7 +139,7 @@ class TextDecoder(nn.Module):
             )
         token = self.languages[tag]
         number = self.tokenizer.convert_tokens_to_ids(token)
-        rows = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        rows = self.model.get_input_embeddings().num_embeddings
         if number == self.tokenizer.unk_token_id or not 0 <= number < rows:
             raise DataError(
                 f"{token} is token {number} of the tokenizer, the decoder has 0 to {rows - 1}. They do not belong "
@@ -198,7 +200,7 @@ class TextDecoder(nn.Module):
         Returns:
             Tokens of each text, the language first; the end is the last where it was found.
         """
-        found: Tensor = self.model.generate(  # type: ignore[operator]
+        found: Tensor = self.model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=valid_positions(lengths, states.shape[1]).long(),
             generation_config=self._settings(language_id, config),
@@ -209,7 +211,7 @@ class TextDecoder(nn.Module):
 
     def _settings(self, language_id: int, config: SearchConfig) -> GenerationConfig:
         """Everything that decides the search."""
-        return GenerationConfig(
+        return GenerationConfig(  # type: ignore[no-untyped-call]
             num_beams=config.beams,
             length_penalty=config.length_penalty,
             max_new_tokens=min(config.max_tokens, self.max_positions - 1),
@@ -272,18 +274,18 @@ def load_text_decoder(folder_or_hub_id: str | Path) -> TextDecoder:
     return TextDecoder(model, tokenizer).eval()
 
 
-def _require_family(model: nn.Module, settings: Any) -> None:
+def _require_family(model: Any, settings: Any) -> None:
     """The BART family: layers with ``encoder_attn.out_proj`` and ``fc2`` and settings of these names."""
     needed = ("d_model", "encoder_layers", "decoder_layers", "max_position_embeddings")
-    decoder = model.get_decoder() if settings.is_encoder_decoder else None  # type: ignore[operator]
+    decoder = model.get_decoder() if settings.is_encoder_decoder else None
     layers = getattr(decoder, "layers", ())
     fits = all(
         hasattr(layer, "encoder_attn") and isinstance(getattr(layer, "fc2", None), nn.Linear) for layer in layers
     )
     if not all(hasattr(settings, name) for name in needed) or not len(layers) or not fits:
         raise ConfigError(
-            f"{settings.model_type} is no decoder of the BART family (layers with encoder_attn and fc2). Take mBART-50, "
-            "NLLB, M2M-100 or BART."
+            f"{settings.model_type} is no decoder of the BART family (layers with encoder_attn and fc2). Take "
+            "mBART-50, NLLB, M2M-100 or BART."
         )
     numbers = {name: getattr(settings, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
     missing = [name for name, value in numbers.items() if not isinstance(value, int)]

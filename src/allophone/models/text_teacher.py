@@ -1,7 +1,7 @@
 """Vectors of texts that a speech model learns from: computed once by a frozen text embedder, kept by the text's hash.
 
 A teacher is anything that turns texts into vectors: :class:`TextTeacher` reads any Hugging Face text encoder (LaBSE,
-BGE-M3, multilingual E5), a sentence-transformers model is one by ``lambda texts: torch.from_numpy(model.encode(texts))``.
+BGE-M3, multilingual E5), a sentence-transformers model is one by ``lambda texts: torch.tensor(model.encode(texts))``.
 A table of vectors is a folder with ``teacher.safetensors`` (keys and vectors) and ``teacher.json`` (who made them);
 training reads the table and needs no teacher. Shape letters: N texts, E dim of the vectors.
 """
@@ -32,10 +32,10 @@ Teacher = Callable[[Sequence[str]], Tensor]
 
 
 def text_key(text: str) -> int:
-    """Number of a text: the first 64 bits of the SHA-256 of its NFC form without outer space, as a signed integer.
+    r"""Number of a text: the first 64 bits of the SHA-256 of its NFC form without outer space, as a signed integer.
 
     Example:
-        >>> text_key("été ") == text_key("e\\u0301te\\u0301")
+        >>> text_key("été ") == text_key("e\u0301te\u0301")
         True
     """
     written = unicodedata.normalize("NFC", text).strip().encode()
@@ -144,12 +144,8 @@ def save_teacher_table(table: TeacherTable, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)
-    replace_file(
-        folder / VECTORS_FILE, save({"keys": table.keys.contiguous(), "vectors": table.vectors.contiguous()})
-    )
-    write_json(
-        folder / INFO_FILE, {"format": FORMAT, "name": table.name, "texts": len(table.keys), "dim": table.dim}
-    )
+    replace_file(folder / VECTORS_FILE, save({"keys": table.keys.contiguous(), "vectors": table.vectors.contiguous()}))
+    write_json(folder / INFO_FILE, {"format": FORMAT, "name": table.name, "texts": len(table.keys), "dim": table.dim})
     return folder
 
 
@@ -234,4 +230,5 @@ class TextTeacher:
         if self._pooling == "cls":
             return hidden[:, 0]
         weights = tokens["attention_mask"][..., None].to(hidden.dtype)
-        return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        return mean

@@ -116,7 +116,7 @@ def beam_search(
         log_probabilities = logits.float().log_softmax(dim=-1)
         if forced is not None and (tokens := forced(new)) is not None:
             log_probabilities = _only(tokens.repeat_interleave(width), log_probabilities)
-        top, source, candidates = _continue(running, log_probabilities.unflatten(0, (batch, width)))
+        top, source, candidates = _continue(running, log_probabilities.view(batch, width, -1))
         last = new + 1 == config.max_tokens
         ends = (candidates[..., -1] == config.end) | last
         now = ends & (torch.arange(ends.shape[1], device=device) < width)  # what ends further down is dropped

@@ -96,7 +96,7 @@ class _Attention(nn.Module):
         return attended
 
     def _by_head(self, values: Tensor) -> Tensor:
-        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return values.view(*values.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class _Layer(nn.Module):
