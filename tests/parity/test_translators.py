@@ -23,7 +23,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from allophone.models.conversion import load_encoder
 from allophone.models.speech_translator import SpeechTranslator, SpeechTranslatorConfig
-from allophone.models.text_decoder import IGNORED, SearchConfig, load_text_decoder
+from allophone.models.text_decoder import load_text_decoder
+from allophone.models.token_decoder import IGNORED, SearchConfig
 
 pytestmark = pytest.mark.parity
 MAX_TOKENS = 14

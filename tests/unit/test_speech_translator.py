@@ -12,7 +12,7 @@ from tiny_translator import decoder_folder
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, MBartConfig
 
-from allophone.errors import CheckpointError, ConfigError
+from allophone.errors import CheckpointError, ConfigError, ShapeError
 from allophone.models.conversion import load_encoder
 from allophone.models.hubert import published_config
 from allophone.models.speech_translator import (
@@ -26,7 +26,8 @@ from allophone.models.speech_translator import (
     parameter_counts,
     save_speech_translator,
 )
-from allophone.models.text_decoder import SearchConfig, load_text_decoder
+from allophone.models.text_decoder import load_text_decoder
+from allophone.models.token_decoder import SearchConfig
 
 CONFIG = SpeechTranslatorConfig(adapter_dim=4, length_layers=2)
 SEARCH = SearchConfig(beams=2, max_tokens=8)
@@ -122,6 +123,8 @@ def test_alone_is_in_company_whatever_the_padding(folder: Path) -> None:
     languages = ["fr", "en_XX", "rus"]
     together = model.generate(louder, batch.waveform_lengths, languages, SEARCH)
     assert [t.tokens[0] for t in together] == [model.decoder.language_id(language) for language in languages]
+    with pytest.raises(ShapeError, match="2 languages for 3 utterances"):
+        model.generate(batch.waveform, batch.waveform_lengths, languages[:2], SEARCH)
     for row, length in enumerate(batch.waveform_lengths.tolist()):
         alone = model.generate(batch.waveform[row : row + 1, :length], torch.tensor([length]), [languages[row]], SEARCH)
         assert alone[0].tokens == together[row].tokens

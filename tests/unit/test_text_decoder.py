@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from allophone.errors import CheckpointError, ConfigError, DataError
-from allophone.models.text_decoder import IGNORED, SearchConfig, TextDecoder, language_tokens, load_text_decoder
+from allophone.models.text_decoder import TextDecoder, load_text_decoder
+from allophone.models.token_decoder import IGNORED, SearchConfig, language_tokens
 
 
 class Vocabulary:

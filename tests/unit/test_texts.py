@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from contextlib import closing
 
+import pytest
+import torch
+
+from allophone.data.collate import CollateConfig
+from allophone.data.loader import BatchStream
+from allophone.data.sampler import BatchSampler
 from allophone.data.texts import TextDraws
 from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError
+from allophone.frames import FrameClock
 
 
 def utterance(name: str, text: str | None, **translations: str) -> Utterance:
@@ -49,3 +56,30 @@ def test_who_has_no_text_is_named() -> None:
         TextDraws(ROWS, ["swh_Latn"])
     with pytest.raises(ConfigError, match="Texts in no language"):
         TextDraws(ROWS, [])
+
+
+class Tones:
+    """Half a second of noise for every utterance."""
+
+    def audio(self, utterance: Utterance) -> torch.Tensor:
+        return 0.1 * torch.randn(8_000, generator=torch.Generator().manual_seed(int(utterance.id)))
+
+
+def stream() -> BatchStream[Utterance]:
+    sampler = BatchSampler([0.5] * 20, ["x"] * 20, ["s"] * 20, batch_seconds=1.5, crop_seconds=1.0)
+    clock, config = FrameClock(hop=320, receptive_field=400), CollateConfig(crop_seconds=1.0, mask_probability=0.0)
+    draws = TextDraws(ROWS, ["eng_Latn", "deu_Latn"])
+    return BatchStream(Tones(), ROWS, None, sampler, clock, config, texts=draws)
+
+
+def test_batches_carry_their_texts_through_a_resume() -> None:
+    with closing(stream()) as batches:
+        seen = [next(batches) for _ in range(3)]
+        place, after = batches.state(), next(batches)
+    with closing(stream()) as batches:
+        batches.seek(place)
+        again = next(batches)
+    assert again.ids == after.ids and again.texts == after.texts == after.to("cpu").texts
+    for batch in seen:
+        assert batch.texts is not None
+        assert [text.split()[1] for text in batch.texts.texts] == list(batch.ids)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from allophone.config import from_dict, to_dict
-from allophone.errors import CheckpointError, ConfigError
+from allophone.errors import CheckpointError, ConfigError, ShapeError
 from allophone.models.build import (
     Encoder,
     EncoderConfig,
@@ -32,7 +32,9 @@ from allophone.models.build import (
     feed_forward_projections,
 )
 from allophone.models.conversion import load_encoder, model_hash, replace_file, save_encoder, write_json
-from allophone.models.text_decoder import AdapterSite, SearchConfig, TextDecoder, load_text_decoder
+from allophone.models.small_decoder import SmallDecoder, load_small_decoder
+from allophone.models.text_decoder import TextDecoder, load_text_decoder
+from allophone.models.token_decoder import AdapterSite, SearchConfig, TokenDecoder
 from allophone.nn.adapter import Adapter, LengthAdaptor
 
 WEIGHTS_FILE, INFO_FILE = "translator.safetensors", "translator.json"
@@ -78,12 +80,13 @@ class SpeechTranslator(nn.Module):
     Without a single update it says what the same parts say without adapters.
 
     Args:
-        encoder: Hears; it becomes part of this model.
+        encoder: Hears; it becomes part of this model. One that learned meaning is read from the folder of its embedder
+            by ``load_encoder``.
         decoder: Writes; it becomes part of this model.
         config: What joins them.
     """
 
-    def __init__(self, encoder: Encoder, decoder: TextDecoder, config: SpeechTranslatorConfig) -> None:
+    def __init__(self, encoder: Encoder, decoder: TokenDecoder, config: SpeechTranslatorConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder
@@ -140,7 +143,7 @@ class SpeechTranslator(nn.Module):
         Args:
             waveform: Shape ``(B, S)``, float32 in [-1, 1], 16 kHz.
             waveform_lengths: Shape ``(B,)``, int64, samples.
-            inputs: What the decoder reads (:class:`~allophone.models.text_decoder.Targets`). Shape ``(B, L)``, int64.
+            inputs: What the decoder reads (:class:`~allophone.models.token_decoder.Targets`). Shape ``(B, L)``, int64.
 
         Returns:
             Logits. Shape ``(B, L, V)``.
@@ -169,8 +172,10 @@ class SpeechTranslator(nn.Module):
 
         Raises:
             DataError: The decoder has no token for a language.
-            ShapeError: Shapes disagree, or an utterance is shorter than one frame.
+            ShapeError: Shapes disagree, languages are not as many, or an utterance is shorter than one frame.
         """
+        if len(languages) != len(waveform):
+            raise ShapeError(f"generate: {len(languages)} languages for {len(waveform)} utterances; name one for each.")
         ids = [self.decoder.language_id(language) for language in languages]
         training = self.training
         self.eval()
@@ -319,15 +324,14 @@ def save_speech_translator(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
     save_encoder(model.encoder, folder / ENCODER_FOLDER, card, created_by=created_by)
-    decoder: Any = model.decoder
-    decoder.model.save_pretrained(str(folder / DECODER_FOLDER))
-    decoder.tokenizer.save_pretrained(str(folder / DECODER_FOLDER))
+    model.decoder.save(folder / DECODER_FOLDER)
     replace_file(folder / WEIGHTS_FILE, save(model.new_tensors()))
     replace_file(folder / "README.md", card.encode())
     info = {
         "format": FORMAT,
         "encoder": model_hash(model.encoder),
-        "decoder": model_hash(decoder.model),
+        "decoder": model_hash(model.decoder.model),
+        "decoder_kind": "small" if isinstance(model.decoder, SmallDecoder) else "transformers",
         "config": to_dict(model.config),
     }
     write_json(folder / INFO_FILE, info)
@@ -346,7 +350,8 @@ def load_speech_translator(folder: str | Path) -> SpeechTranslator:
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise CheckpointError(f"the format is not '{FORMAT}'. Update allophone.")
         config = from_dict(SpeechTranslatorConfig, info["config"], str(folder / INFO_FILE))
-        encoder, decoder = load_encoder(folder / ENCODER_FOLDER), load_text_decoder(folder / DECODER_FOLDER)
+        load_decoder = load_small_decoder if info["decoder_kind"] == "small" else load_text_decoder
+        encoder, decoder = load_encoder(folder / ENCODER_FOLDER), load_decoder(folder / DECODER_FOLDER)
         found = {"encoder": model_hash(encoder), "decoder": model_hash(decoder.model)}
         for part, got in found.items():
             if info[part] != got:

@@ -38,7 +38,7 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, values: Tensor) -> Tensor:
-        """``(..., dim)`` to ``(..., dim)``."""
+        """Shape ``(..., dim)`` to the same."""
         added: Tensor = self.up(F.gelu(self.down(values)))
         return values + added
 

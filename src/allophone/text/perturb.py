@@ -47,7 +47,8 @@ NEGATED_BEHIND = {
     "eng": frozenset("is are was were can could will would should must has have had does do did may might".split())
 }
 """Words behind which a negation makes the opposite."""
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_WORD = re.compile(r"[^\s\d_.,;:!?…¡¿«»“”„\"()\[\]。、，！？।—–-]+")
+"""What stands between spaces, digits and punctuation; vowel signs are no letters for ``re``, so not by what it is."""
 _NUMBER = re.compile(r"\d+")
 
 
