@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -24,6 +26,16 @@ def test_an_adapter_starts_as_nothing_and_learns() -> None:
     expected = before + adapter.up(torch.nn.functional.gelu(adapter.down(before)))
     torch.testing.assert_close(layer(values), expected)
     assert sum(p.numel() for p in Adapter(1024, 512).parameters()) == 2 * 1024 * 512 + 1024 + 512
+
+
+def test_a_copy_of_a_model_has_adapters_of_its_own() -> None:
+    model = nn.ModuleDict({"layer": nn.Linear(4, 4), "adapter": Adapter(4, 2)})
+    model["adapter"].stand_behind(model["layer"])
+    values = torch.randn(3, 4)
+    before, twin = model["layer"](values), copy.deepcopy(model)
+    nn.init.ones_(twin["adapter"].up.bias)
+    torch.testing.assert_close(twin["layer"](values), before + 1)
+    assert torch.equal(model["layer"](values), before)
 
 
 @pytest.mark.parametrize(("dim", "layers"), [(8, 3), (5, 2), (8, 0)])
