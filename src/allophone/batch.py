@@ -135,8 +135,24 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """What each utterance of a batch says, in its own language or in another."""
+
+    texts: tuple[str, ...]
+    """One an utterance."""
+    languages: tuple[str, ...]
+    """The language of each text, ``fra_Latn``."""
+
+    def validate(self) -> Texts:
+        """Return self, or raise ``ShapeError`` where there are not as many languages as texts."""
+        if len(self.texts) != len(self.languages):
+            raise ShapeError(f"Texts: {len(self.texts)} texts in {len(self.languages)} languages; expected one each.")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechBatch:
-    """Cropped waveforms with what a method needs of them: units and masks, captions, or labels."""
+    """Cropped waveforms with what is known of them: units and masks, captions, labels or texts."""
 
     ids: tuple[str, ...]
     """Utterance ids, for messages."""
@@ -156,6 +172,8 @@ class SpeechBatch:
     """For contrast with text: one text an utterance."""
     labels: Labels | None = None
     """For tuning: classes of each utterance."""
+    texts: Texts | None = None
+    """For distillation, translation and transcription: what is to be heard of each utterance."""
 
     def validate(self) -> SpeechBatch:
         """Return self, or raise ``ShapeError`` naming the field that disagrees with the others."""
@@ -178,6 +196,8 @@ class SpeechBatch:
             raise ShapeError(f"SpeechBatch: {batch} utterances, but {len(self.captions.texts)} captions.")
         if self.labels is not None and len(self.labels.validate().classes) != batch:
             raise ShapeError(f"SpeechBatch: {batch} utterances, but {len(self.labels.classes)} rows of labels.")
+        if self.texts is not None and len(self.texts.validate().texts) != batch:
+            raise ShapeError(f"SpeechBatch: {batch} utterances, but {len(self.texts.texts)} texts.")
         return self
 
     def to(self, device: torch.device | str) -> SpeechBatch:
@@ -196,4 +216,5 @@ class SpeechBatch:
             sums=self.sums,
             captions=None if self.captions is None else self.captions.to(device),
             labels=None if self.labels is None else self.labels.to(device),
+            texts=self.texts,
         )

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allophone.batch import SECONDS_DRAWN, Captions, Labels, SpeechBatch
+from allophone.batch import SECONDS_DRAWN, Captions, Labels, SpeechBatch, Texts
 from allophone.data.collate import CollateConfig, Example, collate
 from allophone.data.denoising import Pools, SoundPool, require_pools
 from allophone.data.sampler import PlannedSampler, SamplerState
@@ -62,6 +62,14 @@ class CaptionSource(Protocol[U_contra]):
 
     def draw(self, utterances: Sequence[U_contra], repeats: Sequence[int], seed: int, epoch: int, /) -> Captions:
         """One caption for each utterance of a batch: a pure function of the arguments."""
+        ...
+
+
+class TextSource(Protocol[U_contra]):
+    """Where texts come from; :class:`~allophone.data.texts.TextDraws` is one."""
+
+    def draw(self, utterances: Sequence[U_contra], repeats: Sequence[int], seed: int, epoch: int, /) -> Texts:
+        """One text for each utterance of a batch: a pure function of the arguments."""
         ...
 
 
@@ -143,6 +151,7 @@ class BatchStream(Generic[U]):
         responses: Measured rooms for ``config.reverb``; None = made-up ones.
         captions: Draws a text for each utterance, for contrast with text.
         classes: Numbers of the classes of each utterance by its id, for tuning.
+        texts: Draws what each utterance is to be turned into.
 
     Raises:
         ConfigError: ``config.mix`` takes noise and there is none.
@@ -163,10 +172,12 @@ class BatchStream(Generic[U]):
         responses: SoundPool | None = None,
         captions: CaptionSource[U] | None = None,
         classes: Mapping[str, Sequence[int]] | None = None,
+        texts: TextSource[U] | None = None,
     ) -> None:
         self._utterances = utterances
         self._captions = captions
         self._classes = classes
+        self._texts = texts
         self._cache = WaveformCache(source, cache_bytes)
         others = _OtherUtterances(utterances, self._cache, sampler)
         self._pools = Pools(utterances=others, noise=noise, responses=responses)
@@ -210,11 +221,11 @@ class BatchStream(Generic[U]):
         batch = collate(items, units, self._clock, self._config, self._sampler.seed, mine.epoch, self._pools)
         heard = self._sampler.seconds_by_language(draws)
         sums = {**batch.sums, **{SECONDS_DRAWN + name: (heard[name], 0.0) for name in heard}}
-        captions = None
-        if self._captions is not None:
-            captions = self._captions.draw(chosen, [draw.repeat for draw in draws], self._sampler.seed, mine.epoch)
+        key = (chosen, [draw.repeat for draw in draws], self._sampler.seed, mine.epoch)
+        captions = None if self._captions is None else self._captions.draw(*key)
+        texts = None if self._texts is None else self._texts.draw(*key)
         labels = None if self._classes is None else self._labels(chosen, self._sampler.place(mine))
-        return replace(batch, sums=sums, captions=captions, labels=labels).validate()
+        return replace(batch, sums=sums, captions=captions, labels=labels, texts=texts).validate()
 
     def _labels(self, utterances: Sequence[U], place: int) -> Labels:
         assert self._classes is not None

@@ -41,19 +41,19 @@ class SpeechEmbedderConfig:
     pooling: Literal["mean", "attention"] = "attention"
     """How frames become one vector."""
     pooling_dim: int = 128
-    """Hidden dim of attention pooling."""
+    """Hidden dim of attention pooling; 0 scores frames without a hidden layer (SAMU-XLS-R)."""
     pooling_heads: int = 1
     """Heads of attention pooling, each for its share of the dims."""
-    projection: Literal["none", "linear", "mlp"] = "mlp"
-    """None (``dim`` must be D), linear, or Linear - GELU - Linear with D values in between."""
+    projection: Literal["none", "linear", "mlp", "tanh"] = "mlp"
+    """None (``dim`` must be D), Linear, Linear - GELU - Linear through D values, or Linear - tanh (SAMU-XLS-R)."""
 
     def __post_init__(self) -> None:
-        if min(self.dim, self.pooling_dim, self.pooling_heads) < 1:
+        if min(self.dim, self.pooling_heads) < 1 or self.pooling_dim < 0:
             raise ConfigError(f"A speech embedder needs dims and heads of at least 1; got {self}.")
 
 
-def build_projection(dim_in: int, dim_out: int, kind: Literal["none", "linear", "mlp"]) -> nn.Sequential:
-    """Nothing, Linear, or Linear - GELU - Linear, from ``dim_in`` to ``dim_out``.
+def build_projection(dim_in: int, dim_out: int, kind: Literal["none", "linear", "mlp", "tanh"]) -> nn.Sequential:
+    """Nothing, Linear, Linear - GELU - Linear or Linear - tanh, from ``dim_in`` to ``dim_out``.
 
     Raises:
         ConfigError: Nothing cannot change the dim.
@@ -64,6 +64,8 @@ def build_projection(dim_in: int, dim_out: int, kind: Literal["none", "linear", 
         return nn.Sequential()
     if kind == "linear":
         return nn.Sequential(nn.Linear(dim_in, dim_out))
+    if kind == "tanh":
+        return nn.Sequential(nn.Linear(dim_in, dim_out), nn.Tanh())
     return nn.Sequential(nn.Linear(dim_in, dim_in), nn.GELU(), nn.Linear(dim_in, dim_out))
 
 

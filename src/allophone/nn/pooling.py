@@ -53,7 +53,7 @@ class AttentionPooling(nn.Module):
 
     Args:
         dim: D.
-        hidden_dim: Rows of W.
+        hidden_dim: Rows of W; 0 scores frames by ``v x`` alone, as SAMU-XLS-R (arXiv:2205.08180) does.
         heads: H, a divisor of D.
 
     Raises:
@@ -68,8 +68,8 @@ class AttentionPooling(nn.Module):
         super().__init__()
         if heads < 1 or dim % heads:
             raise ConfigError(f"AttentionPooling: {heads} heads cannot share {dim} dims evenly. Choose a divisor.")
-        self.hidden = nn.Linear(dim, hidden_dim)
-        self.score = nn.Linear(hidden_dim, heads, bias=False)
+        self.hidden = nn.Linear(dim, hidden_dim) if hidden_dim else None
+        self.score = nn.Linear(hidden_dim or dim, heads, bias=False)
         nn.init.zeros_(self.score.weight)
 
     def forward(self, hidden: Packed) -> Tensor:
@@ -85,7 +85,8 @@ class AttentionPooling(nn.Module):
             ShapeError: An utterance has no frame.
         """
         _require_frames(hidden)
-        scores = self.score(torch.tanh(self.hidden(hidden.values)))
+        scored = hidden.values if self.hidden is None else torch.tanh(self.hidden(hidden.values))
+        scores = self.score(scored)
         heads = scores.shape[1]
         together = hidden.with_values(torch.cat([scores.to(hidden.values.dtype), hidden.values], dim=1))
 

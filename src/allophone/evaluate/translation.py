@@ -1,0 +1,151 @@
+"""Scores of translations and transcripts, with intervals over groups and everything that makes two numbers comparable.
+
+Translations: BLEU with the tokenizer of the target language, and chrF2++. Transcripts: character and word errors of the
+texts as they are, and beside them of the texts normalized for their script, because either alone misleads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from allophone.errors import DataError
+from allophone.evaluate.result import Result, Signature, result_from_interval
+from allophone.metrics.error_rate import character_error_counts, word_error_counts
+from allophone.metrics.intervals import bootstrap, bootstrap_statistic
+from allophone.metrics.translation import bleu, bleu_counts, chrf, chrf_counts
+from allophone.text.languages import parse_language
+from allophone.text.normalize import normalize
+
+RAW, NORMALIZED = "raw", "normalized"
+
+
+def translation_results(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    language: str,
+    signature: Signature,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seeds: Sequence[int] = (),
+    resamples: int = 1000,
+) -> list[Result]:
+    """BLEU and chrF2++ of texts in one language.
+
+    Args:
+        hypotheses: What a system wrote.
+        references: What it should have written, one each.
+        language: Of both, ``fra_Latn``.
+        signature: Of data and model; its normalizer is replaced by sacreBLEU's signature of each score.
+        groups: Labels of texts that are drawn together, such as their content.
+        seeds: Of the trainings behind the texts.
+        resamples: Of the interval.
+
+    Raises:
+        DataError: There are no texts, or not as many references, groups and hypotheses.
+        ConfigError: sacreBLEU or the tokenizer of the language is not installed.
+    """
+    found = []
+    parts = (
+        ("BLEU", bleu(hypotheses, references, language), bleu_counts(hypotheses, references, language)),
+        ("chrF2++", chrf(hypotheses, references), chrf_counts(hypotheses, references)),
+    )
+    for name, score, counts in parts:
+        interval = bootstrap_statistic(
+            len(references), counts.score, groups=groups, resamples=resamples, seed=signature.seed
+        )
+        own = replace(signature, normalizer=score.signature)
+        found.append(result_from_interval(name, interval, unit="", higher_is_better=True, signature=own, seeds=seeds))
+    return found
+
+
+def transcript_results(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    language: str,
+    signature: Signature,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seeds: Sequence[int] = (),
+) -> list[Result]:
+    """Character and word error rates of texts in one language, raw and normalized for the script.
+
+    Args:
+        hypotheses: What was heard.
+        references: What was said, one each.
+        language: Of both, ``fra_Latn``.
+        signature: Of data and model; its normalizer is replaced by the one used.
+        groups: Labels of texts that are drawn together, such as their speaker.
+        seeds: Of the trainings behind the texts.
+
+    Raises:
+        DataError: All references are empty, or there are not as many of each.
+    """
+    found = []
+    for kind in (RAW, NORMALIZED):
+        texts = [list(hypotheses), list(references)]
+        if kind == NORMALIZED:
+            texts = [[normalize(text, language) for text in part] for part in texts]
+        for name, count in (("CER", character_error_counts), ("WER", word_error_counts)):
+            counts = count(texts[1], texts[0])
+            interval = bootstrap(counts.errors, counts.lengths, groups=groups, seed=signature.seed).scaled(100.0)
+            own = replace(signature, normalizer="none" if kind == RAW else f"allophone {language}")
+            found.append(
+                result_from_interval(
+                    f"{name} {kind}", interval, unit="%", higher_is_better=False, signature=own, seeds=seeds
+                )
+            )
+    return found
+
+
+COVOST_GROUPS: dict[str, tuple[str, ...]] = {
+    "high": ("fra_Latn", "deu_Latn", "spa_Latn", "cat_Latn"),
+    "mid": ("pes_Arab", "ita_Latn", "rus_Cyrl", "por_Latn", "cmn_Hans"),
+    "low": (
+        *("tur_Latn", "arb_Arab", "est_Latn", "khk_Cyrl", "nld_Latn", "swe_Latn"),
+        *("lvs_Latn", "slv_Latn", "tam_Taml", "jpn_Jpan", "ind_Latn", "cym_Latn"),
+    ),
+}
+"""Source languages of CoVoST 2 by hours of training data; 4, 5 and 12 of them reproduce the published averages."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceScores:
+    """Plain means over languages."""
+
+    groups: dict[str, float]
+    """Of each group that has a score."""
+    every: float
+    """Over all languages, each counted once."""
+    gap: float | None
+    """High minus low, the transfer gap of arXiv:2306.00789 (its sign is our reading); None where one is missing."""
+
+
+def resource_scores(scores: Mapping[str, float], groups: Mapping[str, Sequence[str]] | None = None) -> ResourceScores:
+    """Scores by resource group, with the transfer gap.
+
+    Args:
+        scores: Of each source language, any tag that ``parse_language`` reads.
+        groups: Languages of ``high``, ``mid`` and ``low``; None takes :data:`COVOST_GROUPS`.
+
+    Raises:
+        DataError: There is no score, a language comes twice or is in no group.
+
+    Example:
+        >>> resource_scores({"fr": 30.0, "de": 32.0, "cy": 10.0}).gap
+        21.0
+    """
+    known = {parse_language(tag).tag: name for name, tags in (groups or COVOST_GROUPS).items() for tag in tags}
+    by_group: dict[str, list[float]] = {}
+    seen: set[str] = set()
+    for language, score in scores.items():
+        tag = parse_language(language).tag
+        if tag in seen or tag not in known:
+            raise DataError(f"{language} ({tag}) {'comes twice' if tag in seen else 'is in no resource group'}.")
+        seen.add(tag)
+        by_group.setdefault(known[tag], []).append(score)
+    if not seen:
+        raise DataError("No score of any language.")
+    means = {name: sum(values) / len(values) for name, values in by_group.items()}
+    gap = means["high"] - means["low"] if {"high", "low"} <= means.keys() else None
+    return ResourceScores(means, sum(scores.values()) / len(scores), gap)

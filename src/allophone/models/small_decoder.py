@@ -1,0 +1,171 @@
+"""A small text decoder of our own that reads vectors of speech, trained from nothing, with a tokenizer made for it.
+
+Its folder is that of a small mBART without text encoder, which ``transformers`` reads too. It searches with our own
+beam search and cache. Shape letters: B utterances, T states of the longest, L tokens, V vocabulary, E dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, MBartConfig, MBartForConditionalGeneration, PreTrainedTokenizerFast
+
+from allophone.errors import CheckpointError, ConfigError
+from allophone.models.conversion import check_tensors, read_json, read_tensors
+from allophone.models.token_decoder import SearchConfig, TokenDecoder
+from allophone.nn.beam_search import BeamConfig, beam_search
+from allophone.nn.decoder import Decoder, DecoderConfig, DecoderStep
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+"""Tokens 0 to 3, as mBART has them."""
+PREFIX = "model.decoder."
+FIELDS = {
+    "vocabulary": "vocab_size",
+    "dim": "d_model",
+    "layers": "decoder_layers",
+    "heads": "decoder_attention_heads",
+    "inner_dim": "decoder_ffn_dim",
+    "dropout": "dropout",
+    "max_positions": "max_position_embeddings",
+    "scale_embedding": "scale_embedding",
+    "pad": "pad_token_id",
+}
+"""Our sizes by the names of ``MBartConfig``."""
+
+
+class SmallDecoder(TokenDecoder):
+    """Our decoder and its tokenizer.
+
+    Args:
+        decoder: The model.
+        tokenizer: Of :func:`train_tokenizer`.
+
+    Raises:
+        ConfigError: The two have different vocabularies.
+    """
+
+    def __init__(self, decoder: Decoder, tokenizer: Any) -> None:
+        config = decoder.config
+        if len(tokenizer) != config.vocabulary:
+            raise ConfigError(f"{len(tokenizer)} tokens in the tokenizer, {config.vocabulary} in the decoder.")
+        end = tokenizer.eos_token_id
+        super().__init__(
+            decoder,
+            tokenizer,
+            dim=config.dim,
+            start=end,
+            end=end,
+            pad=config.pad,
+            max_positions=config.max_positions,
+            rows=config.vocabulary,
+        )
+
+    def layers(self) -> Sequence[Any]:
+        """Layers of the decoder."""
+        return list(self.model.layers)
+
+    def forward(self, states: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
+        """Scores of the next token after each.
+
+        Args:
+            states: Shape ``(B, T, E)``, float.
+            lengths: Real states. Shape ``(B,)``, int64.
+            inputs: What is read. Shape ``(B, L)``, int64.
+
+        Returns:
+            Logits. Shape ``(B, L, V)``.
+        """
+        logits: Tensor = self.model(inputs, states, lengths)
+        return logits
+
+    def generate(self, states: Tensor, lengths: Tensor, language_id: int, config: SearchConfig) -> list[list[int]]:
+        """The best text for each utterance, in one language.
+
+        Args:
+            states: Shape ``(B, T, E)``, float.
+            lengths: Real states. Shape ``(B,)``, int64.
+            language_id: Of :meth:`language_id`.
+            config: Beams and length.
+
+        Returns:
+            Tokens of each text, the language first; the end is the last where it was found.
+        """
+        search = BeamConfig(
+            beams=config.beams,
+            length_penalty=config.length_penalty,
+            max_tokens=min(config.max_tokens, self.max_positions - 1),
+            end=self.end,
+            pad=self.pad,
+        )
+        language = torch.full((len(states),), language_id, device=states.device)
+        found = beam_search(
+            DecoderStep(self.model, states, lengths, config.beams),
+            torch.full((len(states), 1), self.start, device=states.device),
+            search,
+            lambda new: language if new == 0 else None,
+        )
+        return [list(texts[0].tokens[1:]) for texts in found]
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as a folder that ``transformers`` reads as mBART."""
+        sizes = {theirs: getattr(self.model.config, ours) for ours, theirs in FIELDS.items()}
+        ids = {"decoder_start_token_id": self.start, "eos_token_id": self.end, "forced_eos_token_id": None}
+        config: Any = MBartConfig.from_dict({**sizes, **ids, "encoder_layers": 0})
+        whole: Any = MBartForConditionalGeneration(config)
+        whole.model.decoder.load_state_dict(self.model.state_dict())
+        whole.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def load_small_decoder(folder: str | Path) -> SmallDecoder:
+    """Read what :meth:`SmallDecoder.save` wrote, in float32 and evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    folder = Path(folder)
+    values = read_json(folder / "config.json")
+    try:
+        config = DecoderConfig(**{ours: values[theirs] for ours, theirs in FIELDS.items()})
+        decoder = Decoder(config)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (ConfigError, KeyError, TypeError, OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: not a small decoder ({error}). Copy the folder again.") from error
+    saved = read_tensors(folder)
+    tensors = {name.removeprefix(PREFIX): value for name, value in saved.items() if name.startswith(PREFIX)}
+    if "model.shared.weight" in saved:
+        tensors["embed_tokens.weight"] = saved["model.shared.weight"]
+    check_tensors(folder, tensors, decoder.state_dict())
+    decoder.load_state_dict(tensors)
+    return SmallDecoder(decoder, tokenizer).eval()
+
+
+def train_tokenizer(texts: Iterable[str], languages: Sequence[str], size: int = 4000) -> Any:
+    """A unigram tokenizer with a token for each language (``fra_Latn``), as ``transformers`` holds it.
+
+    Args:
+        texts: What it will have to write.
+        languages: Languages of texts, ``fra_Latn``.
+        size: Most tokens, special ones included.
+
+    Raises:
+        ConfigError: No language is given, or ``size`` leaves no place for pieces of words.
+    """
+    known = sorted(set(languages))
+    if not known or size <= len(SPECIAL) + len(known):
+        raise ConfigError(f"A tokenizer of {size} tokens for {len(known)} languages; give languages and more tokens.")
+    built = Tokenizer(models.Unigram())
+    built.normalizer = normalizers.NFC()
+    built.pre_tokenizer, built.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=size, special_tokens=[*SPECIAL, *known], unk_token="<unk>", show_progress=False
+    )
+    built.train_from_iterator(texts, trainer)
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=built, **names)  # type: ignore[no-untyped-call]

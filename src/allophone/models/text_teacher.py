@@ -1,0 +1,234 @@
+"""Vectors of texts that a speech model learns from: computed once by a frozen text embedder, kept by the text's hash.
+
+A teacher is anything that turns texts into vectors: :class:`TextTeacher` reads any Hugging Face text encoder (LaBSE,
+BGE-M3, multilingual E5), a sentence-transformers model is one by ``lambda texts: torch.tensor(model.encode(texts))``.
+A table of vectors is a folder with ``teacher.safetensors`` (keys and vectors) and ``teacher.json`` (who made them);
+training reads the table and needs no teacher. Shape letters: N texts, E dim of the vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+
+from allophone.errors import CheckpointError, ConfigError, DataError
+from allophone.models.conversion import model_hash, replace_file, write_json
+
+VECTORS_FILE, INFO_FILE = "teacher.safetensors", "teacher.json"
+FORMAT = "allophone-teacher-1"
+Teacher = Callable[[Sequence[str]], Tensor]
+"""From N texts to their vectors, shape ``(N, E)``, float."""
+
+
+def text_key(text: str) -> int:
+    r"""Number of a text: the first 64 bits of the SHA-256 of its NFC form without outer space, as a signed integer.
+
+    Example:
+        >>> text_key("été ") == text_key("e\u0301te\u0301")
+        True
+    """
+    written = unicodedata.normalize("NFC", text).strip().encode()
+    return int.from_bytes(hashlib.sha256(written).digest()[:8], "big", signed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTable:
+    """Vectors of texts, by the texts' hashes."""
+
+    name: str
+    """Who made them: a model's name and the hash of its weights."""
+    keys: Tensor
+    """Of :func:`text_key`, ascending, each once. Shape ``(N,)``, int64."""
+    vectors: Tensor
+    """Shape ``(N, E)``, float32 or float16."""
+
+    @property
+    def dim(self) -> int:
+        """E."""
+        return self.vectors.shape[1]
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Vectors of texts, on the CPU. Shape ``(len(texts), E)``, float32.
+
+        Raises:
+            DataError: A text has no vector.
+        """
+        wanted = torch.tensor([text_key(text) for text in texts], dtype=torch.int64)
+        places = torch.searchsorted(self.keys, wanted).clamp(max=max(len(self.keys) - 1, 0))
+        found = torch.zeros_like(wanted, dtype=torch.bool) if not len(self.keys) else self.keys[places] == wanted
+        if not bool(found.all()):
+            missing = [text for text, there in zip(texts, found.tolist(), strict=True) if not there]
+            raise DataError(
+                f"The teacher's table ({self.name}, {len(self.keys)} texts) has no vector for {len(missing)} of "
+                f"{len(texts)} texts, the first is {missing[0]!r}. Add them with `cached_vectors`."
+            )
+        return self.vectors[places].float()
+
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Texts without a vector, each once, in order."""
+        known = set(self.keys.tolist())
+        return list({key: text for text in texts if (key := text_key(text)) not in known}.values())
+
+
+def cached_vectors(
+    texts: Sequence[str],
+    teacher: Teacher,
+    name: str,
+    folder: str | Path,
+    *,
+    batch_size: int = 64,
+    dtype: torch.dtype = torch.float16,
+    progress: Callable[[int, int], None] | None = None,
+) -> TeacherTable:
+    """The table of a folder with the vectors of all these texts; only those that are not there yet are computed.
+
+    Args:
+        texts: All that a corpus says, and what else vectors are needed of.
+        teacher: Turns texts into vectors.
+        name: Who it is, with the hash of its weights; a table of another teacher is refused.
+        folder: Where the table lies or will lie.
+        batch_size: Texts at once.
+        dtype: Of the vectors on the disk.
+        progress: Called with (done, total).
+
+    Raises:
+        CheckpointError: The folder holds another teacher's table, or a damaged one.
+        DataError: The teacher gives vectors that are not finite, or of changing dims.
+    """
+    folder = Path(folder)
+    old = load_teacher_table(folder) if (folder / INFO_FILE).exists() else None
+    if old is not None and old.name != name:
+        raise CheckpointError(f"{folder}: vectors of {old.name}; expected those of {name}. Use another folder.")
+    wanted = list({text_key(text): text for text in texts}.values()) if old is None else old.missing(texts)
+    if old is not None and not wanted:
+        return old
+    order = sorted(wanted, key=len, reverse=True)  # texts of one batch are about as long
+    parts: list[Tensor] = []
+    for start in range(0, len(order), batch_size):
+        parts.append(_checked(teacher(order[start : start + batch_size]), order[start : start + batch_size], parts))
+        if progress is not None:
+            progress(min(start + batch_size, len(order)), len(order))
+    keys, vectors = torch.tensor([text_key(text) for text in order], dtype=torch.int64), torch.cat(parts).to(dtype)
+    if old is not None:
+        keys, vectors = torch.cat([old.keys, keys]), torch.cat([old.vectors, vectors.to(old.vectors.dtype)])
+    ranks = keys.argsort()
+    table = TeacherTable(name, keys[ranks], vectors[ranks])
+    save_teacher_table(table, folder)
+    return table
+
+
+def _checked(vectors: Tensor, texts: Sequence[str], before: Sequence[Tensor]) -> Tensor:
+    vectors = vectors.detach().float().cpu()
+    dim = before[0].shape[1] if before else vectors.shape[-1]
+    if vectors.shape != (len(texts), dim) or not bool(vectors.isfinite().all()):
+        raise DataError(
+            f"The teacher gave {tuple(vectors.shape)} for {len(texts)} texts; expected ({len(texts)}, {dim}), all "
+            f"finite. The first text is {texts[0]!r}."
+        )
+    return vectors
+
+
+def save_teacher_table(table: TeacherTable, folder: str | Path) -> Path:
+    """Write ``teacher.safetensors`` and, last, ``teacher.json``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INFO_FILE).unlink(missing_ok=True)
+    replace_file(folder / VECTORS_FILE, save({"keys": table.keys.contiguous(), "vectors": table.vectors.contiguous()}))
+    write_json(folder / INFO_FILE, {"format": FORMAT, "name": table.name, "texts": len(table.keys), "dim": table.dim})
+    return folder
+
+
+def load_teacher_table(folder: str | Path) -> TeacherTable:
+    """Read what :func:`save_teacher_table` wrote.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the two do not belong together.
+    """
+    folder = Path(folder)
+    try:
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            raise CheckpointError(f"the format is not '{FORMAT}'.")
+        tensors = load_file(folder / VECTORS_FILE)
+        table = TeacherTable(info["name"], tensors["keys"], tensors["vectors"])
+        got = (len(table.keys), table.dim)
+        if got != (info["texts"], info["dim"]) or len(table.vectors) != len(table.keys):
+            raise CheckpointError(f"says {info['texts']} texts of {info['dim']} dims; {VECTORS_FILE} has {got}.")
+        if bool((table.keys[1:] <= table.keys[:-1]).any()):
+            raise CheckpointError("the keys are not in order.")
+    except (OSError, ValueError, KeyError, SafetensorError, CheckpointError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder / INFO_FILE}: {reason} Copy the folder again, or make it again.") from error
+    return table
+
+
+class TextTeacher:
+    """A frozen text encoder of ``transformers`` with the pooling it was trained for.
+
+    Args:
+        folder_or_hub_id: The model.
+        pooling: ``mean`` of the real tokens (E5), the first token (``cls``, BGE-M3), or the encoder's own ``pooler``
+            (LaBSE).
+        prefix: Stands before every text (``query: `` for E5).
+        max_tokens: Longer texts are cut.
+        device: Where to compute.
+
+    Raises:
+        CheckpointError: There is no such model, or it is damaged.
+        ConfigError: It has no pooler and one is asked for.
+    """
+
+    def __init__(
+        self,
+        folder_or_hub_id: str | Path,
+        *,
+        pooling: Literal["mean", "cls", "pooler"] = "mean",
+        prefix: str = "",
+        max_tokens: int = 256,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder_or_hub_id)
+            self._model: Any = AutoModel.from_pretrained(folder_or_hub_id, dtype=torch.float32)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder_or_hub_id}: not a text encoder that transformers can load ({' '.join(str(error).split())}). "
+                "Check the name; without a network, download it where there is one and name the folder."
+            ) from error
+        if pooling == "pooler" and getattr(self._model, "pooler", None) is None:
+            raise ConfigError(f"{folder_or_hub_id} has no pooler. Take 'mean' or 'cls', as the model's card says.")
+        self._model.to(device).eval().requires_grad_(False)
+        self._pooling, self._prefix, self._max_tokens, self._device = pooling, prefix, max_tokens, device
+        self.name = f"{Path(folder_or_hub_id).name} {model_hash(self._model)} {pooling}"
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Vectors of texts. Shape ``(N, E)``, float32, not normalized."""
+        tokens = self._tokenizer(
+            [self._prefix + text for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
+        ).to(self._device)
+        output = self._model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        hidden: Tensor = output.last_hidden_state
+        if self._pooling == "pooler":
+            pooled: Tensor = output.pooler_output
+            return pooled
+        if self._pooling == "cls":
+            return hidden[:, 0]
+        weights = tokens["attention_mask"][..., None].to(hidden.dtype)
+        mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        return mean
