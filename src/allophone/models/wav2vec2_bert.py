@@ -25,6 +25,7 @@ from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.models.output import EncoderOutput
 from allophone.nn.attention import by_length, near_offsets
+from allophone.nn.products import Linear, product
 
 NUM_MELS = 80
 """Log-mel bands of a 10-ms frame, in every published model of the family."""
@@ -89,7 +90,7 @@ class FeatureProjection(nn.Module):
         super().__init__()
         input_dim = NUM_MELS * config.feature_stride
         self.layer_norm = nn.LayerNorm(input_dim, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(input_dim, config.hidden_size)
+        self.projection = Linear(input_dim, config.hidden_size)
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -103,9 +104,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Wav2Vec2BertConfig) -> None:
         super().__init__()
-        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
         self.intermediate_dropout = nn.Dropout(config.activation_dropout)
-        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
         self.output_dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -123,10 +124,10 @@ class SelfAttention(nn.Module):
         self.num_heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self.left, self.right = config.left_max_position_embeddings, config.right_max_position_embeddings
-        self.linear_q = nn.Linear(config.hidden_size, config.hidden_size)
-        self.linear_k = nn.Linear(config.hidden_size, config.hidden_size)
-        self.linear_v = nn.Linear(config.hidden_size, config.hidden_size)
-        self.linear_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.linear_q = Linear(config.hidden_size, config.hidden_size)
+        self.linear_k = Linear(config.hidden_size, config.hidden_size)
+        self.linear_v = Linear(config.hidden_size, config.hidden_size)
+        self.linear_out = Linear(config.hidden_size, config.hidden_size)
         self.distance_embedding = nn.Embedding(self.left + self.right + 1, self.head_size)
         self.dropout = nn.Dropout(config.attention_dropout)
 
@@ -166,10 +167,10 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, hidden: Packed) -> Tensor:
         """``(N, D)`` packed to ``(N, D)``. Kernel-1 convolutions are matrix products over all frames at once."""
-        gated = F.glu(F.linear(self.layer_norm(hidden.values), self.pointwise_conv1.weight.squeeze(-1)), dim=-1)
+        gated = F.glu(product(self.layer_norm(hidden.values), self.pointwise_conv1.weight.squeeze(-1)), dim=-1)
         mixed = by_length(hidden.with_values(gated), self._depthwise).values
         activated = F.silu(self.depthwise_layer_norm(mixed))
-        output: Tensor = self.dropout(F.linear(activated, self.pointwise_conv2.weight.squeeze(-1)))
+        output: Tensor = self.dropout(product(activated, self.pointwise_conv2.weight.squeeze(-1)))
         return output
 
     def _depthwise(self, gated: Tensor) -> Tensor:
