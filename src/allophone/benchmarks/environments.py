@@ -85,7 +85,8 @@ def _pip(command: str, *arguments: str) -> None:
 def _unpack(requirement: str, inside: str, packages: Path) -> None:
     """Take one package folder out of a source archive."""
     with tempfile.TemporaryDirectory() as name:
-        _pip("download", "--no-binary", ":all:", "--dest", name, requirement)
+        # pip asks an archive for its metadata; with our setuptools that needs none of what building it would.
+        _pip("download", "--no-build-isolation", "--no-binary", ":all:", "--dest", name, requirement)
         (archive,) = Path(name).glob("*.tar.gz")
         unpacked = Path(name) / "unpacked"
         with tarfile.open(archive) as members:

@@ -84,9 +84,7 @@ def _add_pretrain_step(names: Verbs) -> None:
 
 
 def _add_kmeans(names: Verbs) -> None:
-    parser = _add_timed(
-        names, "kmeans", _kmeans, "k-means in memory, against scikit-learn and faiss."
-    )
+    parser = _add_timed(names, "kmeans", _kmeans, "k-means in memory, against scikit-learn and faiss.")
     parser.add_argument("--frames", type=int, default=200_000, metavar="N", help="default: 200000")
     parser.add_argument("--dim", type=int, default=768, metavar="D", help="default: 768")
     parser.add_argument("--clusters", type=int, default=500, metavar="K", help="default: 500")

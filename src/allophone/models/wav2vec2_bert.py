@@ -25,6 +25,7 @@ from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.models.output import EncoderOutput
 from allophone.nn.attention import by_length, near_offsets
+from allophone.nn.dropout import Dropout
 from allophone.nn.products import Linear, product
 
 NUM_MELS = 80
@@ -91,7 +92,7 @@ class FeatureProjection(nn.Module):
         input_dim = NUM_MELS * config.feature_stride
         self.layer_norm = nn.LayerNorm(input_dim, eps=config.layer_norm_eps)
         self.projection = Linear(input_dim, config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, mels * stride)`` to ``(N, D)``."""
@@ -105,9 +106,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: Wav2Vec2BertConfig) -> None:
         super().__init__()
         self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
-        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.intermediate_dropout = Dropout(config.activation_dropout)
         self.output_dense = Linear(config.intermediate_size, config.hidden_size)
-        self.output_dropout = nn.Dropout(config.hidden_dropout)
+        self.output_dropout = Dropout(config.hidden_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``(N, D)`` to ``(N, D)``."""
@@ -129,7 +130,7 @@ class SelfAttention(nn.Module):
         self.linear_v = Linear(config.hidden_size, config.hidden_size)
         self.linear_out = Linear(config.hidden_size, config.hidden_size)
         self.distance_embedding = nn.Embedding(self.left + self.right + 1, self.head_size)
-        self.dropout = nn.Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.attention_dropout)
 
     def forward(self, hidden: Packed) -> Tensor:
         """``(N, D)`` packed to ``(N, D)``; frames attend within their own utterance only."""
@@ -163,7 +164,7 @@ class ConvolutionModule(nn.Module):
         self.depthwise_conv = nn.Conv1d(dim, dim, self.kernel, groups=dim, bias=False)
         self.depthwise_layer_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.pointwise_conv2 = nn.Conv1d(dim, dim, 1, bias=False)
-        self.dropout = nn.Dropout(config.conformer_conv_dropout)
+        self.dropout = Dropout(config.conformer_conv_dropout)
 
     def forward(self, hidden: Packed) -> Tensor:
         """``(N, D)`` packed to ``(N, D)``. Kernel-1 convolutions are matrix products over all frames at once."""
@@ -188,7 +189,7 @@ class EncoderLayer(nn.Module):
         self.ffn1_layer_norm = nn.LayerNorm(dim, eps=eps)
         self.ffn1 = FeedForward(config)
         self.self_attn_layer_norm = nn.LayerNorm(dim, eps=eps)
-        self.self_attn_dropout = nn.Dropout(config.attention_dropout)
+        self.self_attn_dropout = Dropout(config.attention_dropout)
         self.self_attn = SelfAttention(config)
         self.conv_module = ConvolutionModule(config)
         self.ffn2_layer_norm = nn.LayerNorm(dim, eps=eps)
@@ -211,7 +212,7 @@ class ConformerEncoder(nn.Module):
 
     def __init__(self, config: Wav2Vec2BertConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.num_hidden_layers)])
 
 

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from allophone.batch import Packed
 from allophone.errors import ShapeError
+from allophone.nn.trained_attention import trained_attention
 
 MASK_VALUES = 2**24
 """Most values of an attention mask that is written out at once, where one utterance does not need more: 64 MiB."""
@@ -141,6 +142,8 @@ def packed_attention(
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
     """Attention of equally long utterances, ``(B, T, H, head_dim)`` each, ``mask`` ``(B, H, T, T)``."""
     q, k, v = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+    if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or v.requires_grad):
+        return trained_attention(q, k, v, mask, dropout).transpose(1, 2)
     attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return attended.transpose(1, 2)
 

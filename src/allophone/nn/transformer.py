@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from allophone.batch import Packed
 from allophone.nn.attention import GatedBias, packed_attention
 from allophone.nn.convolution import activation
+from allophone.nn.dropout import Dropout
 from allophone.nn.products import Linear
 
 
@@ -57,9 +58,9 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, inner_dim: int, activation_name: str, inner_dropout: float, dropout: float) -> None:
         super().__init__()
         self.intermediate_dense = Linear(dim, inner_dim)
-        self.intermediate_dropout = nn.Dropout(inner_dropout)
+        self.intermediate_dropout = Dropout(inner_dropout)
         self.output_dense = Linear(inner_dim, dim)
-        self.output_dropout = nn.Dropout(dropout)
+        self.output_dropout = Dropout(dropout)
         self.activation = activation(activation_name)
 
     def forward(self, values: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.norm_first = norm_first
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(dim, eps=norm_eps)
         self.feed_forward = FeedForward(dim, inner_dim, activation_name, inner_dropout, dropout)
         self.final_layer_norm = nn.LayerNorm(dim, eps=norm_eps)
