@@ -95,7 +95,7 @@ def stream(corpus: Corpus, utterances: Sequence[Utterance]) -> Callable[[], Iter
     sampler = BatchSampler(
         [utterance.duration_seconds for utterance in utterances],
         [utterance.language for utterance in utterances],
-        [utterance.source for utterance in utterances],
+        [utterance.source or "" for utterance in utterances],
         batch_seconds=max(BATCH_SECONDS, longest),
         crop_seconds=longest,
     )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from allophone.benchmarks.timing import Timing
+from allophone.models.build import EncoderConfig
 from allophone.models.cost import multiplications
-from allophone.models.waveform_encoder import WaveformConfig
 from allophone.nn.products import times_transposed
 
 
@@ -44,7 +44,7 @@ def _rate(call: object, size: int, timing: Timing) -> float:
     return 2.0 * size**3 / max(statistics.median(seconds), 1e-9)
 
 
-def useful_operations(config: WaveformConfig, lengths: Tensor) -> float:
+def useful_operations(config: EncoderConfig, lengths: Tensor) -> float:
     """Operations of a forward and a backward pass over real samples: three times those of the forward pass.
 
     Args:

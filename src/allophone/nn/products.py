@@ -18,20 +18,21 @@ from torch.nn import functional
 
 SMALLEST_WEIGHT = 2**16
 """Values of a weight below which a call costs more than a faster product saves."""
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_AVAILABLE = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+_ONEDNN = _AVAILABLE and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def fast(values: Tensor, weight: Tensor) -> bool:
-    """Whether the product of the two is oneDNN's."""
+def fast(values: Tensor, weight: Tensor, smallest: int = SMALLEST_WEIGHT) -> bool:
+    """Whether the product of the two is oneDNN's; not with a weight of fewer than ``smallest`` values."""
     return (
         _ONEDNN
         and values.device.type == weight.device.type == "cpu"
         and values.dtype == weight.dtype == torch.float32
-        and weight.numel() >= SMALLEST_WEIGHT
+        and weight.numel() >= smallest
         and values.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
     )
 
 
@@ -56,9 +57,9 @@ def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return rows.reshape(*values.shape[:-1], len(weight))
 
 
-def times_transposed(one: Tensor, other: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``one @ other.T + bias`` of ``(N, I)``, ``(O, I)`` and ``(O,)``, without a gradient."""
-    if not fast(one, other):
+def times_transposed(one: Tensor, other: Tensor, bias: Tensor | None = None, smallest: int = SMALLEST_WEIGHT) -> Tensor:
+    """``one @ other.T + bias`` of ``(N, I)``, ``(O, I)`` and ``(O,)``, without a gradient; see :func:`fast`."""
+    if not fast(one, other, smallest):
         return functional.linear(one, other, bias)
     return _onednn(one, other, bias)
 
@@ -111,8 +112,8 @@ def convolve(frames: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -
     Returns:
         Shape ``((T - K) // stride + 1, O)``. Can be differentiated once.
     """
-    frames, weight, bias = (None if tensor is None else as_computed(tensor) for tensor in (frames, weight, bias))
-    output: Tensor = _Convolution.apply(frames, weight, bias, stride)  # type: ignore[no-untyped-call]
+    bias = None if bias is None else as_computed(bias)
+    output: Tensor = _Convolution.apply(as_computed(frames), as_computed(weight), bias, stride)  # type: ignore[no-untyped-call]
     return output
 
 
