@@ -138,7 +138,7 @@ def test_the_best_rate_is_no_less_than_that_of_pytorch() -> None:
 
 def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(environments.RECIPES, "nobody", environments.Recipe(wheels=("/no/such/file.whl",)))
-    with pytest.raises(AllophoneError, match=r"pip install failed: .*file\.whl"):
+    with pytest.raises(AllophoneError, match=r"pip install failed: .*wheel filename"):
         environments.environment(tmp_path, "nobody")
     assert not (tmp_path / "nobody" / "complete").exists()
 

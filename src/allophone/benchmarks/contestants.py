@@ -89,8 +89,10 @@ class TheirEncoder(nn.Module):
 
 
 def theirs(size: dict[str, int]) -> tuple[nn.Module, Loss]:
-    """The encoder of ``transformers`` (SDPA, padding masked) under the loss that ours has."""
-    module = TheirEncoder(size)
+    """The encoder of ``transformers`` (SDPA, padding masked) under the loss that ours has, with the same weights."""
+    module, (own, _) = TheirEncoder(size), ours(size)
+    weights = own.state_dict()
+    module.load_state_dict({name: weights[name] for name in module.state_dict()})
     return module, module
 
 

@@ -39,12 +39,13 @@ def run(
     missing: dict[str, str] = {}
     for name, make in ((KALDI, _kaldi), (LIBROSA, _librosa)):
         try:
-            ways[name] = make(clips)
+            way = make(clips)
+            way()  # librosa imports and compiles what it needs on its first call
         except ImportError as error:
             missing[name] = f"not installed ({error}); pip install {name}"
+        else:
+            ways[name] = way
     difference = None if KALDI in missing else largest_difference(ways[OURS](), ways[KALDI]())
-    if LIBROSA in ways:
-        ways[LIBROSA]()  # compiles on its first call
     return Measured(
         name="mfcc",
         seconds=alternated(ways, timing.pairs, timing.now(), progress),

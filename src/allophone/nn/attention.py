@@ -142,7 +142,8 @@ def packed_attention(
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
     """Attention of equally long utterances, ``(B, T, H, head_dim)`` each, ``mask`` ``(B, H, T, T)``."""
     q, k, v = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
-    if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or v.requires_grad):
+    trained = dropout > 0 or (torch.is_grad_enabled() and (q.requires_grad or v.requires_grad))
+    if q.device.type == "cpu" and trained:
         return trained_attention(q, k, v, mask, dropout).transpose(1, 2)
     attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return attended.transpose(1, 2)

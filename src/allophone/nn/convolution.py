@@ -195,7 +195,7 @@ class ConvolutionalFrontEnd(nn.Module):
 
     def _rows(self, samples: Tensor, weights: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
         """``(S,)`` to ``(T, C)``."""
-        frames = samples[:, None]
+        frames = samples[:, None].to(weights[0][0].dtype)
         for layer, (weight, bias) in zip(self.conv_layers, weights, strict=True):
             frames = cast(ConvolutionLayer, layer).rows(frames, weight, bias)
         return frames
@@ -203,6 +203,7 @@ class ConvolutionalFrontEnd(nn.Module):
     def _frames(self, samples: Tensor, folded: list[tuple[Tensor, Tensor]] | None) -> Tensor:
         """``(B, S)`` to ``(B, T, C)``."""
         first = cast(ConvolutionLayer, self.conv_layers[0])
+        samples = samples.to(first.conv.weight.dtype)
         if folded is None:
             frames = first(samples[:, None])
         else:

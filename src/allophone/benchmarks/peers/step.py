@@ -28,7 +28,7 @@ Loss = Callable[[dict[str, Tensor]], Tensor]
 
 
 def serve(module: torch.nn.Module, loss: Loss, batch: dict[str, Tensor], dtype: str) -> None:
-    """Answer each line of the standard input with one step and what it took.
+    """Tell the loss before training, then answer each line of the standard input with one step and what it took.
 
     Args:
         module: Is trained.
@@ -36,10 +36,15 @@ def serve(module: torch.nn.Module, loss: Loss, batch: dict[str, Tensor], dtype: 
         batch: ``waveform`` ``(B, S)``, ``lengths`` ``(B,)``, ``units`` ``(B, T)``, ``masked`` ``(B, T)``.
         dtype: ``float32``, or ``bfloat16`` by autocast.
     """
+    torch.manual_seed(0)
+    np.random.seed(0)
+    module.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        first = float(loss(batch))
     module.train()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
-    _say({"parameters": sum(parameter.numel() for parameter in parameters), "before": _peak_bytes()})
+    _say({"parameters": sum(parameter.numel() for parameter in parameters), "loss": first})
     for number, _ in enumerate(sys.stdin):
         torch.manual_seed(number)
         np.random.seed(number)
