@@ -62,7 +62,7 @@ def test_a_trainer_that_breaks_is_listed_with_its_last_words(tmp_path: Path, mon
     false = tmp_path / "false"
     false.write_text("#!/bin/sh\necho no such trainer >&2\nexit 3\n", encoding="utf-8")
     false.chmod(0o755)
-    process = pretrain_step._Process([str(false), "step.py", "fairseq", "b", "d", "t", "s"])
+    process = pretrain_step._Process([str(false), "step.py", "fairseq", "b", "d", "t", "l", "s"])
     with pytest.raises(AllophoneError, match="fairseq ended with status 3: no such trainer"):
         process.step()
     process.close()

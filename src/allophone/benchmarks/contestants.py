@@ -1,6 +1,6 @@
 """Our pretraining step, and that of ``transformers``' encoder under our loss, in a process of their own.
 
-``python -m allophone.benchmarks.contestants TRAINER BATCH.npz DTYPE THREADS SIZE``; see
+``python -m allophone.benchmarks.contestants TRAINER BATCH.npz DTYPE THREADS LAYERS SIZE``; see
 :mod:`allophone.benchmarks.peers.step`.
 """
 

@@ -34,7 +34,10 @@ class Recipe:
 ANTLR = ("antlr4-python3-runtime==4.9.3", "src/antlr4")
 RECIPES = {
     "fairseq": Recipe(
-        wheels=("omegaconf==2.3.0", "hydra-core==1.3.2", "bitarray", "sacrebleu", "portalocker", "tabulate", "lxml"),
+        wheels=(
+            *("omegaconf==2.3.0", "hydra-core==1.3.2", "bitarray", "sacrebleu"),
+            *("portalocker", "tabulate", "colorama", "lxml"),
+        ),
         sources=(("fairseq-fixed==0.12.3.1", "fairseq"), ANTLR),
     ),
     "torchaudio": Recipe(wheels=("torchaudio==2.11.0",), removed=("torchaudio/lib",)),

@@ -41,6 +41,7 @@ def run(
     *,
     dtype: Literal["float32", "bfloat16"] = "float32",
     seconds: float = 60.0,
+    layers: int = step.BASE["layers"],
     environments: Path,
     peers: Sequence[str] = tuple(RECIPES),
     timing: Timing | None = None,
@@ -51,6 +52,7 @@ def run(
     Args:
         dtype: bfloat16 is autocast, for all.
         seconds: Audio of the batch, padding included.
+        layers: Of the transformer; fewer than 12 try a machine with little memory.
         environments: Folder of the peers' environments; what is missing is made there.
         peers: Which of the trainers; ``transformers`` is always there.
         timing: Rounds and clock.
@@ -65,11 +67,13 @@ def run(
     timing = timing or Timing()
     batch = make_batch(6.0 if timing.quick else seconds, tiny=timing.quick)
     lengths = torch.from_numpy(batch["lengths"])
+    layers = step.TINY["layers"] if timing.quick else layers
     missing = {name: reason for name, reason in NOT_THERE.items() if peers}
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "batch.npz"
         np.savez(path, **batch)
-        options = [str(path), dtype, str(torch.get_num_threads()), "tiny" if timing.quick else "base"]
+        options = [str(path), dtype, str(torch.get_num_threads()), str(layers)]
+        options.append("tiny" if timing.quick else "base")
         processes = _started(environments, peers, options, missing)
         try:
             answers = _rounds(processes, missing, timing, progress)
@@ -78,7 +82,7 @@ def run(
                 process.close()
     seconds_of = {name: [answer[timing.clock] for answer in answers[name]] for name in answers}
     rates = matmul_rate(getattr(torch, dtype), timing)
-    config = HubertConfig(**step_sizes(timing.quick))
+    config = HubertConfig(**{**step_sizes(timing.quick), "num_hidden_layers": layers})
     reached = useful_operations(config, lengths) / statistics.median(seconds_of[OURS])
     first = {name: answers[name][0]["loss"] for name in answers}
     return Measured(
@@ -90,6 +94,7 @@ def run(
         missing=missing,
         more={
             **_memory(answers, seconds_of),
+            "layers": layers,
             "losses": first,
             "clips": len(lengths),
             "padding": 1 - int(lengths.sum()) / batch["waveform"].size,
@@ -206,7 +211,7 @@ class _Process:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         if "-m" not in command:  # a peer's interpreter finds its own packages
             environment.pop("PYTHONPATH")
-        self._name = command[-5]
+        self._name = command[-6]
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment

@@ -75,6 +75,7 @@ def _add_pretrain_step(names: Verbs) -> None:
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="audio of a batch (default: 60)")
+    parser.add_argument("--layers", type=int, default=12, metavar="N", help="of the transformer (default: 12)")
     parser.add_argument(
         "--peers", default=",".join(TRAINERS), metavar="NAMES", help=f"trainers (default: {','.join(TRAINERS)})"
     )
@@ -128,6 +129,7 @@ def _pretrain_step(arguments: argparse.Namespace) -> None:
         result = pretrain_step.run(
             dtype=arguments.dtype,
             seconds=arguments.seconds,
+            layers=arguments.layers,
             environments=arguments.environments,
             peers=peers,
             timing=timing,

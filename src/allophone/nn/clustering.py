@@ -2,8 +2,8 @@
 
 The frames are streamed once per iteration and never kept, except for one seeded reservoir sample in which k-means++
 seeds the centroids and a short Lloyd warms them up. The stream is re-cut into fixed tiles, whose sums add up in
-float64, so the result does not depend on how the caller cuts it into batches. A stream that fits into the reservoir is read once.
-A stream in shards is read by an engine, anywhere; its statistics are merged in the order of the shards.
+float64, so the result does not depend on how the caller cuts it into batches. A stream that fits into the reservoir is
+read once. A stream in shards is read by an engine, anywhere; its statistics are merged in the order of the shards.
 
 Shape letters: n frames of one batch, D dim, K clusters, R frames in the reservoir. No feature file is ever written.
 

@@ -1,7 +1,7 @@
 """One trainer's HuBERT Base step in a process of its own, under whatever Python has that trainer.
 
 This file is run as a script, by the interpreter of an environment that has torch and numpy but not allophone:
-``python step.py TRAINER BATCH.npz DTYPE THREADS SIZE``. Each line on the standard input asks for a step; each is
+``python step.py TRAINER BATCH.npz DTYPE THREADS LAYERS SIZE``. Each line on the standard input asks for a step; each is
 answered by one line of JSON. Every trainer computes its own published loss (masked frames only, with the penalty on
 features) with its own masking and its own padding mask; the optimizer is AdamW, fused, for all.
 """
@@ -171,13 +171,13 @@ def load_batch(path: str) -> dict[str, Tensor]:
 
 
 def main(make: Callable[[dict[str, int]], tuple[torch.nn.Module, Loss]], arguments: list[str]) -> None:
-    """Serve a trainer: ``BATCH.npz DTYPE THREADS SIZE``, size ``base`` or ``tiny``."""
-    path, dtype, threads, size = arguments
+    """Serve a trainer: ``BATCH.npz DTYPE THREADS LAYERS SIZE``, size ``base`` or ``tiny``."""
+    path, dtype, threads, layers, size = arguments
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     kept = os.dup(1)
     os.dup2(2, 1)  # what a library prints while it is imported is not an answer
-    module, loss = make({"base": BASE, "tiny": TINY}[size])
+    module, loss = make({**{"base": BASE, "tiny": TINY}[size], "layers": int(layers)})
     sys.stdout.flush()
     os.dup2(kept, 1)
     serve(module, loss, load_batch(path), dtype)
