@@ -18,6 +18,8 @@ from torch.nn import functional
 
 SMALLEST_WEIGHT = 2**16
 """Values of a weight below which a call costs more than a faster product saves."""
+NARROW = 64
+"""Columns of a product below which oneDNN and MKL are slow, unless it is transposed."""
 _AVAILABLE = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 _ONEDNN = _AVAILABLE and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -143,7 +145,7 @@ class _Convolution(torch.autograd.Function):
         frames = frames.contiguous()
         context.save_for_backward(frames, weight)
         context.stride = stride
-        return times_transposed(_windows(frames, weight.shape[1], stride).contiguous(), weight, bias)
+        return times_transposed(_windows(frames, weight.shape[1], stride).contiguous(), weight, bias, smallest=0)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -154,11 +156,20 @@ class _Convolution(torch.autograd.Function):
         for_frames, for_weight, for_bias, _ = context.needs_input_grad
         windows = _windows(frames, weight.shape[1], context.stride).contiguous() if for_weight else None
         return (
-            _overlap(times_transposed(gradient, weight.t()), frames, context.stride) if for_frames else None,
-            None if windows is None else times_transposed(gradient.t(), windows.t()),
+            _overlap(times_transposed(gradient, weight.t(), smallest=0), frames, context.stride)
+            if for_frames
+            else None,
+            None if windows is None else _weight_gradient(gradient, windows),
             gradient.sum(0) if for_bias else None,
             None,
         )
+
+
+def _weight_gradient(gradient: Tensor, windows: Tensor) -> Tensor:
+    """``gradient.T @ windows`` of ``(N, O)`` and ``(N, I)``; of a narrow result the transpose is made faster."""
+    if windows.shape[1] < NARROW:
+        return times_transposed(windows.t(), gradient.t(), smallest=0).t()
+    return times_transposed(gradient.t(), windows.t(), smallest=0)
 
 
 def _overlap(windows: Tensor, frames: Tensor, stride: int) -> Tensor:
