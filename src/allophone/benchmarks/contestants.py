@@ -90,8 +90,8 @@ class TheirEncoder(nn.Module):
 
 def theirs(size: dict[str, int]) -> tuple[nn.Module, Loss]:
     """The encoder of ``transformers`` (SDPA, padding masked) under the loss that ours has, with the same weights."""
-    module, (own, _) = TheirEncoder(size), ours(size)
-    weights = own.state_dict()
+    own, _ = ours(size)  # first, as in its own process: the same seed draws the same weights
+    module, weights = TheirEncoder(size), own.state_dict()
     module.load_state_dict({name: weights[name] for name in module.state_dict()})
     return module, module
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-import allophone
 from allophone.benchmarks.environments import NOT_THERE, RECIPES, environment
 from allophone.benchmarks.peers import step
 from allophone.benchmarks.roofline import matmul_rate, useful_operations
@@ -207,7 +206,7 @@ class _Process:
     """A child that makes a step for every line it gets."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        paths = [str(Path(allophone.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         if "-m" not in command:  # a peer's interpreter finds its own packages
             environment.pop("PYTHONPATH")

@@ -78,6 +78,7 @@ def fairseq(size: dict[str, int]) -> tuple[torch.nn.Module, Loss]:
     criterion = HubertCriterion(None, pred_masked_weight=1.0, pred_nomask_weight=0.0, loss_weights=[10.0])
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
+        _fit_mask(model)
         inputs = {"source": batch["waveform"], "padding_mask": batch["padding"]}
         total, count, _ = criterion(model, {"net_input": inputs, "target_list": [batch["units"]]})
         return total / count
@@ -92,12 +93,19 @@ def s3prl(size: dict[str, int]) -> tuple[torch.nn.Module, Loss]:
     model = HubertModel(_fairseq_config(HubertConfig, size), HubertPretrainingConfig(), [range(NUM_UNITS)])
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
+        _fit_mask(model)
         made = model(batch["waveform"], target_list=[batch["units"]], padding_mask=batch["padding"])
         (logits,) = [one.float() for one in made["logit_m_list"] if one is not None]
         targets = torch.zeros(len(logits), dtype=torch.long)
         return torch.nn.functional.cross_entropy(logits, targets) + 10.0 * made["features_pen"].float()
 
     return model, loss
+
+
+def _fit_mask(model: Any) -> None:
+    """Their mask vector is assigned to frames of autocast's dtype, which it must have itself."""
+    if torch.is_autocast_enabled("cpu"):
+        model.mask_emb.data = model.mask_emb.data.to(torch.get_autocast_dtype("cpu"))
 
 
 def _fairseq_config(kind: Any, size: dict[str, int]) -> Any:
