@@ -25,7 +25,7 @@ _ONEDNN = _AVAILABLE and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def fast(values: Tensor, weight: Tensor, smallest: int = SMALLEST_WEIGHT) -> bool:
-    """Whether the product of the two is oneDNN's; not with a weight of fewer than ``smallest`` values."""
+    """Whether the product of ``(..., I)`` and a weight ``(O, I)`` is oneDNN's; ``smallest``: fewest values of one."""
     return (
         _ONEDNN
         and values.device.type == weight.device.type == "cpu"
@@ -98,7 +98,7 @@ class Linear(nn.Linear):
     """``nn.Linear`` by :func:`product`; its parameters, and what adapters make of it, are the same."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """``(..., I)`` to ``(..., O)``."""
+        """Shape ``(..., I)`` to ``(..., O)``."""
         return product(values, self.weight, self.bias)
 
 
@@ -120,7 +120,7 @@ def convolve(frames: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -
 
 
 def as_computed(values: Tensor) -> Tensor:
-    """The same in the dtype of autocast, where that is on."""
+    """The same, of any shape, in the dtype of autocast where that is on."""
     kind = values.device.type
     return values.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else values
 
