@@ -173,7 +173,7 @@ def _attend_by_distance(
 
 
 def _in_parts(groups: list[tuple[int, tuple[int, ...]]], heads: int) -> list[tuple[int, tuple[int, ...]]]:
-    """Groups of equally long utterances, cut so that no weights of theirs have many more than ``MASK_VALUES`` values."""
+    """Groups of equally long utterances, cut so that no weights of one have many more than ``MASK_VALUES`` values."""
     parts = []
     for length, indices in groups:
         at_once = max(1, MASK_VALUES // (heads * length**2))

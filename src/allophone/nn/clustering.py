@@ -355,13 +355,18 @@ def _tiles(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     waiting: list[Tensor] = []
     held = 0
     for batch in batches:
-        waiting.append(batch)
-        held += len(batch)
-        if held >= TILE_FRAMES:
-            *full, rest = torch.split(torch.cat(waiting), TILE_FRAMES)
-            if len(rest) == TILE_FRAMES:
-                full, rest = [*full, rest], rest[:0]
-            yield from full
-            waiting, held = [rest], len(rest)
+        rest = batch
+        if held:
+            rest = batch[TILE_FRAMES - held :]
+            waiting.append(batch[: TILE_FRAMES - held])
+            held += len(waiting[-1])
+            if held == TILE_FRAMES:
+                yield torch.cat(waiting)
+                waiting, held = [], 0
+        for tile in torch.split(rest, TILE_FRAMES):  # views: a batch in memory is not copied
+            if len(tile) == TILE_FRAMES:
+                yield tile
+            elif len(tile):
+                waiting, held = [tile], len(tile)
     if held:
         yield torch.cat(waiting)

@@ -80,7 +80,8 @@ def fairseq(size: dict[str, int]) -> tuple[torch.nn.Module, Loss]:
     def loss(batch: dict[str, Tensor]) -> Tensor:
         _fit_mask(model)
         inputs = {"source": batch["waveform"], "padding_mask": batch["padding"]}
-        total, count, _ = criterion(model, {"net_input": inputs, "target_list": [batch["units"]]})
+        sample = {"id": batch["lengths"], "net_input": inputs, "target_list": [batch["units"]]}
+        total, count, _ = criterion(model, sample)
         return total / count
 
     return model, loss
