@@ -48,7 +48,7 @@ format: $(READY)  ## rewrite the files as `make check` wants them
 	@$(BIN)/ruff format .
 
 bench: $(READY)  ## timings against named peers
-	@$(NICE) $(BIN)/allophone benchmark $(or $(ARGS),ragged)
+	@$(NICE) $(BIN)/allophone benchmark $(or $(ARGS),encode)
 
 evidence: $(READY)  ## expansion to four languages with three seeds each: hours
 	@$(NICE) $(BIN)/python scripts/evidence.py $(ARGS)

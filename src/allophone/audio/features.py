@@ -177,55 +177,59 @@ def lasr_fbank(waveform: Tensor, num_mels: int = 128) -> Tensor:
     Source:
         transformers' ``LasrFeatureExtractor``. Deviations: none.
     """
-    samples = _working(waveform)
-    size, hop = FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop
-    window = torch.hann_window(size, periodic=False, dtype=samples.dtype, device=samples.device)
-    windows = samples.unfold(-1, size, hop)
-    filters = _mel_filters(num_mels, *LASR_HERTZ).to(samples)
-    return _log_energies(windows, lambda part: windows[..., part, :] * window, filters, LASR_FLOOR).float()
+    dtype = _working_dtype(waveform)
+    window = torch.hann_window(FILTER_BANK_CLOCK.receptive_field, periodic=False, dtype=dtype, device=waveform.device)
+    filters = _mel_filters(num_mels, *LASR_HERTZ).to(window)
+    return _log_energies(waveform, lambda samples: _windows(samples) * window, filters, LASR_FLOOR).float()
 
 
 def _log_mel(waveform: Tensor, num_mels: int) -> Tensor:
     """Log mel energies in the working dtype. Shape ``(..., T10, num_mels)``."""
-    samples = _working(waveform) * FULL_SCALE
-    window = _povey_window().to(samples)
-    filters = _mel_filters(num_mels).to(samples)
-    # Removing the window's mean m and then pre-emphasizing equals x[t] - .97 x[t-1] - .03 m; sample 0 has weight 0.
-    emphasized = torch.cat([samples[..., :1], samples[..., 1:] - PREEMPHASIS * samples[..., :-1]], dim=-1)
-    size, hop = FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop
-    raw, windows = samples.unfold(-1, size, hop), emphasized.unfold(-1, size, hop)
+    window = _povey_window().to(waveform.device, _working_dtype(waveform))
 
-    def weighted(part: slice) -> Tensor:
-        offset = (1.0 - PREEMPHASIS) * raw[..., part, :].mean(-1, keepdim=True)
-        return (windows[..., part, :] - offset) * window
+    def weighted(samples: Tensor) -> Tensor:
+        # Removing the window's mean m and then pre-emphasizing equals x[t] - .97 x[t-1] - .03 m; sample 0 has weight 0.
+        samples = samples * FULL_SCALE
+        emphasized = torch.cat([samples[..., :1], samples[..., 1:] - PREEMPHASIS * samples[..., :-1]], dim=-1)
+        offset = (1.0 - PREEMPHASIS) * _windows(samples).mean(-1, keepdim=True)
+        return (_windows(emphasized) - offset) * window
 
-    return _log_energies(windows, weighted, filters, ENERGY_FLOOR)
+    return _log_energies(waveform, weighted, _mel_filters(num_mels).to(window), ENERGY_FLOOR)
 
 
-def _log_energies(windows: Tensor, weighted: Callable[[slice], Tensor], filters: Tensor, floor: float) -> Tensor:
-    """Logarithm of what each filter lets through, some windows at a time.
+def _windows(samples: Tensor) -> Tensor:
+    """A view of all windows, ``(..., S)`` to ``(..., T10, 400)``."""
+    return samples.unfold(-1, FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop)
+
+
+def _log_energies(waveform: Tensor, weighted: Callable[[Tensor], Tensor], filters: Tensor, floor: float) -> Tensor:
+    """Logarithm of what each filter lets through, some windows at a time, so that what they need stays in a cache.
 
     Args:
-        windows: Shape ``(..., T10, samples)``.
-        weighted: Some of them, as they are to be transformed.
-        filters: Shape ``(FFT_SIZE / 2, num_mels)``.
+        waveform: Shape ``(..., S)``.
+        weighted: From some samples in the working dtype to their windows as they are to be transformed.
+        filters: In the working dtype. Shape ``(FFT_SIZE / 2, num_mels)``.
         floor: Least energy.
 
     Returns:
         Shape ``(..., T10, num_mels)``.
     """
-    at_once = max(1, FRAMES_AT_ONCE // max(1, math.prod(windows.shape[:-2])))
+    frames = FILTER_BANK_CLOCK.count(_checked(waveform).shape[-1])
+    at_once = max(1, FRAMES_AT_ONCE // max(1, math.prod(waveform.shape[:-1])))
     parts = []
-    for start in range(0, windows.shape[-2], at_once):
-        spectrum = torch.fft.rfft(weighted(slice(start, start + at_once)), n=FFT_SIZE)[..., : FFT_SIZE // 2]
+    for start in range(0, frames, at_once):
+        first = FILTER_BANK_CLOCK.start(start)
+        last = first + FILTER_BANK_CLOCK.samples(min(at_once, frames - start))
+        windows = weighted(waveform[..., first:last].to(filters.dtype))
+        spectrum = torch.fft.rfft(windows, n=FFT_SIZE)[..., : FFT_SIZE // 2]
         power = spectrum.real.square() + spectrum.imag.square()
         parts.append((power @ filters).clamp_min(floor).log())
     return torch.cat(parts, dim=-2)
 
 
-def _working(waveform: Tensor) -> Tensor:
-    """The checked waveform in the working dtype."""
-    return _checked(waveform).to(torch.float32 if waveform.device.type == "mps" else torch.float64)
+def _working_dtype(waveform: Tensor) -> torch.dtype:
+    """Double precision, where the device has it."""
+    return torch.float32 if waveform.device.type == "mps" else torch.float64
 
 
 def _checked(waveform: Tensor) -> Tensor:

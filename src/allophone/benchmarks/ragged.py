@@ -6,11 +6,9 @@ by clip, which wastes nothing on padding. All run the same random weights in flo
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel
 
+from allophone.benchmarks.timing import alternated, machine
 from allophone.errors import ConfigError
 from allophone.frames import samples_to_seconds, seconds_to_samples
 from allophone.models.hubert import Hubert, HubertConfig, published_config, to_transformers
@@ -65,7 +64,7 @@ def run(
     }
     with torch.inference_mode():
         equal = equal_frames(ways["allophone"](), ways[ALONE]())
-        seconds = _alternated(ways, pairs, clock, progress)
+        seconds = alternated(ways, pairs, clock, progress)
     audio = samples_to_seconds(int(lengths.sum()))
     speed = {name: audio / statistics.median(values) for name, values in seconds.items()}
     ours = speed.pop("allophone")
@@ -102,38 +101,9 @@ def equal_frames(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     )
 
 
-def machine() -> str:
-    """Processor, threads and versions."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
-    return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
 def _transformers_model(encoder: Hubert) -> Any:
     """The same weights as a ``transformers`` model."""
     values = to_transformers(encoder.config)
     model = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
     model.load_state_dict(encoder.state_dict())
     return model.eval()
-
-
-def _alternated(
-    ways: dict[str, Callable[[], Any]],
-    rounds: int,
-    clock: Callable[[], float],
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, list[float]]:
-    """Seconds of each way in each round; the order turns from round to round."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for turn in range(rounds):
-        for position in range(len(names)):
-            name = names[(turn + position) % len(names)]
-            start = clock()
-            ways[name]()
-            seconds[name].append(clock() - start)
-            if progress is not None:
-                progress(turn * len(names) + position + 1, rounds * len(names))
-    return seconds

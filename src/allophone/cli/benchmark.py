@@ -4,40 +4,109 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from allophone.cli.console import Progress, progress, say
-from allophone.cli.parser import Verbs, add_verb
+from allophone.cli.console import progress, say
+from allophone.cli.parser import Parser, Verbs, add_group, add_verb
 
-NAMES = ("index", "ragged", "resume")
+if TYPE_CHECKING:
+    from allophone.benchmarks.timing import Timing
+
+ENVIRONMENTS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "allophone" / "peers"
+TRAINERS = ("fairseq", "torchaudio", "s3prl")
+DTYPES = ("float32", "bfloat16")
 
 
 def add(verbs: Verbs) -> None:
-    """Add the verb."""
-    parser = add_verb(
-        verbs,
-        "benchmark",
-        command,
-        summary="Time us beside named peers on the same work, measure the index, or prove that a killed run resumes.",
-        details="index: a million vectors, or --rows: how fast, how exact, how large.\n"
-        "ragged: a batch of clips of 0.5 to 15 s, against transformers.\nresume: runs killed at random steps.",
-        example="allophone benchmark ragged --json",
+    """Add the verb and its names."""
+    names = add_group(
+        verbs, "benchmark", summary="Time us beside named peers, measure the index, or prove that a killed run resumes."
     )
-    parser.add_argument("name", choices=NAMES, metavar="NAME", help=" or ".join(NAMES))
-    parser.add_argument("--repeats", type=int, metavar="N", help="timed pairs (default: 5), or kills (default: 20)")
-    parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="vectors of index (default: 1000000)")
+    _add_encode(names)
+    _add_pretrain_step(names)
+    _add_kmeans(names)
+    mfcc = _add_timed(names, "mfcc", _mfcc, "MFCC-39 from audio in memory, against kaldi-native-fbank and librosa.")
+    mfcc.add_argument("--seconds", type=float, default=600.0, metavar="S", help="audio in all (default: 600)")
+    loader = _add_timed(names, "loader", _loader, "Disk to batches, against a plain torch DataLoader.")
+    loader.add_argument("--seconds", type=float, default=1800.0, metavar="S", help="audio of an epoch (default: 1800)")
+    index = add_verb(
+        names,
+        "index",
+        _index,
+        summary="Measure the vector index: how fast it is built and asked, how exact, how large.",
+        example="allophone benchmark index --json",
+    )
+    index.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="vectors (default: 1000000)")
+    index.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_timed(names, "ragged", _ragged, "A batch of noise of 0.5 to 15 s, against padded transformers.")
+    resume = add_verb(
+        names,
+        "resume",
+        _resume,
+        summary="Kill runs at random steps, resume them, and compare weights bit for bit.",
+        example="allophone benchmark resume --json",
+    )
+    resume.add_argument("--repeats", type=int, default=20, metavar="N", help="kills (default: 20)")
+    resume.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_timed(names: Verbs, name: str, command: Any, summary: str, details: str = "") -> Parser:
+    parser = add_verb(
+        names, name, command, summary=summary, details=details, example=f"allophone benchmark {name} --json"
+    )
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed pairs (default: 5)")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine shared with others (default: wall)"
+    )
+    parser.add_argument("--quick", action="store_true", help="sizes that only try the program out")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
 
 
-def command(arguments: argparse.Namespace) -> None:
-    """Run the benchmark."""
-    with progress(arguments.name) as report:
-        if arguments.name == "index":
-            result = _index(arguments.rows, report)
-        else:
-            result = {"ragged": _ragged, "resume": _resume}[arguments.name](arguments.repeats, report)
+def _add_encode(names: Verbs) -> None:
+    parser = _add_timed(names, "encode", _encode, "Ragged clips of real speech through an encoder, random weights.")
+    parser.add_argument("--model", default="hubert-base", metavar="NAME", help="or wavlm-base (default: hubert-base)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    parser.add_argument("--seconds", type=float, default=600.0, metavar="S", help="audio in all (default: 600)")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+
+
+def _add_pretrain_step(names: Verbs) -> None:
+    parser = _add_timed(
+        names,
+        "pretrain-step",
+        _pretrain_step,
+        "One HuBERT Base step (forward, backward, optimizer), peak memory, and the share of this machine's rate.",
+        "Peers run in environments of their own, which are made with pip where they are missing.",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="audio of a batch (default: 60)")
+    parser.add_argument("--layers", type=int, default=12, metavar="N", help="of the transformer (default: 12)")
+    parser.add_argument(
+        "--peers", default=",".join(TRAINERS), metavar="NAMES", help=f"trainers (default: {','.join(TRAINERS)})"
+    )
+    parser.add_argument(
+        "--environments", type=Path, default=ENVIRONMENTS, metavar="FOLDER", help=f"default: {ENVIRONMENTS}"
+    )
+
+
+def _add_kmeans(names: Verbs) -> None:
+    parser = _add_timed(names, "kmeans", _kmeans, "k-means in memory, against scikit-learn and faiss.")
+    parser.add_argument("--frames", type=int, default=200_000, metavar="N", help="default: 200000")
+    parser.add_argument("--dim", type=int, default=768, metavar="D", help="default: 768")
+    parser.add_argument("--clusters", type=int, default=500, metavar="K", help="default: 500")
+
+
+def _timing(arguments: argparse.Namespace) -> Timing:
+    from allophone.benchmarks.timing import Timing
+
+    return Timing(pairs=arguments.repeats, clock=arguments.clock, quick=arguments.quick)
+
+
+def _tell(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
     if arguments.json:
         say(json.dumps(result))
     else:
@@ -45,23 +114,89 @@ def command(arguments: argparse.Namespace) -> None:
             say(f"{name:<14} {value}")
 
 
-def _index(rows: int, report: Progress) -> dict[str, Any]:
+def _encode(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import encode
+
+    timing, label = _timing(arguments), f"encode {arguments.model} {arguments.dtype}"
+    with progress(label) as report:
+        result = encode.run(
+            model=arguments.model,
+            dtype=arguments.dtype,
+            seconds=arguments.seconds,
+            device=arguments.device,
+            timing=timing,
+            progress=report,
+        )
+    _tell(arguments, result)
+
+
+def _pretrain_step(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import pretrain_step
+
+    peers, timing = tuple(name for name in arguments.peers.split(",") if name), _timing(arguments)
+    with progress(f"pretrain-step {arguments.dtype}") as report:
+        result = pretrain_step.run(
+            dtype=arguments.dtype,
+            seconds=arguments.seconds,
+            layers=arguments.layers,
+            environments=arguments.environments,
+            peers=peers,
+            timing=timing,
+            progress=report,
+        )
+    _tell(arguments, result)
+
+
+def _kmeans(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import kmeans
+
+    timing = _timing(arguments)
+    with progress("kmeans") as report:
+        result = kmeans.run(
+            frames=arguments.frames, dim=arguments.dim, clusters=arguments.clusters, timing=timing, progress=report
+        )
+    _tell(arguments, result)
+
+
+def _mfcc(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import mfcc
+
+    timing = _timing(arguments)
+    with progress("mfcc") as report:
+        result = mfcc.run(seconds=arguments.seconds, timing=timing, progress=report)
+    _tell(arguments, result)
+
+
+def _loader(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import loader
+
+    timing = _timing(arguments)
+    with progress("loader") as report:
+        result = loader.run(seconds=arguments.seconds, timing=timing, progress=report)
+    _tell(arguments, result)
+
+
+def _ragged(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import ragged
+
+    timing = _timing(arguments)
+    with progress("ragged") as report:
+        result = ragged.run(pairs=timing.pairs, clock=timing.now(), progress=report)
+    _tell(arguments, result)
+
+
+def _index(arguments: argparse.Namespace) -> None:
     from allophone.benchmarks.vectors import measure_index
 
-    with tempfile.TemporaryDirectory() as folder:
-        return measure_index(Path(folder), rows=rows, progress=report)
+    with progress("index") as report, tempfile.TemporaryDirectory() as folder:
+        result = measure_index(Path(folder), rows=arguments.rows, progress=report)
+    _tell(arguments, result)
 
 
-def _ragged(repeats: int | None, report: Progress) -> dict[str, Any]:
-    from allophone.benchmarks.ragged import run
-
-    return run(pairs=5 if repeats is None else repeats, progress=report)
-
-
-def _resume(repeats: int | None, report: Progress) -> dict[str, Any]:
+def _resume(arguments: argparse.Namespace) -> None:
     from allophone.benchmarks.resume import prove_resume
     from allophone.config import to_dict
 
-    with tempfile.TemporaryDirectory() as folder:
-        proof = prove_resume(Path(folder), kills=20 if repeats is None else repeats, progress=report)
-    return {"name": "resume"} | to_dict(proof)
+    with progress("resume") as report, tempfile.TemporaryDirectory() as folder:
+        proof = prove_resume(Path(folder), kills=arguments.repeats, progress=report)
+    _tell(arguments, {"name": "resume"} | to_dict(proof))

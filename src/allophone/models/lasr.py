@@ -27,6 +27,7 @@ from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.models.output import EncoderOutput, checked_depth, checked_lengths, flat_mask
 from allophone.nn.attention import by_length, near_offsets, packed_attention
 from allophone.nn.convolution import FixedBatchNorm, convolution_clock
+from allophone.nn.products import Linear, product
 from allophone.nn.rotary import frequencies, rotate, rotation
 
 FBANK_MEAN, FBANK_SCALE = (-0.5, -9.0), 4.0
@@ -105,7 +106,7 @@ class Subsampling(nn.Module):
         self.dense_0 = nn.Linear(config.num_mel_bins, width)
         self.conv_0 = nn.Conv1d(width, width, kernel, stride)
         self.conv_1 = nn.Conv1d(width, channels, kernel, stride)
-        self.dense_1 = nn.Linear(channels, width)
+        self.dense_1 = Linear(channels, width)
 
     def forward(self, mels: Packed, visible: Tensor | None = None) -> Packed:
         """``(N10, mels)`` packed to ``(N, D)`` packed.
@@ -131,8 +132,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LasrConfig) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.attention_bias)
-        self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.attention_bias)
+        self.linear1 = Linear(config.hidden_size, config.intermediate_size, bias=config.attention_bias)
+        self.linear2 = Linear(config.intermediate_size, config.hidden_size, bias=config.attention_bias)
         self.dropout = nn.Dropout(config.activation_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         width, bias = config.hidden_size, config.attention_bias
         self.num_heads, self.dropout = config.num_attention_heads, config.attention_dropout
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width, bias=bias) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (Linear(width, width, bias=bias) for _ in range(4))
 
     def forward(self, hidden: Packed, turned: tuple[Tensor, Tensor]) -> Tensor:
         """``(N, D)`` packed to ``(N, D)``; frames attend within their own utterance only."""
@@ -299,7 +300,7 @@ class Lasr(nn.Module):
 
 
 def _pointwise(layer: nn.Conv1d, values: Tensor) -> Tensor:
-    return F.linear(values, layer.weight.squeeze(-1), layer.bias)
+    return product(values, layer.weight.squeeze(-1), layer.bias)
 
 
 def _initialize(module: nn.Module, deviation: float) -> None:

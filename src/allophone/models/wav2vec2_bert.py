@@ -25,6 +25,8 @@ from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.models.output import EncoderOutput
 from allophone.nn.attention import by_length, near_offsets
+from allophone.nn.dropout import Dropout
+from allophone.nn.products import Linear, product
 
 NUM_MELS = 80
 """Log-mel bands of a 10-ms frame, in every published model of the family."""
@@ -89,8 +91,8 @@ class FeatureProjection(nn.Module):
         super().__init__()
         input_dim = NUM_MELS * config.feature_stride
         self.layer_norm = nn.LayerNorm(input_dim, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(input_dim, config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.projection = Linear(input_dim, config.hidden_size)
+        self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, mels * stride)`` to ``(N, D)``."""
@@ -103,10 +105,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Wav2Vec2BertConfig) -> None:
         super().__init__()
-        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
-        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.output_dropout = nn.Dropout(config.hidden_dropout)
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_dropout = Dropout(config.activation_dropout)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size)
+        self.output_dropout = Dropout(config.hidden_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``(N, D)`` to ``(N, D)``."""
@@ -123,12 +125,12 @@ class SelfAttention(nn.Module):
         self.num_heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self.left, self.right = config.left_max_position_embeddings, config.right_max_position_embeddings
-        self.linear_q = nn.Linear(config.hidden_size, config.hidden_size)
-        self.linear_k = nn.Linear(config.hidden_size, config.hidden_size)
-        self.linear_v = nn.Linear(config.hidden_size, config.hidden_size)
-        self.linear_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.linear_q = Linear(config.hidden_size, config.hidden_size)
+        self.linear_k = Linear(config.hidden_size, config.hidden_size)
+        self.linear_v = Linear(config.hidden_size, config.hidden_size)
+        self.linear_out = Linear(config.hidden_size, config.hidden_size)
         self.distance_embedding = nn.Embedding(self.left + self.right + 1, self.head_size)
-        self.dropout = nn.Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.attention_dropout)
 
     def forward(self, hidden: Packed) -> Tensor:
         """``(N, D)`` packed to ``(N, D)``; frames attend within their own utterance only."""
@@ -162,14 +164,14 @@ class ConvolutionModule(nn.Module):
         self.depthwise_conv = nn.Conv1d(dim, dim, self.kernel, groups=dim, bias=False)
         self.depthwise_layer_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.pointwise_conv2 = nn.Conv1d(dim, dim, 1, bias=False)
-        self.dropout = nn.Dropout(config.conformer_conv_dropout)
+        self.dropout = Dropout(config.conformer_conv_dropout)
 
     def forward(self, hidden: Packed) -> Tensor:
         """``(N, D)`` packed to ``(N, D)``. Kernel-1 convolutions are matrix products over all frames at once."""
-        gated = F.glu(F.linear(self.layer_norm(hidden.values), self.pointwise_conv1.weight.squeeze(-1)), dim=-1)
+        gated = F.glu(product(self.layer_norm(hidden.values), self.pointwise_conv1.weight.squeeze(-1)), dim=-1)
         mixed = by_length(hidden.with_values(gated), self._depthwise).values
         activated = F.silu(self.depthwise_layer_norm(mixed))
-        output: Tensor = self.dropout(F.linear(activated, self.pointwise_conv2.weight.squeeze(-1)))
+        output: Tensor = self.dropout(product(activated, self.pointwise_conv2.weight.squeeze(-1)))
         return output
 
     def _depthwise(self, gated: Tensor) -> Tensor:
@@ -187,7 +189,7 @@ class EncoderLayer(nn.Module):
         self.ffn1_layer_norm = nn.LayerNorm(dim, eps=eps)
         self.ffn1 = FeedForward(config)
         self.self_attn_layer_norm = nn.LayerNorm(dim, eps=eps)
-        self.self_attn_dropout = nn.Dropout(config.attention_dropout)
+        self.self_attn_dropout = Dropout(config.attention_dropout)
         self.self_attn = SelfAttention(config)
         self.conv_module = ConvolutionModule(config)
         self.ffn2_layer_norm = nn.LayerNorm(dim, eps=eps)
@@ -210,7 +212,7 @@ class ConformerEncoder(nn.Module):
 
     def __init__(self, config: Wav2Vec2BertConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.num_hidden_layers)])
 
 

@@ -24,6 +24,8 @@ from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.models.output import EncoderOutput, checked_depth, checked_lengths, flat_mask
 from allophone.nn.convolution import ConvolutionalFrontEnd, PositionalConvolution, convolution_clock
+from allophone.nn.dropout import Dropout
+from allophone.nn.products import Linear
 from allophone.nn.resampling import cut
 from allophone.nn.transformer import SelfAttention, TransformerLayer
 
@@ -122,8 +124,8 @@ class FeatureProjection(nn.Module):
         super().__init__()
         if normalize:
             self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
-        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.projection = Linear(config.conv_dim[-1], config.hidden_size)
+        self.dropout = Dropout(config.feat_proj_dropout)
         self.normalize = normalize
 
     def forward(self, features: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ class TransformerEncoder(nn.Module):
             )
         self.has_positions = positions is not None
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(
                 config.hidden_size,

@@ -18,9 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from allophone.batch import Packed
 from allophone.errors import ShapeError
+from allophone.nn.trained_attention import trained_attention
 
 MASK_VALUES = 2**24
-"""Most values of an attention mask that is written out at once, where one utterance does not need more: 64 MiB."""
+"""Most values of a mask or of weights written out at once, where one utterance does not need more: 64 MiB."""
 
 
 def length_groups(lengths: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
@@ -125,7 +126,9 @@ def packed_attention(
     groups = length_groups(lengths)
     tensors: tuple[Tensor, ...] = (q, k, v)
     if bias is not None:
-        groups, tensors = _in_parts(groups, q.shape[1]), (q, k, v, bias.gate)
+        tensors = (q, k, v, bias.gate)
+    if bias is not None or _is_trained(q, v, dropout):
+        groups = _in_parts(groups, q.shape[1])
     if len(groups) == 1:
         shape = (len(lengths), groups[0][0])
         return attend(*(tensor.reshape(*shape, *tensor.shape[1:]) for tensor in tensors)).flatten(0, 1)
@@ -141,8 +144,16 @@ def packed_attention(
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, mask: Tensor | None = None) -> Tensor:
     """Attention of equally long utterances, ``(B, T, H, head_dim)`` each, ``mask`` ``(B, H, T, T)``."""
     q, k, v = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+    if _is_trained(q, v, dropout):
+        return trained_attention(q, k, v, mask, dropout).transpose(1, 2)
     attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return attended.transpose(1, 2)
+
+
+def _is_trained(q: Tensor, v: Tensor, dropout: float) -> bool:
+    """Whether :func:`trained_attention` serves, which writes out the weights of all pairs for a moment."""
+    learns = torch.is_grad_enabled() and (q.requires_grad or v.requires_grad)
+    return q.device.type == "cpu" and (learns or dropout > 0)
 
 
 def _attend_by_distance(
@@ -162,7 +173,7 @@ def _attend_by_distance(
 
 
 def _in_parts(groups: list[tuple[int, tuple[int, ...]]], heads: int) -> list[tuple[int, tuple[int, ...]]]:
-    """Groups of equally long utterances, cut so that no mask of theirs has many more than ``MASK_VALUES`` values."""
+    """Groups of equally long utterances, cut so that no weights of one have many more than ``MASK_VALUES`` values."""
     parts = []
     for length, indices in groups:
         at_once = max(1, MASK_VALUES // (heads * length**2))

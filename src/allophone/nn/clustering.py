@@ -1,9 +1,9 @@
 """k-means on sufficient statistics: any number of frames in bounded memory, and the codebook that comes of it.
 
 The frames are streamed once per iteration and never kept, except for one seeded reservoir sample in which k-means++
-seeds the centroids and a short Lloyd warms them up. Sums are float64 and the stream is re-cut into fixed tiles, so
-the result does not depend on how the caller cuts it into batches. A stream that fits into the reservoir is read once.
-A stream in shards is read by an engine, anywhere; its statistics are merged in the order of the shards.
+seeds the centroids and a short Lloyd warms them up. The stream is re-cut into fixed tiles, whose sums add up in
+float64, so the result does not depend on how the caller cuts it into batches. A stream that fits into the reservoir is
+read once. A stream in shards is read by an engine, anywhere; its statistics are merged in the order of the shards.
 
 Shape letters: n frames of one batch, D dim, K clusters, R frames in the reservoir. No feature file is ever written.
 
@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from allophone.engine import Shard
 from allophone.errors import ConfigError, DataError, ShapeError
 from allophone.nn.codebook import Codebook, CodebookInfo
+from allophone.nn.products import times_transposed
 from allophone.nn.reservoir import (
     TILE_FRAMES,
     Batches,
@@ -52,6 +54,8 @@ __all__ = [
 ]
 
 SEEDING_FRAMES_PER_CLUSTER = 64
+SEEDING_DIM = 96
+"""Wider frames are thrown onto so many random directions to draw seeds from: distances stay within some percent."""
 STARTS, START_ITERATIONS = 3, 4
 WARM_UP_ITERATIONS = 15
 
@@ -210,9 +214,9 @@ def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
     rows = np.sort(rows[: SEEDING_FRAMES_PER_CLUSTER * num_clusters])
     frames = sample.frames[torch.from_numpy(rows).to(sample.frames.device)]
     part, centered = Sample(frames, sample.center, len(frames)), frames - sample.center
-    starts = []
+    narrow, starts = _thrown(centered, seed), []
     for attempt in range(STARTS):
-        centroids = _plus_plus(centered, num_clusters, derive(seed, "start", attempt))
+        centroids = centered[_plus_plus(narrow, num_clusters, derive(seed, "start", attempt))]
         centroids, statistics, _ = _lloyd(
             one_shard(part.stream), centroids, part, seed, START_ITERATIONS, 0.0, lambda done: None
         )
@@ -231,13 +235,23 @@ def _begun(sample: Sample, num_clusters: int, start: Tensor, seed: int) -> Tenso
     given = start.to(sample.frames) - sample.center
     if len(given) == num_clusters:
         return given
-    return torch.cat([given, _plus_plus(sample.frames - sample.center, num_clusters, seed, given)])
+    centered = sample.frames - sample.center
+    return torch.cat([given, centered[_plus_plus(centered, num_clusters, seed, given)]])
+
+
+def _thrown(frames: Tensor, seed: int) -> Tensor:
+    """Frames ``(n, D)`` as they are, or in ``SEEDING_DIM`` random directions: ``(n, fewer)``."""
+    dim = frames.shape[1]
+    if dim <= SEEDING_DIM:
+        return frames
+    directions = numpy_generator(seed, "directions").standard_normal((SEEDING_DIM, dim)) / SEEDING_DIM**0.5
+    return times_transposed(frames, torch.from_numpy(directions).to(frames))
 
 
 def _plus_plus(frames: Tensor, num_clusters: int, seed: int, given: Tensor | None = None) -> Tensor:
     """Greedy k-means++, from a random frame or beside ``given`` centroids ``(A, D)``.
 
-    ``frames`` centered, ``(n, D)``; returns some of them, ``(K - A, D)``.
+    ``frames`` centered, ``(n, D)``; returns rows of some of them, ``(K - A,)``.
     """
     generator = numpy_generator(seed, "k-means++")
     norms = frames.square().sum(1)
@@ -262,7 +276,7 @@ def _plus_plus(frames: Tensor, num_clusters: int, seed: int, given: Tensor | Non
         best = int(options.sum(0, dtype=torch.float64).argmin())
         closest = options[:, best].contiguous()
         picked.append(candidates[best : best + 1])
-    return frames[torch.cat(picked)]
+    return torch.cat(picked)
 
 
 def _squared_distances(frames: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
@@ -343,8 +357,9 @@ class _Measure:
         for tile in _tiles(checked(self.frames(shard))):
             frames = tile.float() - self.center
             labels, distances = _nearest(frames, centroids)
-            sums.index_add_(0, labels, frames.double())
-            counts += torch.bincount(labels, minlength=len(centroids))
+            members = torch.bincount(labels, minlength=len(centroids))
+            _add_rows(sums, frames, labels, members)
+            counts += members
             inertia += distances.sum(dtype=torch.float64)
         return _Statistics(sums=sums, counts=counts, inertia=float(inertia))
 
@@ -357,9 +372,22 @@ def _statistics(batches: ShardedFrames, centroids: Tensor, center: Tensor) -> _S
 
 def _nearest(frames: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Labels and squared distances of a tile, both ``(n,)``; frames and centroids centered alike."""
-    scores = torch.addmm(centroids.square().sum(1), frames, centroids.T, alpha=-2.0)
-    lowest, labels = scores.min(1)
-    return labels, (lowest + frames.square().sum(1)).clamp_min(0.0)
+    scores = times_transposed(frames, -2.0 * centroids, centroids.square().sum(1), smallest=0)
+    if scores.device.type == "cpu" and scores.numel() > 0:  # NumPy compares several values at once
+        labels = torch.from_numpy(scores.numpy().argmin(1))
+        lowest = scores.gather(1, labels[:, None])[:, 0]
+    else:
+        lowest, labels = scores.min(1)
+    return labels, (lowest + torch.linalg.vector_norm(frames, dim=1).square()).clamp_min(0.0)
+
+
+def _add_rows(sums: Tensor, frames: Tensor, labels: Tensor, members: Tensor) -> None:
+    """Add frames ``(n, D)`` of a tile to the sums ``(K, D)`` of their clusters; ``members`` ``(K,)`` of each."""
+    if frames.device.type != "cpu":
+        sums.index_add_(0, labels, frames.double())
+        return
+    starts = members.cumsum(0) - members
+    sums += functional.embedding_bag(labels.argsort(stable=True), frames, starts, mode="sum")
 
 
 def _tiles(batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -367,13 +395,18 @@ def _tiles(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     waiting: list[Tensor] = []
     held = 0
     for batch in batches:
-        waiting.append(batch)
-        held += len(batch)
-        if held >= TILE_FRAMES:
-            *full, rest = torch.split(torch.cat(waiting), TILE_FRAMES)
-            if len(rest) == TILE_FRAMES:
-                full, rest = [*full, rest], rest[:0]
-            yield from full
-            waiting, held = [rest], len(rest)
+        rest = batch
+        if held:
+            rest = batch[TILE_FRAMES - held :]
+            waiting.append(batch[: TILE_FRAMES - held])
+            held += len(waiting[-1])
+            if held == TILE_FRAMES:
+                yield torch.cat(waiting)
+                waiting, held = [], 0
+        for tile in torch.split(rest, TILE_FRAMES):  # views: a batch in memory is not copied
+            if len(tile) == TILE_FRAMES:
+                yield tile
+            elif len(tile):
+                waiting, held = [tile], len(tile)
     if held:
         yield torch.cat(waiting)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from allophone.batch import Packed
 from allophone.nn.attention import GatedBias, packed_attention
 from allophone.nn.convolution import activation
+from allophone.nn.dropout import Dropout
+from allophone.nn.products import Linear
 
 
 class SelfAttention(nn.Module):
@@ -22,10 +24,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.q_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.k_proj = Linear(dim, dim)
+        self.v_proj = Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     def forward(self, hidden: Packed, by_distance: Tensor | None = None) -> Tensor:
         """Packed ``(N, D)`` to ``(N, D)``.
@@ -55,10 +57,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, inner_dim: int, activation_name: str, inner_dropout: float, dropout: float) -> None:
         super().__init__()
-        self.intermediate_dense = nn.Linear(dim, inner_dim)
-        self.intermediate_dropout = nn.Dropout(inner_dropout)
-        self.output_dense = nn.Linear(inner_dim, dim)
-        self.output_dropout = nn.Dropout(dropout)
+        self.intermediate_dense = Linear(dim, inner_dim)
+        self.intermediate_dropout = Dropout(inner_dropout)
+        self.output_dense = Linear(inner_dim, dim)
+        self.output_dropout = Dropout(dropout)
         self.activation = activation(activation_name)
 
     def forward(self, values: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.norm_first = norm_first
         self.attention = attention
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(dim, eps=norm_eps)
         self.feed_forward = FeedForward(dim, inner_dim, activation_name, inner_dropout, dropout)
         self.final_layer_norm = nn.LayerNorm(dim, eps=norm_eps)
