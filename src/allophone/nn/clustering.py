@@ -15,7 +15,6 @@ Source:
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from torch.nn import functional
 from allophone.engine import Shard
 from allophone.errors import ConfigError, DataError, ShapeError
 from allophone.nn.codebook import Codebook, CodebookInfo
-from allophone.nn.products import times_transposed
+from allophone.nn.plus_plus import in_random_directions, nearest, plus_plus
 from allophone.nn.reservoir import (
     TILE_FRAMES,
     Batches,
@@ -54,8 +53,6 @@ __all__ = [
 ]
 
 SEEDING_FRAMES_PER_CLUSTER = 64
-SEEDING_DIM = 96
-"""Wider frames are thrown onto so many random directions to draw seeds from: distances stay within some percent."""
 STARTS, START_ITERATIONS = 3, 4
 WARM_UP_ITERATIONS = 15
 
@@ -130,7 +127,7 @@ def assign(frames: Tensor, centroids: Tensor) -> Tensor:
         )
     center = centroids.float().mean(0)
     centered = centroids.float() - center
-    labels = [_nearest(tile.float() - center, centered)[0] for tile in torch.split(frames, TILE_FRAMES)]
+    labels = [nearest(tile.float() - center, centered)[0] for tile in torch.split(frames, TILE_FRAMES)]
     return torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64, device=frames.device)
 
 
@@ -214,9 +211,9 @@ def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
     rows = np.sort(rows[: SEEDING_FRAMES_PER_CLUSTER * num_clusters])
     frames = sample.frames[torch.from_numpy(rows).to(sample.frames.device)]
     part, centered = Sample(frames, sample.center, len(frames)), frames - sample.center
-    narrow, starts = _thrown(centered, seed), []
+    narrow, starts = in_random_directions(centered, seed), []
     for attempt in range(STARTS):
-        centroids = centered[_plus_plus(narrow, num_clusters, derive(seed, "start", attempt))]
+        centroids = centered[plus_plus(narrow, num_clusters, derive(seed, "start", attempt))]
         centroids, statistics, _ = _lloyd(
             one_shard(part.stream), centroids, part, seed, START_ITERATIONS, 0.0, lambda done: None
         )
@@ -236,54 +233,7 @@ def _begun(sample: Sample, num_clusters: int, start: Tensor, seed: int) -> Tenso
     if len(given) == num_clusters:
         return given
     centered = sample.frames - sample.center
-    return torch.cat([given, centered[_plus_plus(centered, num_clusters, seed, given)]])
-
-
-def _thrown(frames: Tensor, seed: int) -> Tensor:
-    """Frames ``(n, D)`` as they are, or in ``SEEDING_DIM`` random directions: ``(n, fewer)``."""
-    dim = frames.shape[1]
-    if dim <= SEEDING_DIM:
-        return frames
-    directions = numpy_generator(seed, "directions").standard_normal((SEEDING_DIM, dim)) / SEEDING_DIM**0.5
-    return times_transposed(frames, torch.from_numpy(directions).to(frames))
-
-
-def _plus_plus(frames: Tensor, num_clusters: int, seed: int, given: Tensor | None = None) -> Tensor:
-    """Greedy k-means++, from a random frame or beside ``given`` centroids ``(A, D)``.
-
-    ``frames`` centered, ``(n, D)``; returns rows of some of them, ``(K - A,)``.
-    """
-    generator = numpy_generator(seed, "k-means++")
-    norms = frames.square().sum(1)
-    trials = 2 + int(math.log(num_clusters))
-    picked: list[Tensor] = []
-    if given is None:
-        picked.append(torch.from_numpy(generator.integers(len(frames), size=1)).to(frames.device))
-        closest = _squared_distances(frames, norms, picked[0])[:, 0]
-    else:
-        closest = torch.cat([_nearest(tile, given)[1] for tile in torch.split(frames, TILE_FRAMES)])
-    begun = 1 if given is None else len(given)
-    for found in range(begun, num_clusters):
-        cumulative = closest.double().cumsum(0)
-        if float(cumulative[-1]) <= 0:
-            raise DataError(
-                f"fit_kmeans: only {found} distinct frames among {len(frames)}, expected {num_clusters} clusters. "
-                "Use fewer clusters or more audio; constant or silent audio has almost no distinct frames."
-            )
-        draws = torch.from_numpy(generator.random(trials)).to(cumulative) * cumulative[-1]
-        candidates = torch.searchsorted(cumulative, draws, right=True).clamp_max(len(frames) - 1)
-        options = torch.minimum(closest[:, None], _squared_distances(frames, norms, candidates))
-        best = int(options.sum(0, dtype=torch.float64).argmin())
-        closest = options[:, best].contiguous()
-        picked.append(candidates[best : best + 1])
-    return torch.cat(picked)
-
-
-def _squared_distances(frames: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
-    """From all frames ``(n, D)`` to some of them ``(m,)``; rounding noise counts as 0. Shape ``(n, m)``."""
-    scale = norms[:, None] + norms[rows]
-    distances = scale - 2.0 * frames @ frames[rows].T
-    return distances.where(distances > 1e-6 * scale, 0.0)
+    return torch.cat([given, centered[plus_plus(centered, num_clusters, seed, given)]])
 
 
 def _lloyd(
@@ -331,7 +281,7 @@ def _updated(
         centroids[:held] = torch.lerp(anchors.centroids, centroids[:held], anchors.move)
         empty = empty[empty >= held]
     if len(empty):
-        distances = [_nearest(tile - sample.center, centroids)[1] for tile in torch.split(sample.frames, TILE_FRAMES)]
+        distances = [nearest(tile - sample.center, centroids)[1] for tile in torch.split(sample.frames, TILE_FRAMES)]
         weights = torch.cat(distances).double().cpu().numpy()
         number = min(len(empty), int((weights > 0).sum()))
         rows = numpy_generator(seed, "empty clusters").choice(
@@ -356,7 +306,7 @@ class _Measure:
         inertia = torch.zeros((), dtype=torch.float64, device=centroids.device)
         for tile in _tiles(checked(self.frames(shard))):
             frames = tile.float() - self.center
-            labels, distances = _nearest(frames, centroids)
+            labels, distances = nearest(frames, centroids)
             members = torch.bincount(labels, minlength=len(centroids))
             _add_rows(sums, frames, labels, members)
             counts += members
@@ -368,17 +318,6 @@ def _statistics(batches: ShardedFrames, centroids: Tensor, center: Tensor) -> _S
     """One pass over the stream."""
     parts = batches.engine.map(_Measure(batches.frames, centroids, center), batches.shards)
     return functools.reduce(operator.add, parts)
-
-
-def _nearest(frames: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and squared distances of a tile, both ``(n,)``; frames and centroids centered alike."""
-    scores = times_transposed(frames, -2.0 * centroids, centroids.square().sum(1), smallest=0)
-    if scores.device.type == "cpu" and scores.numel() > 0:  # NumPy compares several values at once
-        labels = torch.from_numpy(scores.numpy().argmin(1))
-        lowest = scores.gather(1, labels[:, None])[:, 0]
-    else:
-        lowest, labels = scores.min(1)
-    return labels, (lowest + torch.linalg.vector_norm(frames, dim=1).square()).clamp_min(0.0)
 
 
 def _add_rows(sums: Tensor, frames: Tensor, labels: Tensor, members: Tensor) -> None:
