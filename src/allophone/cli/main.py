@@ -13,13 +13,26 @@ import traceback
 from collections.abc import Sequence
 
 from allophone import __version__
-from allophone.cli import benchmark, claims, corpus, demo, doctor, evaluate, expand, pretrain, report, units, vocoder
+from allophone.cli import (
+    benchmark,
+    claims,
+    compare,
+    corpus,
+    demo,
+    doctor,
+    evaluate,
+    expand,
+    pretrain,
+    report,
+    units,
+    vocoder,
+)
 from allophone.cli.console import complain, processes
 from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, evaluate, report, benchmark, claims)
+VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, evaluate, compare, report, benchmark, claims)
 
 
 def build_parser() -> Parser:
