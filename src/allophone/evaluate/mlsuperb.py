@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from allophone.data.importers.mlsuperb import FEW_SHOT
 from allophone.errors import DataError
-from allophone.evaluate.mlsuperb_answers import FEW_SHOT, PHONE_LANGUAGES, Answer, Measured, errors_of, thin_languages
+from allophone.evaluate.mlsuperb_answers import PHONE_LANGUAGES, Answer, Measured, errors_of, thin_languages
 from allophone.evaluate.mlsuperb_reference import ACCURACIES, COLUMNS, ReferenceSet
 from allophone.metrics.intervals import combined_bootstrap
 from allophone.text.published import Normalizer

@@ -13,8 +13,6 @@ from allophone.metrics.intervals import Interval
 from allophone.text.languages import parse_language
 from allophone.text.published import Normalizer, normalize_as
 
-FEW_SHOT = frozenset("dan lit tur srp vie kaz zul tsn epo frr tok umb bos ful ceb luo kea sun tso tos".split())
-"""Languages of which version 1 and 2.0 give five training utterances; they have columns of their own."""
 PHONE_LANGUAGES = frozenset(("cmn", "jpn"))
 """Languages that the monolingual task writes in phones, scored by phone, not by character."""
 FEWEST = 20
