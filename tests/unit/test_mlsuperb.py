@@ -12,6 +12,7 @@ from allophone.evaluate.mlsuperb import superb_scores
 from allophone.evaluate.mlsuperb_answers import Answer, rates_by_script, thin_languages
 from allophone.evaluate.mlsuperb_challenge import COLUMN_DEFECT, challenge_scores, worst_languages
 from allophone.evaluate.mlsuperb_reference import COLUMNS, reference_set
+from allophone.evaluate.mlsuperb_tables import challenge_markdown, superb_markdown
 from allophone.text.published import ml_superb_1, ml_superb_2, normalize_as
 
 REFERENCE = reference_set("10min")
@@ -184,3 +185,25 @@ def test_the_normalizer_travels_with_the_score() -> None:
     raw = superb_scores(loud, REFERENCE, normalizer="none", resamples=20)
     assert [one.value for one in published.columns] == pytest.approx(EXPECTED)
     assert raw.columns[1].value > published.columns[1].value and raw.normalizer == "none"
+
+
+# ---- as text ----
+
+
+def test_a_printed_score_names_its_set_its_hash_and_its_normalizer() -> None:
+    text = superb_markdown(superb_scores(ANSWERS, REFERENCE, resamples=30))
+    assert REFERENCE.hash in text and "leaderboard-2024 (10min" in text and "ml-superb-1" in text
+    assert "| monolingual | 41.7 |" in text and "Warning: Fewer than 20 test utterances" in text
+    other = superb_markdown(superb_scores(ANSWERS, reference_set("10min", "paper-2023"), resamples=30))
+    assert REFERENCE.hash not in other and "another row" in other
+
+
+def test_a_printed_challenge_names_the_worst_the_scripts_and_the_defect() -> None:
+    answers = [*many({"deu": 0.1, "rus": 0.5, "hin": 0.3}), answer("x", "qqq", "abc", "abd")]
+    text = challenge_markdown(challenge_scores(answers, answers, resamples=30), rates_by_script(answers))
+    assert COLUMN_DEFECT in text and "The 4 worst languages" in text and "| 1 (few) |" in text
+    assert text.index("Russian (rus)") < text.index("German (deu)")
+    assert (
+        "| script | languages | utterances | raw | ml-superb-2 | allophone |" in text and "| Zyyy | qqq | 1 |" in text
+    )
+    assert "dialect LID" in text and "Warning: Fewer than 20 test utterances of the dialects" in text

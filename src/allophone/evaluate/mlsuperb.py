@@ -47,6 +47,27 @@ class _Set:
     denominators: Array
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Column:
+    """Rates ``(R, C)`` to one column of the row, percent ``(R,)``."""
+
+    weights: Array
+
+    def __call__(self, rates: Array) -> Array:
+        return np.asarray(100.0 * rates @ self.weights)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Placed:
+    """Rates ``(R, C)`` to SUPERB_s ``(R,)``."""
+
+    weights: Array
+    reference: ReferenceSet
+
+    def __call__(self, rates: Array) -> Array:
+        return self.reference.score(100.0 * rates @ self.weights)
+
+
 def superb_scores(
     answers: Mapping[str, Sequence[Answer]],
     reference: ReferenceSet,
@@ -76,22 +97,14 @@ def superb_scores(
         numbers = _numbers(sets)
         pairs = [(one.numerators, one.denominators) for one in sets]
 
-        def values(rates: Array, weights: Array = weights) -> Array:
-            return 100.0 * rates @ weights
-
         measured.append(
             [
-                combined_bootstrap(
-                    pairs, None, lambda rates, j=j: values(rates)[:, j], item_sets=numbers, resamples=resamples
-                )
-                for j in range(len(COLUMNS))
+                combined_bootstrap(pairs, None, _Column(column), item_sets=numbers, resamples=resamples)
+                for column in weights.T
             ]
         )
-        score.append(
-            combined_bootstrap(
-                pairs, None, lambda rates: reference.score(values(rates)), item_sets=numbers, resamples=resamples
-            )
-        )
+        placed = _Placed(weights, reference)
+        score.append(combined_bootstrap(pairs, None, placed, item_sets=numbers, resamples=resamples))
     every = [one for task in answers.values() for one in task]
     return SuperbScores(
         columns=tuple(
@@ -181,8 +194,10 @@ def _arrange(columns: Mapping[str, list], by_language: bool) -> tuple[list[_Set]
 def _by_language(answers: Sequence[Answer], counted: _Set) -> _Set:
     names = list(dict.fromkeys(one.language for one in answers))
     index = np.array([names.index(one.language) for one in answers])
-    sums = [np.bincount(index, weights=part) for part in (counted.numerators, counted.denominators)]
-    return _Set(tuple(names), *sums)
+    numerators, denominators = (
+        np.bincount(index, weights=part).astype(np.float64) for part in (counted.numerators, counted.denominators)
+    )
+    return _Set(tuple(names), numerators, denominators)
 
 
 def _numbers(sets: Sequence[_Set]) -> list[int]:

@@ -101,6 +101,17 @@ _COMBINE: dict[str, Callable[[Array], Array]] = {
 """Rates of languages ``(R, L)`` to the measure ``(R,)``."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Again:
+    """Drawn languages to the measure."""
+
+    means: Array
+    combine: Callable[[Array], Array]
+
+    def __call__(self, drawn: NDArray[np.int64]) -> float:
+        return float(self.combine(self.means[drawn][None])[0])
+
+
 def _challenge_measures(
     answers: Sequence[Answer], normalizer: Normalizer, resamples: int, names: Sequence[str]
 ) -> list[Measured]:
@@ -118,9 +129,7 @@ def _challenge_measures(
                 utterances=combined_bootstrap(
                     [(one, np.ones(len(one))) for one in rates], None, combine, resamples=resamples
                 ),
-                languages=bootstrap_statistic(
-                    len(means), lambda drawn, m=means, c=combine: float(c(m[drawn][None])[0]), resamples=resamples
-                ),
+                languages=bootstrap_statistic(len(means), _Again(means, combine), resamples=resamples),
             )
         )
     return found
@@ -136,7 +145,7 @@ def _utterance_rates(answers: Sequence[Answer], normalizer: Normalizer) -> dict[
     empty = sorted(language for language, found in rates.items() if not found)
     if empty:
         raise DataError(f"ML-SUPERB: no utterance with a text in {', '.join(empty)} under {normalizer!r}.")
-    return {language: tuple(np.array(found).T) for language, found in sorted(rates.items())}  # type: ignore[misc]
+    return {language: tuple(np.array(found).T) for language, found in sorted(rates.items())}
 
 
 def worst_languages(

@@ -76,7 +76,7 @@ class ReferenceSet:
     def best(self) -> NDArray[np.float64]:
         """Best of each column over the models, shape ``(7,)``."""
         models = [row for name, row in self.rows.items() if name != BASELINE]
-        columns = [[row[place] for row in models if row[place] is not None] for place in range(len(COLUMNS))]
+        columns = [[value for row in models if (value := row[place]) is not None] for place in range(len(COLUMNS))]
         choose = [max if name in ACCURACIES else min for name in COLUMNS]
         return np.array([pick(column) for pick, column in zip(choose, columns, strict=True)], dtype=np.float64)
 

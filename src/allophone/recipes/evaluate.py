@@ -40,7 +40,7 @@ QUICK = LedgerConfig(
     few=(None,),
     most_test_clips=40,
     most_train_clips=120,
-    most_prompts=80,
+    most_prompts=60,
     most_pairs=1,
     most_probed=3,
 )

@@ -4,8 +4,8 @@ Version 1 and 2.0 are ``SOURCE/LANGUAGE/`` with ``wav/ID.wav`` and ``transcript_
 ``transcript_10min_{dev,test}.txt``, each line ``ID LANGUAGE TEXT``. An utterance of both amounts is one row. The
 challenge is ``train``, ``dev`` and ``dev_dialect`` as Kaldi folders whose texts begin with ``[iso]``.
 
-What is a rule of the protocol and no property of the data is left to it: training utterances above 20 s and those beyond
-the five of a few-shot language are here. Speakers are not told, so nothing shows that splits share none.
+What is a rule of the protocol and no property of the data is left to it: training utterances above 20 s, and those
+beyond the five of a few-shot language, are here. Speakers are not told, so nothing shows that splits share none.
 
 Source: ESPnet ``egs2/ml_superb/asr1/local/data_prep.py``, ``egs2/ml_superb2/asr1/local/download.py``.
 """
