@@ -4,9 +4,9 @@ Hidden states are given, not computed: the encoder runs once for each clip howev
 number stands in :meth:`SuperbProbeConfig.published`; :data:`FAST` is a preset of ours that gives other numbers.
 
 Source: ESPnet ``egs2/ml_superb/asr1/conf/tuning/train_asr_s3prl_10min.yaml`` and ``_1h.yaml`` (``conv2d2``, pre-norm);
-Shi et al. 2023, arXiv:2305.10615. As in its code, SpecAugment comes first, on the mixed hidden states; an utterance then
-loses its mean (variances stay); a linear map to 80 follows. Deviations: no time warp; the convolution's stride is 2 at 50
-frames a second and 1 for slower encoders, so that every row reads about 25 times a second.
+Shi et al. 2023, arXiv:2305.10615. As in its code, SpecAugment comes first, on the mixed hidden states; an utterance
+then loses its mean (variances stay); a linear map to 80 follows. Deviations: no time warp; the convolution's stride
+is 2 at 50 frames a second and 1 for slower encoders, so that every row reads about 25 times a second.
 
 Shape legend: L layers, T frames, B utterances of a batch, D dim, V symbols with the blank.
 """
