@@ -179,7 +179,7 @@ class RememberingSource:
         self.means: dict[bytes, Tensor] = {}
 
     def extract(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """What the source itself gives."""
+        """What the source itself gives: ``(layers, frames, dim)`` of each waveform ``(S,)``."""
         frames = self.source.extract(waveforms)
         for waveform, given in zip(waveforms, frames, strict=True):
             self.means[_content(waveform)] = given.mean(dim=1)
