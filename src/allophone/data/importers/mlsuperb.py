@@ -43,7 +43,8 @@ def is_mlsuperb_challenge(folder: Path) -> bool:
 def read_mlsuperb(folder: Path, *, language: str | None = None) -> list[Entry]:
     """Read all sources and languages below a folder.
 
-    ``extra`` holds ``train_10min`` and ``train_1h`` of training utterances, and ``few_shot`` of the language.
+    ``extra`` holds ``train_10min`` and ``train_1h`` of training utterances, ``few_shot``, and ``code``, which is the
+    language as the benchmark names it and need not be that of our tag.
 
     Raises:
         DataError: A line is incomplete, an utterance is in two splits or two sources, or a language is not known.
@@ -89,7 +90,7 @@ def read_mlsuperb_challenge(folder: Path, *, language: str | None = None) -> lis
                     text=(one.text or "")[token.end() :].strip() or None,
                     speaker=None if one.speaker == one.id else one.speaker,
                     split=split,
-                    extra={"dialect": name == "dev_dialect", "few_shot": token[1] in FEW_SHOT},
+                    extra={"code": token[1], "dialect": name == "dev_dialect", "few_shot": token[1] in FEW_SHOT},
                 )
             )
     return entries
@@ -114,5 +115,5 @@ def _entry(transcript: Path, name: str, text: str, where: str, split: str, langu
         text=text,
         split=split,
         source=source,
-        extra={"few_shot": code in FEW_SHOT},
+        extra={"code": code, "few_shot": code in FEW_SHOT},
     )
