@@ -46,6 +46,7 @@ def test_version_1_and_2(version1: Path) -> None:
     assert (one.split, one.source, one.text, one.speaker) == ("train", "commonvoice", "Wort 2, ja.", None)
     assert one.extra["train_1h"] and not one.extra.get("train_10min") and not one.extra["few_shot"]
     assert rows["cv_deu_000000"].extra["train_10min"] and rows["cv_deu_000000"].extra["train_1h"]
+    assert rows["cv_jpn_000002"].extra["code"] == "org_jpn"
     assert rows["fleurs_lit_000000"].extra["few_shot"] and rows["cv_jpn_000002"].split == "test"
     assert {row.split for row in corpus} == {"train", "dev", "test"}
     assert corpus.audio(one).shape == (8000,)

@@ -22,6 +22,7 @@ from allophone.cli import (
     doctor,
     evaluate,
     expand,
+    mlsuperb,
     pretrain,
     report,
     units,
@@ -32,7 +33,7 @@ from allophone.cli.parser import Parser
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
-VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, evaluate, compare, report, benchmark, claims)
+VERBS = (demo, doctor, corpus, pretrain, expand, units, vocoder, evaluate, compare, mlsuperb, report, benchmark, claims)
 
 
 def build_parser() -> Parser:

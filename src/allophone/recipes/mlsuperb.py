@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -38,6 +38,7 @@ MONOLINGUAL = ("eng", "fra", "deu", "rus", "swa", "swe", "xty")
 LONGEST_SECONDS = 20.0
 """Training utterances beyond are left out."""
 FEW_UTTERANCES = 5
+NOT_PUBLISHED = "The probes were not trained by the published schedule, so these numbers are not the benchmark's"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +97,8 @@ def ml_superb(
         answers.setdefault(task, []).extend(read.answers)
         told(done + 1, len(jobs), {})
     scores = superb_scores(answers, reference_set(amount, reference))
+    if config is not None:
+        scores = replace(scores, warnings=(f"{NOT_PUBLISHED} ({config_hash(config)}).", *scores.warnings))
     signature = {
         "model": model_hash(base.encoder) if system == "before" else system,
         "corpus": opened.hash,
