@@ -20,9 +20,11 @@ from allophone.evaluate.measurements import (
     Measurement,
     changes,
     load_measurements,
+    load_signature,
     save_measurements,
     scores,
 )
+from allophone.evaluate.result import Signature
 
 
 def measurement(
@@ -214,3 +216,15 @@ def test_items_of_one_content_are_drawn_together(tmp_path: Path) -> None:
     assert [one.groups for one in back] == [(), groups]
     with pytest.raises(DataError, match="160 items, 3 groups; expected one an item, or none"):
         measurement(np.repeat(hits, 4), denominators=np.ones(160), groups=("a", "b", "c"))
+
+
+def test_the_signature_travels_with_the_numbers(tmp_path: Path) -> None:
+    signature = Signature(data_hash="d", model_hash="m", normalizer="n", seed=3, settings="s")
+    save_measurements([measurement(HARDNESS)], tmp_path / "signed.parquet", signature)
+    save_measurements([measurement(HARDNESS)], tmp_path / "plain.parquet")
+    assert load_signature(tmp_path / "signed.parquet") == signature
+    assert len(load_measurements(tmp_path / "signed.parquet")) == 1
+    with pytest.raises(DataError, match="holds no signature, so nothing says what was measured on what"):
+        load_signature(tmp_path / "plain.parquet")
+    with pytest.raises(DataError, match="cannot be read as measurements"):
+        load_signature(tmp_path / "none.parquet")

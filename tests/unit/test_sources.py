@@ -13,8 +13,10 @@ from allophone.errors import ConfigError, DataError, ShapeError
 from allophone.evaluate.sources import (
     EncoderSource,
     FilterbankSource,
+    RememberingSource,
     extract_all,
     frame_statistics,
+    mean_of_each,
     mean_pool,
     slice_means,
     standardize_by_voice,
@@ -163,3 +165,19 @@ def test_mean_pool_keeps_layers() -> None:
     frames = [torch.ones(3, 2, 4), torch.zeros(3, 9, 4)]
     assert mean_pool(frames).shape == (2, 3, 4)
     assert mean_pool([item[0] for item in frames]).tolist() == [[1.0] * 4, [0.0] * 4]
+
+
+def test_means_are_remembered_by_content_and_equal_those_of_the_source() -> None:
+    encoder = MeanEncoder()
+    plain = EncoderSource("plain", encoder)
+    remembering = RememberingSource(plain)
+    assert (remembering.name, remembering.layers, remembering.frame_rate) == ("plain", 3, 50.0)
+    clips = waveforms([8000, 12000, 9000])
+    first = mean_of_each(remembering, clips[:2])
+    passes = len(encoder.computed)
+    again = mean_of_each(remembering, [clips[1].clone(), clips[0]])
+    assert len(encoder.computed) == passes
+    torch.testing.assert_close(again, first.flip(0), rtol=0, atol=0)
+    torch.testing.assert_close(first, mean_of_each(plain, clips[:2]), rtol=0, atol=0)
+    assert mean_of_each(remembering, [clips[2], clips[0] / 2]).shape == (2, 3, 3)
+    assert len(remembering.means) == 4

@@ -17,10 +17,17 @@ def add(verbs: Verbs) -> None:
         "evaluate",
         command,
         summary="Score an encoder, frozen, beside chance, the same encoder with random weights, and filter banks.",
-        example="allophone evaluate starter --corpus recordings/ --language bul --out runs/evaluate",
+        details="`allophone compare` puts several such folders side by side.",
+        example="allophone evaluate starter --corpus recordings/ --suite quick --language bul --out runs/evaluate",
     )
     parser.add_argument("model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")
     add_corpus(parser)
+    parser.add_argument(
+        "--suite",
+        choices=("quick", "full"),
+        default="full",
+        help="how much: some minutes, or everything (default: full)",
+    )
     parser.add_argument("--language", type=languages, default=(), metavar="A,B,...", help="only these (default: all)")
     parser.add_argument(
         "--seeds", type=counts, default=(0,), metavar="A,B,...", help="seeds of probes and random encoders (default: 0)"
@@ -31,7 +38,7 @@ def add(verbs: Verbs) -> None:
 
 def command(arguments: argparse.Namespace) -> None:
     """Score the encoder."""
-    from allophone.recipes.evaluate import evaluate
+    from allophone.recipes.evaluate import evaluate, heard_hours, suite_config
 
     corpus = open_corpus(arguments.corpus)
     if arguments.plan:
@@ -40,16 +47,17 @@ def command(arguments: argparse.Namespace) -> None:
 
         chosen = corpus.where(language=arguments.language or None)
         base, _ = open_base(arguments.model)
-        say(str(plan_evaluation(base, len(arguments.seeds), sum(chosen.hours().values()))))
+        say(str(plan_evaluation(base, len(arguments.seeds), heard_hours(chosen, suite_config(arguments.suite)))))
         return
     with stages() as report:
         result = evaluate(
             arguments.model,
             corpus,
             out=arguments.out,
+            suite=arguments.suite,
             languages=arguments.language,
             seeds=arguments.seeds,
             report=report,
         )
     say(result.tables.read_text(encoding="utf-8"))
-    wrote(result.tables)
+    wrote(result.page)

@@ -25,7 +25,7 @@ from allophone.evaluate.measurements import Measurement, System
 from allophone.evaluate.probes import CTCProbeConfig, ProbeResult, chance_text_errors, linear_ctc_probe
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.retrieval import PromptRetrieval, retrieve_prompts
-from allophone.evaluate.sources import extract_all
+from allophone.evaluate.sources import extract_all, mean_of_each
 from allophone.frames import FrameClock
 from allophone.seeding import numpy_generator
 
@@ -219,10 +219,7 @@ def measure_languages(
 ) -> list[Measurement]:
     """Language identification, one measurement a language: hits on its held-out utterances."""
     pooled = [
-        {
-            language: torch.stack([frames[layer].mean(0) for frames in extract_all(source, spoken.waveforms)]).numpy()
-            for language, spoken in sets.items()
-        }
+        {language: mean_of_each(source, spoken.waveforms)[:, layer].numpy() for language, spoken in sets.items()}
         for sets in (train, test)
     ]
     labels = [[language for language, rows in sets.items() for _ in range(len(rows))] for sets in pooled]

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from allophone.config import from_json, to_json
 from allophone.errors import ConfigError, DataError, suggest
+from allophone.evaluate.result import Signature
 from allophone.metrics.intervals import Interval, bootstrap, paired_bootstrap
 
 System = Literal["chance", "filter bank", "random encoder", "before", "head only", "after"]
@@ -288,8 +290,13 @@ def _stack(members: Sequence[Measurement]) -> tuple[NDArray[np.float64], NDArray
     return np.stack([one.numerators for one in members]), np.stack([one.denominators for one in members])
 
 
-def save_measurements(measurements: Sequence[Measurement], path: Path) -> None:
+def save_measurements(measurements: Sequence[Measurement], path: Path, signature: Signature | None = None) -> None:
     """Write one Parquet file, a row an item.
+
+    Args:
+        measurements: Of any measures, languages, systems and seeds.
+        path: The file.
+        signature: Of the model measured; it travels in the file's metadata.
 
     Raises:
         DataError: There is nothing to write.
@@ -305,11 +312,28 @@ def save_measurements(measurements: Sequence[Measurement], path: Path) -> None:
     numbers = {
         name: np.concatenate([getattr(one, name) for one in measurements]) for name in ("numerators", "denominators")
     }
-    pq.write_table(pa.table({**columns, **numbers}), path)
+    kept = None if signature is None else {_SIGNATURE: to_json(signature)}
+    pq.write_table(pa.table({**columns, **numbers}).replace_schema_metadata(kept), path)
 
 
 _COLUMNS = ("measure", "language", "system", "seed", "item", "group", "numerators", "denominators")
 _AGAIN = "Run the expansion or evaluation again."
+_SIGNATURE = "allophone.signature"
+
+
+def load_signature(path: Path) -> Signature:
+    """What :func:`save_measurements` wrote beside the numbers.
+
+    Raises:
+        DataError: The file cannot be read or holds no signature.
+    """
+    try:
+        kept = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as measurements: {error}. {_AGAIN}") from error
+    if _SIGNATURE.encode() not in kept:
+        raise DataError(f"{path}: holds no signature, so nothing says what was measured on what. {_AGAIN}")
+    return from_json(Signature, kept[_SIGNATURE.encode()].decode(), str(path))
 
 
 def load_measurements(path: Path) -> list[Measurement]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allophone.config import from_dict, to_dict
@@ -25,11 +25,12 @@ class Signature:
     """How texts or frames were made comparable, with its version; ``"none"`` where they were not."""
     seed: int
     """Of the evaluation: subsets, splits and resampling."""
+    settings: str = ""
+    """Hash of how much was measured and with which probe; empty where there is nothing to set."""
 
     def comparable(self, other: Signature) -> bool:
         """Whether two numbers measure the same thing; only the model may differ."""
-        mine, theirs = (self.data_hash, self.normalizer, self.seed), (other.data_hash, other.normalizer, other.seed)
-        return mine == theirs
+        return replace(self, model_hash="") == replace(other, model_hash="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

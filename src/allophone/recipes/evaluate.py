@@ -7,17 +7,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from allophone.config import to_dict
+from allophone.config import config_hash, to_dict
 from allophone.data.corpus import Corpus
-from allophone.errors import DataError
-from allophone.evaluate.measurements import Measurement, Score, save_measurements, scores
+from allophone.errors import ConfigError, DataError, suggest
+from allophone.evaluate.evaluation_page import EvaluationPage, write_evaluation_page
+from allophone.evaluate.measurements import Measurement, Score, System, save_measurements, scores
+from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.report_tables import markdown_tables
+from allophone.evaluate.result import Signature
+from allophone.evaluate.sources import RememberingSource
 from allophone.models.conversion import model_hash
-from allophone.recipes.expand import measure_frames
-from allophone.recipes.ledger import LedgerConfig, base_posteriors, language_rows, systems_of
+from allophone.recipes.ledger import (
+    LedgerConfig,
+    base_posteriors,
+    compared_pairs,
+    labelled_rows,
+    language_rows,
+    named_rows,
+    probed_languages,
+    retrieval_rows,
+    spoken_pair,
+    systems_of,
+    text_rows,
+)
 from allophone.run.execute import fit_threads
+from allophone.run.expansion import Base
 from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
+
+QUICK = LedgerConfig(
+    probe_steps=400,
+    few=(None,),
+    most_test_clips=40,
+    most_train_clips=120,
+    most_prompts=60,
+    most_pairs=1,
+    most_probed=3,
+)
+"""For every change: 3 minutes on two cores for the starter encoder on the starter corpus. It has fewer clips and steps
+than ``full``, so ``allophone compare`` refuses to put numbers of both into one table."""
+SUITES: dict[str, LedgerConfig] = {"quick": QUICK, "full": LedgerConfig()}
+NORMALIZER = "allophone.text.normalize"
+FEWEST = 20
+"""Held-out items of a language below which a warning names it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +58,8 @@ class Evaluated:
 
     tables: Path
     """``scores.md``."""
+    page: Path
+    """``report.html``, which needs nothing beside it."""
     scores: tuple[Score, ...]
     measurements: tuple[Measurement, ...]
 
@@ -35,6 +69,7 @@ def evaluate(
     corpus: Corpus | Path | str,
     *,
     out: Path,
+    suite: str = "full",
     languages: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     config: LedgerConfig | None = None,
@@ -45,36 +80,128 @@ def evaluate(
     Args:
         model: ``starter``, a model folder or a hub id.
         corpus: A corpus with splits, or anything that ``Corpus.open`` reads.
-        out: Receives ``scores.md``, ``result.json`` and ``measurements.parquet``.
+        out: Receives ``result.json``, ``report.html``, ``scores.md`` and ``measurements.parquet``; the same call writes
+            the same bytes again.
+        suite: ``quick`` or ``full``.
         languages: Only these; empty = all.
         seeds: Of probes and random encoders.
-        config: How much.
+        config: How much, in place of the suite's own choice.
         report: Told how far each stage is.
 
     Raises:
+        ConfigError: There is no such suite.
         DataError: No utterance is left.
     """
+    settings = config or suite_config(suite)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     chosen = opened.where(language=languages) if languages else opened
     if len(chosen) == 0:
         raise DataError(f"{opened.name}: no utterance in {', '.join(languages)}; it has {', '.join(opened.languages)}.")
     base, _ = open_base(model)
     fit_threads(base.encoder)
-    by_language = {tag: chosen.where(language=tag) for tag in chosen.languages}
-    found: list[Measurement] = []
-    for seed in seeds:
-        systems = systems_of(base, None, seed)
-        settings = config or LedgerConfig()
-        found += measure_frames(
-            systems, base_posteriors(base), by_language, by_language, settings, seed, report, everything=True
-        )
-        found += language_rows(systems, by_language, settings, seed, report)
+    found = [one for seed in seeds for one in _measure(base, chosen, settings, seed, report)]
+    signature = Signature(
+        data_hash=chosen.hash,
+        model_hash=model_hash(base.encoder),
+        normalizer=NORMALIZER,
+        seed=0,
+        settings=config_hash(settings),
+    )
+    return _write(out, found, signature, model, chosen, "custom" if config else suite, seeds)
+
+
+def suite_config(suite: str) -> LedgerConfig:
+    """How much a suite measures.
+
+    Raises:
+        ConfigError: There is no such suite.
+    """
+    if suite not in SUITES:
+        raise ConfigError(f"Unknown suite {suite!r}. {suggest(suite, SUITES)}")
+    return SUITES[suite]
+
+
+def heard_hours(corpus: Corpus, settings: LedgerConfig) -> float:
+    """Hours of different audio that each encoder hears in one evaluation."""
+    corpora = _by_language(corpus)
+    rows = {row.id: row for side in named_rows(corpora, settings) for every in side.values() for row in every}
+    rows |= {row.id: row for pair in compared_pairs(corpora, settings)[1].values() for side in pair for row in side}
+    for one in probed_languages(corpora, settings).values():
+        rows |= {row.id: row for side in labelled_rows(one, settings) for row in side}
+    return sum(row.duration_seconds for row in rows.values()) / 3600
+
+
+def _by_language(corpus: Corpus) -> dict[str, Corpus]:
+    return {tag: corpus.where(language=tag) for tag in corpus.languages}
+
+
+def _measure(base: Base, corpus: Corpus, settings: LedgerConfig, seed: int, report: Report) -> list[Measurement]:
+    """All that is measured with one seed. Languages come last: their vectors are means of what was heard by then."""
+    systems: dict[System, FrameSource] = {
+        name: RememberingSource(source) for name, source in systems_of(base, None, seed).items()
+    }
+    corpora = _by_language(corpus)
+    pairs, choosing = (
+        {language: spoken_pair(corpora[language], pair) for language, pair in side.items()}
+        for side in compared_pairs(corpora, settings)
+    )
+    found = retrieval_rows(systems, base_posteriors(base), pairs, choosing, seed, report)
+    found += text_rows(systems, probed_languages(corpora, settings), settings, seed, report)
+    return found + language_rows(systems, corpora, settings, seed, report)
+
+
+def _write(
+    out: Path,
+    found: Sequence[Measurement],
+    signature: Signature,
+    model: str | Path,
+    corpus: Corpus,
+    suite: str,
+    seeds: Sequence[int],
+) -> Evaluated:
     out.mkdir(parents=True, exist_ok=True)
-    save_measurements(found, out / "measurements.parquet")
-    cells = scores(found)
-    signature = {"model": model_hash(base.encoder), "corpus": chosen.hash, "seeds": list(seeds)}
-    result = {"format": "allophone-result-1", "signature": signature, "scores": [to_dict(cell) for cell in cells]}
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    save_measurements(found, out / "measurements.parquet", signature)
+    cells, warnings = scores(found), _warnings(found, seeds)
+    result = {
+        "format": "allophone-result-1",
+        "suite": suite,
+        "seeds": list(seeds),
+        "signature": to_dict(signature),
+        "scores": [to_dict(cell) for cell in cells],
+        "warnings": list(warnings),
+    }
+    (out / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     tables = out / "scores.md"
     tables.write_text(markdown_tables(found), encoding="utf-8")
-    return Evaluated(tables=tables, scores=tuple(cells), measurements=tuple(found))
+    name = model.name if isinstance(model, Path) else model
+    facts = (
+        ("Model", f"{name} ({signature.model_hash})"),
+        ("Corpus", f"{corpus.name} ({signature.data_hash})"),
+        ("Suite", f"{suite} (settings {signature.settings})"),
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("Texts compared by", signature.normalizer),
+    )
+    page = EvaluationPage(
+        title=f"{name}, scored frozen",
+        facts=facts,
+        scores=tuple(cells),
+        warnings=warnings,
+        command=f"allophone evaluate {model} --corpus {corpus.name} --suite {suite}",
+    )
+    return Evaluated(
+        tables=tables,
+        page=write_evaluation_page(page, out / "report.html"),
+        scores=tuple(cells),
+        measurements=tuple(found),
+    )
+
+
+def _warnings(found: Sequence[Measurement], seeds: Sequence[int]) -> tuple[str, ...]:
+    """What a reader must know before believing the numbers."""
+    thin = sorted({one.language for one in found if len(one.items) < FEWEST})
+    warnings = []
+    if thin:
+        warnings.append(f"Fewer than {FEWEST} held-out items in some test, so it says little: {', '.join(thin)}.")
+    if len(seeds) == 1:
+        warnings.append("One seed: the ranges cover the choice of recordings, not luck in training the probes.")
+    return tuple(warnings)

@@ -57,6 +57,12 @@ class LedgerConfig:
     """Fewest prompts that two voices must share to be compared."""
     drift: bool = True
     """Whether forgetting is taken apart into drifted units and lost ones."""
+    most_prompts: int | None = None
+    """Prompts of two voices; None = all that they share."""
+    most_pairs: int | None = None
+    """Languages whose two voices are compared, those with most shared prompts; None = all."""
+    most_probed: int | None = None
+    """Languages with a text probe, those with most labelled training clips; None = all."""
 
 
 def spoken(corpus: Corpus, rows: Iterable[Utterance], *, sample_rate: int = SAMPLE_RATE) -> Spoken:
@@ -69,6 +75,10 @@ def spoken(corpus: Corpus, rows: Iterable[Utterance], *, sample_rate: int = SAMP
         groups=tuple(row.group for row in rows),
         speakers=tuple(row.speaker for row in rows),
     )
+
+
+MIN_READ_CLIPS = 5
+"""Fewest held-out utterances with text for a text probe."""
 
 
 def draw_rows(rows: list[Utterance], most: int) -> list[Utterance]:
@@ -284,10 +294,8 @@ def text_rows(
     found: list[Measurement] = []
     told, total = report("Linear probes"), max(1, len(corpora) * len(systems))
     for number, (language, corpus) in enumerate(corpora.items()):
-        with_text = [row for row in main_voices(corpus) if row.text]
-        train = spoken(corpus, draw_rows([row for row in with_text if row.split == "train"], config.most_train_clips))
-        test = spoken(corpus, draw_rows([row for row in with_text if row.split == "test"], config.most_test_clips))
-        if len(train) < config.min_labelled_clips or len(test) < 5:
+        train, test = (spoken(corpus, rows) for rows in labelled_rows(corpus, config))
+        if len(train) < config.min_labelled_clips or len(test) < MIN_READ_CLIPS:
             continue
         for index, (system, source) in enumerate(systems.items()):
             found += measure_text(
@@ -298,6 +306,25 @@ def text_rows(
     return found
 
 
+def labelled_rows(corpus: Corpus, config: LedgerConfig) -> tuple[list[Utterance], list[Utterance]]:
+    """Transcribed training and held-out utterances that a text probe uses."""
+    with_text = [row for row in main_voices(corpus) if row.text]
+    sizes = {"train": config.most_train_clips, "test": config.most_test_clips}
+    train, test = (draw_rows([row for row in with_text if row.split == split], most) for split, most in sizes.items())
+    return train, test
+
+
+def probed_languages(corpora: dict[str, Corpus], config: LedgerConfig) -> dict[str, Corpus]:
+    """The languages that get a text probe: those that can have one, at most ``most_probed``, best labelled ones."""
+    labelled: dict[str, int] = {}
+    for language, corpus in corpora.items():
+        train, test = labelled_rows(corpus, config)
+        if len(train) >= config.min_labelled_clips and len(test) >= MIN_READ_CLIPS:
+            labelled[language] = len(labelled_rows(corpus, replace(config, most_train_clips=len(corpus)))[0])
+    chosen = sorted(labelled, key=lambda language: (-labelled[language], language))[: config.most_probed]
+    return {language: corpora[language] for language in labelled if language in chosen}
+
+
 def language_rows(
     systems: dict[System, FrameSource],
     corpora: dict[str, Corpus],
@@ -306,13 +333,10 @@ def language_rows(
     report: Report = silent,
 ) -> list[Measurement]:
     """Which of these languages is spoken, on held-out content of the main voices, from a middle layer."""
-    sides: list[dict[str, Spoken]] = []
-    for split, most in (("train", config.most_test_clips), ("test", config.most_test_clips // 2)):
-        rows = {
-            language: draw_rows([row for row in main_voices(corpus) if row.split == split], most)
-            for language, corpus in corpora.items()
-        }
-        sides.append({language: spoken(corpora[language], members) for language, members in rows.items() if members})
+    sides = [
+        {language: spoken(corpora[language], rows) for language, rows in side.items()}
+        for side in named_rows(corpora, config)
+    ]
     if len(sides[1]) < 2:
         return []
     found: list[Measurement] = []
@@ -326,3 +350,35 @@ def language_rows(
         for one in found
         if one.system == "before"
     ]
+
+
+def named_rows(corpora: dict[str, Corpus], config: LedgerConfig) -> list[dict[str, list[Utterance]]]:
+    """Training and held-out utterances that language identification uses; a language without any is not there."""
+    sides = []
+    for split, most in (("train", config.most_test_clips), ("test", config.most_test_clips // 2)):
+        rows = {
+            language: draw_rows([row for row in main_voices(corpus) if row.split == split], most)
+            for language, corpus in corpora.items()
+        }
+        sides.append({language: members for language, members in rows.items() if members})
+    return sides
+
+
+def compared_pairs(
+    corpora: dict[str, Corpus], config: LedgerConfig
+) -> tuple[dict[str, tuple[list[Utterance], list[Utterance]]], dict[str, tuple[list[Utterance], list[Utterance]]]]:
+    """Two voices of a language, for an encoder that heard none of them: those compared, and those for choosing layers.
+
+    A layer is chosen on the best pair of another language, so that one pair more than ``most_pairs`` is of use.
+    """
+    found = {}
+    for language, corpus in corpora.items():
+        pair = voice_pair(corpus, config, everything=True)
+        if pair is not None:
+            kept = {row.group for row in draw_rows(pair[0], config.most_prompts or len(pair[0]))}
+            found[language] = tuple([row for row in side if row.group in kept] for side in pair)
+    order = sorted(found, key=lambda language: (-len(found[language][0]), language))
+    if config.most_pairs is None:
+        return found, found  # type: ignore[return-value]
+    chosen, choosing = order[: config.most_pairs], order[: config.most_pairs + 1]
+    return {name: found[name] for name in chosen}, {name: found[name] for name in choosing}  # type: ignore[misc]

@@ -12,6 +12,12 @@ from allophone.data.importers.folder import read_folder
 from allophone.data.importers.huggingface import is_dataset, is_saved_dataset, read_huggingface
 from allophone.data.importers.kaldi import read_kaldi
 from allophone.data.importers.lhotse import is_lhotse, read_lhotse
+from allophone.data.importers.mlsuperb import (
+    is_mlsuperb,
+    is_mlsuperb_challenge,
+    read_mlsuperb,
+    read_mlsuperb_challenge,
+)
 from allophone.data.importers.nemo import is_nemo, read_nemo
 from allophone.data.importers.sounds import read_sounds
 from allophone.data.importers.table import (
@@ -24,7 +30,18 @@ from allophone.data.importers.table import (
 from allophone.errors import DataError
 
 Format: TypeAlias = Literal[
-    "folder", "audiofolder", "table", "split tables", "fairseq", "kaldi", "nemo", "lhotse", "huggingface", "sounds"
+    "folder",
+    "audiofolder",
+    "table",
+    "split tables",
+    "fairseq",
+    "kaldi",
+    "nemo",
+    "lhotse",
+    "huggingface",
+    "mlsuperb",
+    "mlsuperb challenge",
+    "sounds",
 ]
 
 
@@ -92,6 +109,10 @@ def read_entries(
             entries = read_nemo(path, language=language)
         case "lhotse":
             entries = read_lhotse(path, language=language)
+        case "mlsuperb":
+            entries = read_mlsuperb(path, language=language)
+        case "mlsuperb challenge":
+            entries = read_mlsuperb_challenge(path, language=language)
         case "table":
             entries = read_table(path, language=language)
         case _:
@@ -111,6 +132,10 @@ def split_tables(folder: Path) -> list[Path]:
 def _folder_format(folder: Path) -> Format:
     if (folder / "wav.scp").is_file():
         return "kaldi"
+    if is_mlsuperb_challenge(folder):
+        return "mlsuperb challenge"
+    if is_mlsuperb(folder):
+        return "mlsuperb"
     if is_saved_dataset(folder):
         return "huggingface"
     if metadata_files(folder):

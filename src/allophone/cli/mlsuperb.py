@@ -1,0 +1,51 @@
+"""``allophone mlsuperb``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from allophone.cli.console import say, stages, wrote
+from allophone.cli.parser import Verbs, add_corpus, add_out, add_verb
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "mlsuperb",
+        command,
+        summary="Score an encoder, frozen, by the protocol of ML-SUPERB 1, on its folder as it is handed out.",
+        details="Without --fast the probes train as published: days on one machine.",
+        example="allophone mlsuperb starter --corpus eighth_version/ --amount 10min --fast --out runs/mlsuperb",
+    )
+    parser.add_argument("model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")
+    add_corpus(parser)
+    parser.add_argument("--amount", choices=("10min", "1h"), default="10min", help="training audio (default: 10min)")
+    parser.add_argument(
+        "--system",
+        choices=("model", "random encoder", "filter bank"),
+        default="model",
+        help="the model, or a control read by the same probe (default: model)",
+    )
+    parser.add_argument("--fast", action="store_true", help="short probes; the numbers are not the benchmark's")
+    add_out(parser, "the scores", Path("runs/mlsuperb"))
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """Train and score the probes."""
+    from allophone.evaluate import mlsuperb_probe
+    from allophone.recipes.mlsuperb import ml_superb
+
+    with stages() as report:
+        run = ml_superb(
+            arguments.model,
+            arguments.corpus,
+            out=arguments.out,
+            amount=arguments.amount,
+            system="before" if arguments.system == "model" else arguments.system,
+            config=mlsuperb_probe.FAST if arguments.fast else None,
+            report=report,
+        )
+    say(run.table.read_text(encoding="utf-8"))
+    wrote(run.table)

@@ -1,0 +1,76 @@
+"""Scores of ML-SUPERB as Markdown, with what a reader needs to believe them: sets, hashes, normalizers, intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from allophone.evaluate.mlsuperb import SuperbScores
+from allophone.evaluate.mlsuperb_answers import Measured, ScriptRates
+from allophone.evaluate.mlsuperb_challenge import COLUMN_DEFECT, WORST, ChallengeScores
+from allophone.metrics.intervals import Interval
+
+
+def superb_markdown(scores: SuperbScores) -> str:
+    """SUPERB_s with its reference set and hash, then the seven columns."""
+    lines = [
+        f"SUPERB_s {scores.score.value:.1f} between FBANK (0) and the best (1000) of reference set {scores.reference}.",
+        f"Source of the set: {scores.reference.source}. Texts compared by {scores.normalizer}.",
+        "",
+        *_rows((*scores.columns, scores.score)),
+        *_notes(scores.warnings),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def challenge_markdown(scores: ChallengeScores, scripts: Sequence[ScriptRates] = ()) -> str:
+    """The measures of 2.0 and the challenge, the worst languages by name, and raw beside normalized rates by script."""
+    lines = [
+        f"ML-SUPERB 2.0, texts compared by {scores.normalizer}. {COLUMN_DEFECT}",
+        "",
+        *_rows(scores.measures),
+        "",
+        f"The {min(WORST, len(scores.worst))} worst languages:",
+        "",
+        "| language | CER, % | utterances |",
+        "|---|---:|---:|",
+        *(
+            f"| {one.name} ({one.language}) | {_interval(one.rate)} | {one.rate.n}{' (few)' if one.thin else ''} |"
+            for one in scores.worst
+        ),
+    ]
+    if scripts:
+        normalizers = list(scripts[0].rates)
+        heads = " | ".join("raw" if name == "none" else name for name in normalizers)
+        lines += [
+            "",
+            f"| script | languages | utterances | {heads} |",
+            "|---|---|---:" + "|---:" * len(normalizers) + "|",
+        ]
+        for one in scripts:
+            rates = " | ".join("–" if math.isnan(rate) else f"{rate:.1f}" for rate in one.rates.values())
+            lines.append(f"| {one.script} | {', '.join(one.languages)} | {one.utterances} | {rates} |")
+    return "\n".join([*lines, *_notes(scores.warnings)]) + "\n"
+
+
+def _rows(measures: Sequence[Measured]) -> list[str]:
+    return [
+        "| measure | value | 95 %, other utterances | 95 %, other languages |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {one.name} | {one.value:.1f} | {_bounds(one.utterances)} | {_bounds(one.languages)} |"
+            for one in measures
+        ),
+    ]
+
+
+def _bounds(interval: Interval) -> str:
+    return f"{interval.low:.1f} to {interval.high:.1f}"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.1f} ({_bounds(interval)})"
+
+
+def _notes(warnings: Sequence[str]) -> list[str]:
+    return ["", *(f"Warning: {one}" for one in warnings)] if warnings else []

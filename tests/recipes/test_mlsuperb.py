@@ -1,0 +1,83 @@
+"""The whole of ML-SUPERB 1 on a tiny corpus in its true layout, with an untrained encoder and a tiny probe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from tiny_model import LASR
+
+from allophone.cli.main import main
+from allophone.data.corpus import Corpus
+from allophone.errors import DataError
+from allophone.evaluate import mlsuperb_probe
+from allophone.evaluate.mlsuperb_probe import SuperbProbeConfig
+from allophone.evaluate.mlsuperb_reference import COLUMNS
+from allophone.models.conversion import save_encoder
+from allophone.models.lasr import Lasr
+from allophone.recipes.mlsuperb import ml_superb, protocol_rows
+
+PROBE = SuperbProbeConfig(
+    epochs=2, iterations=3, batch_size=4, accumulate=1, average=1, dim=16, heads=2, inner_dim=16, learning_rate=1e-3
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, speech) -> tuple[Path, Path]:
+    """Three sets of German and French, and seven training clips of few-shot Lithuanian; a model."""
+    root = tmp_path_factory.mktemp("superb")
+    for place, (source, code) in enumerate([("mls", "deu"), ("swc", "deu"), ("mls", "fra"), ("mls", "lit")]):
+        folder = root / "data" / source / code
+        (folder / "wav").mkdir(parents=True)
+        lists = {"10min_train": range(7), "1h_train": range(8), "10min_dev": range(8, 10), "10min_test": range(10, 13)}
+        for number in range(13):
+            wave = speech(0.9, seed=100 * place + number).numpy()
+            soundfile.write(folder / "wav" / f"{source}_{code}_{number:06}.wav", wave, 16_000)
+        for name, numbers in lists.items():
+            lines = [f"{source}_{code}_{n:06} {code} Wort {'abcdefghijklm'[n]}." for n in numbers]
+            (folder / f"transcript_{name}.txt").write_text("\n".join(lines) + "\n")
+    torch.manual_seed(0)
+    model = save_encoder(Lasr(replace(LASR, num_mel_bins=80)), root / "model", "# untrained\n")
+    return root / "data", model
+
+
+def test_the_protocol_chooses_its_utterances(world) -> None:
+    corpus = Corpus.open(world[0])
+    train, dev, test = protocol_rows(corpus, "10min")
+    assert [sum(row.language == tag for row in train) for tag in ("deu_Latn", "fra_Latn", "lit_Latn")] == [14, 7, 5]
+    assert len(protocol_rows(corpus, "1h")[0]) == 8 * 3 + 5 and (len(dev), len(test)) == (8, 12)
+    with pytest.raises(DataError, match="0 utterances marked train_10min"):
+        protocol_rows(corpus.where(split="test"), "10min")
+
+
+def test_all_tasks_are_read_and_scored(world, tmp_path) -> None:
+    data, model = world
+    run = ml_superb(model, data, out=tmp_path / "a", config=PROBE)
+    assert {task: len(found) for task, found in run.answers.items()} == {
+        "monolingual": 9,
+        "multilingual": 12,
+        "language_identification": 12,
+        "joint": 12,
+    }
+    assert [one.name for one in run.scores.columns] == list(COLUMNS)
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert result["reference_set"]["hash"] == run.scores.reference.hash in run.table.read_text()
+    assert "not the benchmark's" in result["warnings"][0] and "Fewer than 20" in result["warnings"][1]
+    again = ml_superb(model, data, out=tmp_path / "b", config=PROBE)
+    assert again.scores.score == run.scores.score
+    for name in ("result.json", "answers.jsonl", "mlsuperb.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_control_is_read_by_one_command(world, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(mlsuperb_probe, "FAST", PROBE)
+    data, model = map(str, world)
+    given = ["mlsuperb", model, "--corpus", data, "--system", "filter bank", "--fast", "--out", str(tmp_path)]
+    assert main(given) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["signature"]["model"] == "filter bank"
+    printed = capsys.readouterr().out
+    assert "SUPERB_s" in printed and "leaderboard-2024" in printed and "not the benchmark's" in printed
