@@ -281,8 +281,6 @@ def measure_frames(
     config: LedgerConfig,
     seed: int,
     report: Report,
-    *,
-    everything: bool = False,
 ) -> list[Measurement]:
     """Retrieval and text of some systems.
 
@@ -294,12 +292,11 @@ def measure_frames(
         config: How much.
         seed: Of probes and the random encoder.
         report: Told how far each stage is.
-        everything: Retrieve over all shared prompts, for encoders that heard none of them.
     """
     pairs: dict[str, tuple[Spoken, Spoken]] = {}
     choosing: dict[str, tuple[Spoken, Spoken]] = {}
     for language, corpus in languages.items():
-        for target, every in ((pairs, everything), (choosing, True)):
+        for target, every in ((pairs, False), (choosing, True)):
             pair = voice_pair(corpus, config, everything=every)
             if pair is not None:
                 target[language] = spoken_pair(corpus, pair)
