@@ -55,20 +55,7 @@ def run(
         fitted[OURS] = fit_kmeans(lambda: iter([values]), clusters, seed=0).centroids
 
     def sklearn() -> None:
-        """As fairseq, torchaudio and ESPnet call it."""
-        model = MiniBatchKMeans(
-            n_clusters=clusters,
-            init="k-means++",
-            max_iter=100,
-            batch_size=10_000,
-            tol=0.0,
-            max_no_improvement=100,
-            n_init=20,
-            reassignment_ratio=0.0,
-            compute_labels=False,
-            random_state=0,
-        ).fit(array)
-        fitted[SKLEARN] = torch.from_numpy(model.cluster_centers_).float()
+        fitted[SKLEARN] = torch.from_numpy(hubert_recipe(clusters).fit(array).cluster_centers_).float()
 
     ways: dict[str, Callable[[], Any]] = {OURS: ours, SKLEARN: sklearn}
     try:
@@ -96,6 +83,22 @@ def run(
         missing=missing,
         more={"inertia": inertia, "inertia_ratio": inertia[OURS] / best},
     ).result()
+
+
+def hubert_recipe(clusters: int) -> MiniBatchKMeans:
+    """scikit-learn's k-means as fairseq, torchaudio and ESPnet call it; they set no seed."""
+    return MiniBatchKMeans(
+        n_clusters=clusters,
+        init="k-means++",
+        max_iter=100,
+        batch_size=10_000,
+        tol=0.0,
+        max_no_improvement=100,
+        n_init=20,
+        reassignment_ratio=0.0,
+        compute_labels=False,
+        random_state=0,
+    )
 
 
 def make_frames(frames: int, dim: int) -> Tensor:
