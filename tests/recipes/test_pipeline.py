@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from allophone.data.corpus import Corpus
-from allophone.errors import DataError
+from allophone.errors import ConfigError, DataError
 from allophone.evaluate.measurements import load_measurements
 from allophone.models.conversion import load_encoder, model_hash
 from allophone.models.speech_encoder import SpeechEncoder
@@ -22,7 +22,8 @@ from allophone.recipes.evaluate import evaluate
 from allophone.recipes.expand import expand
 from allophone.recipes.ledger import LedgerConfig
 from allophone.recipes.pretrain import pretrain, starter
-from allophone.run.expansion import ExpandConfig
+from allophone.run.expansion import ExpandConfig, expand_encoder
+from allophone.run.starter import open_base
 
 WORDS = ["alpha bravo", "charlie delta", "echo fox", "golf hotel", "india jul", "kilo lima", "mike nov", "oscar papa"]
 LEDGER = LedgerConfig(probe_steps=10, few=(None,), most_test_clips=8, min_pair_prompts=4, min_labelled_clips=10)
@@ -140,6 +141,23 @@ def test_the_same_call_again_trains_nothing_and_finds_the_same(world, expanded) 
         torch.testing.assert_close(
             torch.tensor(first.numerators), torch.tensor(second.numerators), rtol=1e-4, atol=1e-4
         )
+
+
+def test_targets_may_be_the_codebook_that_the_base_has(world, tmp_path) -> None:
+    corpus, model, _ = world
+    base, _ = open_base(model)
+    settings = {"rank": 2, "batch_seconds": 6.0, "crop_seconds": 2.0, "fit_hours": 0.02, "learning_rate": 1e-9}
+    config = ExpandConfig(steps=2, targets="codebook", **settings)
+    new, kept = corpus.where(language="bul"), corpus.where(language="spa", speaker="a")
+    result = expand_encoder(base, new, kept, config, tmp_path)
+    assert result is not None and result.codebook.hash == base.codebook.hash
+    for method in (result.expansion.method, result.control):  # where training begins, and hardly moves from
+        torch.testing.assert_close(method.label_embeddings, base.heads["label_embeddings"], rtol=0, atol=1e-5)
+    assert not torch.allclose(result.random.label_embeddings, base.heads["label_embeddings"], atol=1e-2)
+    with pytest.raises(ConfigError, match="cannot be chosen"):
+        ExpandConfig(targets="codebook", num_units=7)
+    with pytest.raises(ConfigError, match="this base has none"):
+        expand_encoder(replace(base, heads=None), new, kept, config, tmp_path / "other")
 
 
 def test_a_plain_folder_without_texts_is_enough(world, tmp_path, speech) -> None:

@@ -36,7 +36,8 @@ from allophone.nn.clustering import assign, fit_kmeans
 from allophone.nn.codebook import Codebook
 from allophone.recipes.ledger import LedgerConfig, draw_rows, main_voices
 from allophone.recipes.phones import read_phone_table
-from allophone.run.expansion import Base, random_encoder
+from allophone.run.base import Base
+from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report, silent
 from allophone.run.targets import waveforms
 from allophone.seeding import numpy_generator

@@ -30,8 +30,8 @@ from allophone.recipes.ledger import (
     systems_of,
     text_rows,
 )
+from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import Base
 from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
 

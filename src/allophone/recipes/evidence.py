@@ -19,8 +19,9 @@ from allophone.evaluate.measurements import (
 from allophone.evaluate.report_tables import markdown_tables
 from allophone.recipes.expand import KEEP, expand, kept_corpora, measure_frames
 from allophone.recipes.ledger import LedgerConfig, base_posteriors, systems_of
+from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import Base, ExpandConfig
+from allophone.run.expansion import ExpandConfig
 from allophone.run.progress import Report, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.units.extract import FrameCache

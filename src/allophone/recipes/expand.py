@@ -38,8 +38,9 @@ from allophone.recipes.ledger import (
 )
 from allophone.recipes.own_units import require_old_units
 from allophone.recipes.phones import phone_table
+from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import Base, ExpandConfig, Expanded, expand_encoder, merge
+from allophone.run.expansion import ExpandConfig, Expanded, expand_encoder, merge
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.run.targets import subset

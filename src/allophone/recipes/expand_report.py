@@ -16,7 +16,8 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.nn.codebook import Codebook
 from allophone.recipes.ledger import draw_rows, main_voices
-from allophone.run.expansion import Base, ExpandConfig, Expanded, adapted_layers
+from allophone.run.base import Base
+from allophone.run.expansion import ExpandConfig, Expanded, adapted_layers
 from allophone.text.languages import parse_language
 from allophone.units.encode import encode_units
 from allophone.units.extract import Waveforms

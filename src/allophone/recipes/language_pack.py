@@ -13,8 +13,9 @@ from allophone.models.conversion import model_hash, save_encoder
 from allophone.nn.codebook import Codebook
 from allophone.recipes.ledger import main_voices
 from allophone.recipes.own_units import own_codebook
+from allophone.run.base import Base
 from allophone.run.execute import save_heads
-from allophone.run.expansion import Base, ExpandConfig, Expanded, merge
+from allophone.run.expansion import ExpandConfig, Expanded, merge
 from allophone.run.head import train_own_head
 from allophone.run.pack import STACK_FILE, Stack, pack_card, pack_hash, write_pack_info, write_stack
 from allophone.run.progress import Report, silent

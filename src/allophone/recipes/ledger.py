@@ -28,7 +28,8 @@ from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.frames import SAMPLE_RATE
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.build import Encoder
-from allophone.run.expansion import Base, Expanded, random_encoder
+from allophone.run.base import Base
+from allophone.run.expansion import Expanded, random_encoder
 from allophone.run.progress import Report, silent
 from allophone.run.targets import aligned_units, waveforms
 from allophone.seeding import numpy_generator

@@ -8,7 +8,8 @@ from allophone.data.corpus import Corpus
 from allophone.evaluate.report_content import Table
 from allophone.models.build import Encoder
 from allophone.nn.codebook import Codebook
-from allophone.run.expansion import Base, random_encoder
+from allophone.run.base import Base
+from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report, counted, silent
 from allophone.run.targets import subset, waveforms
 from allophone.units.encode import encode_units

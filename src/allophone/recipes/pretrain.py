@@ -20,9 +20,9 @@ from allophone.recipes.denoise import DenoiseConfig, describe, open_sounds, save
 from allophone.recipes.handing_over import hand_over
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.recipes.stages import Balance, TwoStage, balanced, continued, iterated, with_steps
+from allophone.run.base import Base
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.run.execute import Trained, execute
-from allophone.run.expansion import Base
 from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.start import Start, finished_run
 from allophone.run.starter import open_base

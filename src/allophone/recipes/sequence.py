@@ -20,8 +20,9 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash
 from allophone.recipes.expand import KEEP, expand, kept_corpora, measure_frames, merged, open_recordings, with_splits
 from allophone.recipes.ledger import LedgerConfig, base_posteriors, draw_rows, main_voices, spoken, systems_of
+from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import Base, ExpandConfig, run_config
+from allophone.run.expansion import ExpandConfig, run_config
 from allophone.run.origin import ORIGIN, require_origin, write_origin
 from allophone.run.pack import PACK_FILE
 from allophone.run.progress import Report, silent

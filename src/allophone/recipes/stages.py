@@ -12,8 +12,8 @@ from allophone.data.balance import BalancedSubset, TemperatureSampling, TwoLevel
 from allophone.errors import ConfigError, suggest
 from allophone.models.multi_resolution import FusionConfig
 from allophone.nn.masking import span_frames
+from allophone.run.base import Base
 from allophone.run.config import RunConfig, TargetsConfig
-from allophone.run.expansion import Base
 
 CONTINUED_SCALE = 0.2
 """Peak learning rate of a trained encoder over that of a fresh one: 1e-4 where HuBERT Base has 5e-4."""

@@ -21,8 +21,8 @@ from allophone.models.unit_vocoder import UnitVocoderConfig, geometry
 from allophone.models.vocoder_conversion import Voices
 from allophone.models.vocoder_discriminators import DiscriminatorsConfig
 from allophone.nn.codebook import Codebook
+from allophone.run.base import Base
 from allophone.run.config import DataConfig
-from allophone.run.expansion import Base
 from allophone.run.origin import require_origin, write_origin
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base

@@ -25,14 +25,14 @@ from allophone.methods.language_expansion import (
     check_adaptation,
     initialize_table,
 )
-from allophone.methods.masked_prediction import MaskedPrediction, MaskedPredictionConfig
+from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.build import Encoder, attention_projections, build_encoder, feed_forward_projections
 from allophone.models.multi_resolution import FusedEncoder
 from allophone.models.waveform_encoder import WaveformEncoder
 from allophone.nn.codebook import Codebook
 from allophone.nn.masking import span_frames
+from allophone.run.base import Base
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.pack import Stack
 from allophone.run.progress import Report, silent
 from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.seeding import derive
@@ -74,8 +74,9 @@ class ExpandConfig:
     """Audio in a batch."""
     crop_seconds: float = 6.0
     """Longest piece of an utterance in a batch."""
-    targets: Literal["base", "mfcc39"] = "base"
-    """First targets: clusters of the base's own layer, or of MFCC as in the paper."""
+    targets: Literal["base", "codebook", "mfcc39"] = "base"
+    """First targets: new clusters of the base's own layer; the base's codebook as it is, with its own table to begin
+    with, so that what the base has learned to predict goes on; or clusters of MFCC as in the paper."""
     iterations: int = 1
     """2 repeats LoRA from zero on clusters of the encoder that the first iteration adapted."""
     layer: int | None = None
@@ -113,45 +114,16 @@ class ExpandConfig:
             raise ConfigError(f"An expansion has 1 or 2 iterations; got {self.iterations}.")
         if self.steps < 1 or self.rank < 1:
             raise ConfigError(f"steps and rank must be at least 1; got {self.steps} and {self.rank}.")
+        if self.targets == "codebook" and (self.layer is not None or self.num_units is not None):
+            raise ConfigError(
+                "targets 'codebook' are the base's own units; their layer and number cannot be chosen. Leave layer and "
+                "num_units out, or take targets 'base'."
+            )
         if (self.replay is not None and self.replay < 0) or not 0 <= self.move <= 1 or (self.new_units or 0) < 0:
             raise ConfigError(
                 f"replay and new_units must not be negative and move lie between 0 and 1; got {self.replay}, "
                 f"{self.new_units} and {self.move}."
             )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Base:
-    """The model that is expanded, with what lies beside it."""
-
-    encoder: Encoder
-    """Frozen."""
-    codebook: Codebook | None
-    """Its own units, if it has any."""
-    heads: dict[str, torch.Tensor] | None
-    """Projection and label table for these units, if it has any."""
-    stack: Stack | None = None
-    """Packs that are merged into it; None = none that is known of."""
-
-    def unit_layer(self) -> int:
-        """Hidden state of its own units, or the middle one."""
-        layer = None if self.codebook is None else self.codebook.info.layer
-        return self.encoder.num_layers // 2 if layer is None else layer
-
-    def num_units(self) -> int:
-        """As many units as its own codebook has, or 500."""
-        return 500 if self.codebook is None else self.codebook.info.num_units
-
-    def method(self) -> MaskedPrediction | None:
-        """The base's own masked prediction; None where codebook or heads are missing."""
-        if self.codebook is None or self.heads is None:
-            return None
-        rows, width = self.heads["label_embeddings"].shape
-        labels = len(self.heads["final_proj.weight"]) // width
-        config = MaskedPredictionConfig(num_units=rows, projection_dim=width, labels_per_frame=labels)
-        method = MaskedPrediction(self.encoder, config)
-        method.load_state_dict({**method.state_dict(), **self.heads})
-        return method
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,12 +152,15 @@ class Expanded:
     """All parameters, heads included."""
 
 
-def run_config(base: Base, config: ExpandConfig, *, name: str, targets: Literal["base", "mfcc39"]) -> RunConfig:
+def run_config(
+    base: Base, config: ExpandConfig, *, name: str, targets: Literal["base", "codebook", "mfcc39"]
+) -> RunConfig:
     """The masked-prediction run behind one iteration of an expansion."""
     encoder = base.encoder
     layer = base.unit_layer() if config.layer is None else config.layer
     num_units = config.num_units or base.num_units()
     of_mfcc = targets == "mfcc39"
+    normalization = base.own_units().info.normalization if targets == "codebook" else config.normalization
     return RunConfig(
         name=name,
         seed=config.seed,
@@ -194,7 +169,7 @@ def run_config(base: Base, config: ExpandConfig, *, name: str, targets: Literal[
             front_end="mfcc39" if of_mfcc else "model",
             layer=None if of_mfcc else layer,
             num_units=min(num_units, 100) if of_mfcc and config.num_units is None else num_units,
-            normalization=config.normalization,
+            normalization=normalization,
             fit_hours=config.fit_hours,
         ),
         data=DataConfig(
@@ -250,11 +225,12 @@ def expand_encoder(
     first = run_config(base, config, name="iteration-1", targets=config.targets)
     teacher = None if config.targets == "mfcc39" else base.encoder
     shared = cache if teacher is not None else None
-    result = _adapt(base, new, kept, config, first, teacher, run_dir, shared, report)
+    given = base.own_units() if config.targets == "codebook" else None
+    result = _adapt(base, new, kept, config, first, teacher, given, run_dir, shared, report)
     if config.iterations == 2 and result is not None:
         adapted = result.expansion.artifact()
         second = run_config(base, config, name="iteration-2", targets="base")
-        result = _adapt(base, new, kept, config, second, adapted, run_dir, None, report)  # type: ignore[arg-type]
+        result = _adapt(base, new, kept, config, second, adapted, None, run_dir, None, report)  # type: ignore[arg-type]
     return result
 
 
@@ -265,6 +241,7 @@ def _adapt(
     config: ExpandConfig,
     run: RunConfig,
     teacher: Encoder | None,
+    given: Codebook | None,
     run_dir: Path,
     cache: FrameCache | None,
     report: Report,
@@ -283,6 +260,7 @@ def _adapt(
         seed=run.seed,
         teacher=teacher,
         fit_on=clustered,
+        given=given,
         cache=cache,
         report=report,
     )
@@ -294,7 +272,11 @@ def _adapt(
         expansion = _fresh(base, encoder, run, rank, layers)
         methods[name] = expansion
         stream = build_stream(training, units, encoder, run)
-        initialize_table(expansion.method, first_batches(stream, TABLE_BATCHES))
+        if given is None or name == "random":
+            initialize_table(expansion.method, first_batches(stream, TABLE_BATCHES))
+        else:
+            assert base.heads is not None
+            expansion.method.label_embeddings.data.copy_(base.heads["label_embeddings"])
         check_adaptation(expansion, stream.batch(stream.state()))
         identity = {"config": to_dict(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
         if rank > 0:

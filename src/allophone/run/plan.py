@@ -26,10 +26,11 @@ from allophone.methods.two_rate_prediction import prediction
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.cost import flop_per_hour, frame_milliseconds
 from allophone.nn.clustering import assign
+from allophone.run.base import Base
 from allophone.run.config import RunConfig
 from allophone.run.duration import duration
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import Base, ExpandConfig, run_config
+from allophone.run.expansion import ExpandConfig, run_config
 from allophone.run.tuning import Trained, TuneConfig, build_method, fresh_embedder
 from allophone.seeding import torch_generator
 from allophone.train.precision import use_bf16

@@ -9,7 +9,7 @@ from allophone.data.corpus import Corpus
 from allophone.errors import DataError
 from allophone.models.conversion import load_encoder
 from allophone.nn.codebook import Codebook
-from allophone.run.expansion import Base
+from allophone.run.base import Base
 from allophone.run.pack import read_stack
 from allophone.run.start import load_heads
 

@@ -93,6 +93,7 @@ def prepare_targets(
     teacher: Encoder | None,
     fit_on: Corpus | None = None,
     parent: Codebook | None = None,
+    given: Codebook | None = None,
     cache: FrameCache | None = None,
     report: Report = silent,
 ) -> tuple[Codebook, Units]:
@@ -107,6 +108,7 @@ def prepare_targets(
         seed: Of the clustering.
         teacher: For front end ``model``.
         parent: Codebook whose centroids the clustering starts from; None starts anew.
+        given: Codebook that is taken as it is; nothing is clustered then.
         report: Told how far it is.
 
     Raises:
@@ -120,6 +122,7 @@ def prepare_targets(
         "fitted_on": source.hash,
         "teacher": None if teacher is None else model_hash(teacher),
         "parent": None if parent is None else parent.hash,
+        **({} if given is None else {"given": given.hash}),
     }
     speakers = {row.id: row.speaker for row in corpus} if targets.normalization == "voice" else None
     cache = FrameCache() if cache is None and teacher is not None else cache
@@ -129,8 +132,8 @@ def prepare_targets(
         if teacher is not None and codebook.info.model_hash != model_hash(teacher):
             raise CheckpointError(f"{folder}: its codebook belongs to another encoder. Give the run another name.")
     else:
-        rows = subset(source.utterances, targets.fit_hours, seed)
-        codebook = fit_codebook(
+        rows = [] if given is not None else subset(source.utterances, targets.fit_hours, seed)
+        codebook = given or fit_codebook(
             waveforms(source, rows),
             targets.front_end,
             targets.num_units,

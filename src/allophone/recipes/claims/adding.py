@@ -21,9 +21,10 @@ from allophone.recipes.claims.reading import CHARACTER_ERROR, reading_errors, so
 from allophone.recipes.claims.trial import Claim, Trial, place
 from allophone.recipes.expand import KEEP, kept_corpora, portion, with_splits
 from allophone.recipes.ledger import LedgerConfig, draw_rows, main_voices, spoken
+from allophone.run.base import Base
 from allophone.run.config import RunConfig
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import Base, ExpandConfig, expand_encoder, merge, run_config
+from allophone.run.expansion import ExpandConfig, expand_encoder, merge, run_config
 from allophone.run.starter import STARTER, open_base
 from allophone.run.targets import aligned_units, waveforms
 from allophone.seeding import derive
