@@ -44,7 +44,7 @@ def list_claims(arguments: argparse.Namespace) -> None:
     from allophone.recipes.claims.all import CLAIMS
 
     for claim in CLAIMS:
-        say(f"{claim.name}: {len(claim.arms)} trainings of about {claim.steps:,} updates a seed. {claim.paper}")
+        say(f"{claim.name}: {len(claim.arms)} arms of about {claim.steps:,} updates a seed. {claim.paper}")
         say(f"    {claim.says}")
 
 
