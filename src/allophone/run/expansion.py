@@ -272,15 +272,10 @@ def _adapt(
         expansion = _fresh(base, encoder, run, rank, layers)
         methods[name] = expansion
         stream = build_stream(training, units, encoder, run)
-        if given is None or name == "random":
-            initialize_table(expansion.method, first_batches(stream, TABLE_BATCHES))
-        else:
-            assert base.heads is not None
-            expansion.method.label_embeddings.data.copy_(base.heads["label_embeddings"])
+        _start_table(expansion.method, stream, base, known=given is not None and name != "random")
         check_adaptation(expansion, stream.batch(stream.state()))
         identity = {"config": to_dict(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
-        if rank > 0:
-            identity["layers"] = layers
+        identity |= {"layers": layers} if rank > 0 else {}
         with closing(stream):
             results[name] = train(
                 expansion, stream, run.train, folder / name, identity=identity, progress=report(TITLES[name])
@@ -300,6 +295,15 @@ def _adapt(
         trainable=trainable,
         parameters=parameters,
     )
+
+
+def _start_table(method: MaskedPrediction, stream: BatchStream, base: Base, *, known: bool) -> None:
+    """Begin with the base's own table where its units are the targets, else with the mean frame of each unit."""
+    if known:
+        assert base.heads is not None
+        method.label_embeddings.data.copy_(base.heads["label_embeddings"])
+    else:
+        initialize_table(method, first_batches(stream, TABLE_BATCHES))
 
 
 def _fresh(base: Base, encoder: Encoder, run: RunConfig, rank: int, layers: tuple[str, ...]) -> LanguageExpansion:

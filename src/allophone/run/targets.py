@@ -153,16 +153,28 @@ def prepare_targets(
         codebook.save(folder)
     path = folder / "units.parquet"
     if not path.exists():
-        encode_units(
-            waveforms(corpus, corpus.utterances),
-            codebook,
-            encoder=teacher,
-            speakers=speakers,
-            cache=cache,
-            progress=counted(report("Encoding units")),
-            total=len(corpus),
-        ).check(codebook).save(path)
+        _encoded(corpus, codebook, teacher, speakers, cache, report).save(path)
     return codebook, Units.load(path, codebook)
+
+
+def _encoded(
+    corpus: Corpus,
+    codebook: Codebook,
+    teacher: Encoder | None,
+    speakers: dict[str, str | None] | None,
+    cache: FrameCache | None,
+    report: Report,
+) -> Units:
+    """Units of every utterance, checked not to be collapsed."""
+    return encode_units(
+        waveforms(corpus, corpus.utterances),
+        codebook,
+        encoder=teacher,
+        speakers=speakers,
+        cache=cache,
+        progress=counted(report("Encoding units")),
+        total=len(corpus),
+    ).check(codebook)
 
 
 def build_sampler(corpus: Corpus, data: DataConfig, seed: int) -> BatchSampler:
