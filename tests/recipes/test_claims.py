@@ -20,6 +20,7 @@ from allophone.recipes.claims import adding, reading
 from allophone.recipes.claims.all import CLAIMS, find_claim
 from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, without_kept_out
 from allophone.recipes.claims.trial import Effort, Trial, run_claim
+from allophone.recipes.ledger import LedgerConfig, voice_pair
 from allophone.recipes.pretrain import pretrain, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.run.progress import silent
@@ -89,7 +90,14 @@ def corpus() -> Corpus:
         trained = {row.speaker for row in own if row.split == "train"}
         rows += [row for row in own if row.split == "train"][: 96 if language == "spa" else 24]
         rows += [row for row in own if row.split == "test" and row.speaker in trained][:6]
-    return whole.with_utterances(tuple(rows))
+    rows += [row for name in ("ita", "spa") for row in second_voice(whole.where(language=name))]
+    return whole.with_utterances(tuple({row.id: row for row in rows}.values()))
+
+
+def second_voice(corpus: Corpus) -> list:
+    """Held-out prompts that two voices share, as the rows of a test about them need them."""
+    pair = voice_pair(corpus, LedgerConfig(), everything=False)
+    return [row for side in pair for row in side[:20]]
 
 
 @pytest.fixture(scope="module")

@@ -211,6 +211,23 @@ def open_corpus_folder(folder: Path) -> Corpus:
     return Corpus(folder=folder, utterances=from_table(table, str(table_path)), name=name, info=info)
 
 
+def merge(first: Corpus, second: Corpus) -> Corpus:
+    """Both corpora as one, with absolute paths; an utterance that is in both counts once.
+
+    Raises:
+        DataError: Two different utterances have the same id.
+    """
+    rows: dict[str, Utterance] = {}
+    for corpus in (first, second):
+        for row in corpus:
+            row = replace(row, path=str(corpus.audio_path(row).absolute()))
+            if rows.setdefault(row.id, row) != row:
+                raise DataError(
+                    f"Utterance id {row.id!r} means {rows[row.id].path} and {row.path}. Rename one of them."
+                )
+    return first.with_utterances(tuple(rows.values()))
+
+
 def embedded_media_folder() -> Path:
     """Where sound that a source holds as bytes is written when no corpus folder is: the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allophone" / "embedded"

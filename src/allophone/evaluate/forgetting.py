@@ -27,7 +27,7 @@ from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.retrieval import PromptRetrieval, retrieve_prompts
 from allophone.evaluate.sources import extract_all, mean_of_each
 from allophone.frames import FrameClock
-from allophone.seeding import numpy_generator
+from allophone.seeding import derive, numpy_generator
 
 CHOOSING_PROMPTS = 120
 """Prompts of the choosing voices on which a layer is picked."""
@@ -178,21 +178,35 @@ def measure_text(
     seed: int,
     few: Sequence[int | None] = (None, 150),
     steps: int = 600,
+    repeats: int = 1,
     outputs_a_second: float = 25.0,
 ) -> list[Measurement]:
-    """Character error of a linear CTC probe with all and with few labelled clips."""
+    """Character error of a linear CTC probe with all and with few labelled clips.
+
+    Each probe is trained ``repeats`` times, with its own draw of few clips, initialization and order, and the errors of
+    a clip are added up: luck of a probe (up to a point) is smaller in the sum.
+    """
     frames = [extract_all(source, spoken.waveforms) for spoken in (train, test)]
+    texts = [[text or "" for text in spoken.texts] for spoken in (train, test)]
     found = []
     for number in few:
-        config = CTCProbeConfig(
-            outputs_per_frame=max(1, round(outputs_a_second / source.frame_rate)),
-            few=number,
-            steps=steps,
-            seed=seed,
-        )
-        texts = [[text or "" for text in spoken.texts] for spoken in (train, test)]
-        result = linear_ctc_probe(frames[0], texts[0], frames[1], texts[1], language=language, config=config)
-        found.append(_text_measurement(result, test, system, language, seed, number))
+        results = [
+            linear_ctc_probe(
+                frames[0],
+                texts[0],
+                frames[1],
+                texts[1],
+                language=language,
+                config=CTCProbeConfig(
+                    outputs_per_frame=max(1, round(outputs_a_second / source.frame_rate)),
+                    few=number,
+                    steps=steps,
+                    seed=seed if repeat == 0 else derive(seed, "probe repeat", repeat),
+                ),
+            )
+            for repeat in range(repeats)
+        ]
+        found.append(_text_measurement(results, test, system, language, seed, number))
     return found
 
 
@@ -291,14 +305,14 @@ def _as_measurement(
 
 
 def _text_measurement(
-    result: ProbeResult, test: Spoken, system: System, language: str, seed: int, few: int | None
+    results: Sequence[ProbeResult], test: Spoken, system: System, language: str, seed: int, few: int | None
 ) -> Measurement:
     return Measurement(
         measure="character_error_all" if few is None else "character_error_150",
         language=language,
         system=system,
         seed=seed,
-        items=tuple(test.ids[index] for index in result.utterances),
-        numerators=np.asarray(result.counts.errors, dtype=np.float64),
-        denominators=np.asarray(result.counts.lengths, dtype=np.float64),
+        items=tuple(test.ids[index] for index in results[0].utterances),
+        numerators=np.sum([one.counts.errors for one in results], axis=0, dtype=np.float64),
+        denominators=np.sum([one.counts.lengths for one in results], axis=0, dtype=np.float64),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allophone.config import config_hash, to_dict
-from allophone.data.corpus import Corpus
+from allophone.data.corpus import Corpus, merge
 from allophone.data.splits import split_corpus
 from allophone.errors import DataError
 from allophone.evaluate.drift import Drift
@@ -40,7 +40,7 @@ from allophone.recipes.own_units import require_old_units
 from allophone.recipes.phones import phone_table
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import ExpandConfig, Expanded, expand_encoder, merge
+from allophone.run.expansion import ExpandConfig, Expanded, expand_encoder
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.run.targets import subset

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allophone.data.corpus import Corpus
+from allophone.data.corpus import Corpus, merge
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash, save_encoder
@@ -15,7 +15,7 @@ from allophone.recipes.ledger import main_voices
 from allophone.recipes.own_units import own_codebook
 from allophone.run.base import Base
 from allophone.run.execute import save_heads
-from allophone.run.expansion import ExpandConfig, Expanded, merge
+from allophone.run.expansion import ExpandConfig, Expanded
 from allophone.run.head import train_own_head
 from allophone.run.pack import STACK_FILE, Stack, pack_card, pack_hash, write_pack_info, write_stack
 from allophone.run.progress import Report, silent

@@ -44,6 +44,8 @@ class LedgerConfig:
 
     probe_steps: int = 1600
     """Updates of each linear probe."""
+    probe_repeats: int = 1
+    """Trainings of each text probe, each with a draw of its own, whose errors are added up."""
     few: tuple[int | None, ...] = (None, 150)
     """Labelled clips; None = all."""
     most_test_clips: int = 150
@@ -300,7 +302,15 @@ def text_rows(
             continue
         for index, (system, source) in enumerate(systems.items()):
             found += measure_text(
-                system, source, train, test, language=language, seed=seed, few=config.few, steps=config.probe_steps
+                system,
+                source,
+                train,
+                test,
+                language=language,
+                seed=seed,
+                few=config.few,
+                steps=config.probe_steps,
+                repeats=config.probe_repeats,
             )
             told(number * len(systems) + index + 1, total, {})
         found += [chance_text(one, train, test) for one in found if one.system == "before" and one.language == language]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from allophone.data.corpus import Corpus
+from allophone.data.corpus import Corpus, merge
 from allophone.errors import ConfigError
 from allophone.models.build import Encoder
 from allophone.nn.codebook import Codebook
 from allophone.run.base import Base
-from allophone.run.expansion import ExpandConfig, Expanded, merge
+from allophone.run.expansion import ExpandConfig, Expanded
 from allophone.run.progress import Report, counted, silent
 from allophone.run.targets import subset, usable, waveforms
 from allophone.units.extract import FrameCache

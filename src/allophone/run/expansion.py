@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +15,9 @@ from allophone.audio.augment import AugmentConfig
 from allophone.batch import SpeechBatch
 from allophone.config import to_dict, to_json
 from allophone.data.collate import CollateConfig
-from allophone.data.corpus import Corpus
+from allophone.data.corpus import Corpus, merge
 from allophone.data.loader import BatchStream
-from allophone.data.utterance import Utterance
-from allophone.errors import ConfigError, DataError
+from allophone.errors import ConfigError
 from allophone.methods.language_expansion import (
     ExpansionConfig,
     LanguageExpansion,
@@ -198,6 +197,26 @@ def run_config(
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Iteration:
+    """What LoRA and its controls are trained on."""
+
+    run: RunConfig
+    """Data, masks and training."""
+    folder: Path
+    """Receives a folder each training."""
+    training: Corpus
+    """Recordings that are heard."""
+    codebook: Codebook
+    """Targets."""
+    units: Units
+    """Of every utterance, held-out ones included."""
+    teacher: Encoder | None
+    """Encoder whose units they are; None for MFCC."""
+    known: bool
+    """Whether they are the base's own, for which it has a table."""
+
+
 def expand_encoder(
     base: Base,
     new: Corpus,
@@ -208,34 +227,70 @@ def expand_encoder(
     cache: FrameCache | None = None,
     report: Report = silent,
 ) -> Expanded | None:
-    """Adapt a copy of the base's encoder to a language; the base itself is not changed.
+    """Adapt a copy of the base's encoder to a language, with its controls; the base itself is not changed.
 
     Args:
         base: What is expanded.
         new: Audio of the new language; its training split is used.
         kept: Audio of the languages to keep, or None.
         config: How.
-        run_dir: Receives one folder an iteration, with one for each control in it.
+        run_dir: Receives one folder an iteration, with one for each training in it.
         cache: Frames of the base at the layer that is clustered, shared between expansions.
         report: Told how far each stage is.
 
     Returns:
         None when a signal stopped it; the same call goes on.
     """
+    adapted = adapt_encoder(base, new, kept, config, run_dir, cache=cache, report=report)
+    if adapted is None:
+        return None
+    expansion, last, results = adapted
+    controls: dict[str, LanguageExpansion] = {}
+    for name in ("control", "random"):
+        controls[name], results[name] = _train(base, config, last, name, report)
+        if results[name].stopped == "signal":
+            return None
+    trainable, parameters = expansion.trainable_share()
+    return Expanded(
+        expansion=expansion,
+        control=controls["control"].method,
+        random=controls["random"].method,
+        codebook=last.codebook,
+        units=last.units,
+        config=last.run,
+        teacher=last.teacher,
+        results=results,
+        trainable=trainable,
+        parameters=parameters,
+    )
+
+
+def adapt_encoder(
+    base: Base,
+    new: Corpus,
+    kept: Corpus | None,
+    config: ExpandConfig,
+    run_dir: Path,
+    *,
+    cache: FrameCache | None = None,
+    report: Report = silent,
+) -> tuple[LanguageExpansion, Iteration, dict[str, TrainResult]] | None:
+    """As :func:`expand_encoder`, without the controls; None when a signal stopped it."""
     first = run_config(base, config, name="iteration-1", targets=config.targets)
     teacher = None if config.targets == "mfcc39" else base.encoder
     shared = cache if teacher is not None else None
     given = base.own_units() if config.targets == "codebook" else None
-    result = _adapt(base, new, kept, config, first, teacher, given, run_dir, shared, report)
-    if config.iterations == 2 and result is not None:
-        adapted = result.expansion.artifact()
+    last = _prepare(new, kept, config, first, teacher, given, run_dir, shared, report)
+    expansion, result = _train(base, config, last, "lora", report)
+    if config.iterations == 2 and result.stopped != "signal":
         second = run_config(base, config, name="iteration-2", targets="base")
-        result = _adapt(base, new, kept, config, second, adapted, None, run_dir, None, report)  # type: ignore[arg-type]
-    return result
+        adapted = expansion.artifact()
+        last = _prepare(new, kept, config, second, adapted, None, run_dir, None, report)  # type: ignore[arg-type]
+        expansion, result = _train(base, config, last, "lora", report)
+    return None if result.stopped == "signal" else (expansion, last, {"lora": result})
 
 
-def _adapt(
-    base: Base,
+def _prepare(
     new: Corpus,
     kept: Corpus | None,
     config: ExpandConfig,
@@ -245,8 +300,8 @@ def _adapt(
     run_dir: Path,
     cache: FrameCache | None,
     report: Report,
-) -> Expanded | None:
-    """One iteration: targets, LoRA from zero, and the control."""
+) -> Iteration:
+    """Targets of one iteration, and what is heard."""
     folder = run_dir / run.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(to_json(run), encoding="utf-8")
@@ -264,37 +319,32 @@ def _adapt(
         cache=cache,
         report=report,
     )
-    layers = adapted_layers(base.encoder, config.adapt)
-    results: dict[str, TrainResult] = {}
-    methods: dict[str, LanguageExpansion] = {}
-    for name, rank in (("random", 0), ("control", 0), ("lora", config.rank)):
-        encoder = random_encoder(base.encoder, run.seed) if name == "random" else copy.deepcopy(base.encoder)
-        expansion = _fresh(base, encoder, run, rank, layers)
-        methods[name] = expansion
-        stream = build_stream(training, units, encoder, run)
-        _start_table(expansion.method, stream, base, known=given is not None and name != "random")
-        check_adaptation(expansion, stream.batch(stream.state()))
-        identity = {"config": to_dict(run), "codebook": codebook.hash, "corpus": training.hash, "rank": rank}
-        identity |= {"layers": layers} if rank > 0 else {}
-        with closing(stream):
-            results[name] = train(
-                expansion, stream, run.train, folder / name, identity=identity, progress=report(TITLES[name])
-            )
-        if results[name].stopped == "signal":
-            return None
-    trainable, parameters = methods["lora"].trainable_share()
-    return Expanded(
-        expansion=methods["lora"],
-        control=methods["control"].method,
-        random=methods["random"].method,
+    return Iteration(
+        run=run,
+        folder=folder,
+        training=training,
         codebook=codebook,
         units=units,
-        config=run,
         teacher=teacher,
-        results=results,
-        trainable=trainable,
-        parameters=parameters,
+        known=given is not None,
     )
+
+
+def _train(
+    base: Base, config: ExpandConfig, on: Iteration, name: str, report: Report
+) -> tuple[LanguageExpansion, TrainResult]:
+    """LoRA from zero (``lora``), or heads alone, on the base's encoder (``control``) or a random one (``random``)."""
+    run, rank, layers = on.run, config.rank if name == "lora" else 0, adapted_layers(base.encoder, config.adapt)
+    encoder = random_encoder(base.encoder, run.seed) if name == "random" else copy.deepcopy(base.encoder)
+    expansion = _fresh(base, encoder, run, rank, layers)
+    stream = build_stream(on.training, on.units, encoder, run)
+    _start_table(expansion.method, stream, base, known=on.known and name != "random")
+    check_adaptation(expansion, stream.batch(stream.state()))
+    identity = {"config": to_dict(run), "codebook": on.codebook.hash, "corpus": on.training.hash, "rank": rank}
+    identity |= {"layers": layers} if rank > 0 else {}
+    with closing(stream):
+        result = train(expansion, stream, run.train, on.folder / name, identity=identity, progress=report(TITLES[name]))
+    return expansion, result
 
 
 def _start_table(method: MaskedPrediction, stream: BatchStream, base: Base, *, known: bool) -> None:
@@ -339,20 +389,3 @@ def first_batches(stream: BatchStream, count: int) -> Iterator[SpeechBatch]:
     for _ in range(count):
         yield stream.batch(state)
         state = stream.advance(state)
-
-
-def merge(first: Corpus, second: Corpus) -> Corpus:
-    """Both corpora as one, with absolute paths; an utterance that is in both counts once.
-
-    Raises:
-        DataError: Two different utterances have the same id.
-    """
-    rows: dict[str, Utterance] = {}
-    for corpus in (first, second):
-        for row in corpus:
-            row = replace(row, path=str(corpus.audio_path(row).absolute()))
-            if rows.setdefault(row.id, row) != row:
-                raise DataError(
-                    f"Utterance id {row.id!r} means {rows[row.id].path} and {row.path}. Rename one of them."
-                )
-    return first.with_utterances(tuple(rows.values()))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache
 
 from allophone.data.collate import CollateConfig
-from allophone.data.corpus import Corpus
+from allophone.data.corpus import Corpus, merge
 from allophone.evaluate.claim import UNTRAINED, Contrast, Observation, Scale
 from allophone.evaluate.forgetting import measure_masked_loss
 from allophone.evaluate.measurements import Measurement
@@ -24,7 +24,7 @@ from allophone.recipes.ledger import LedgerConfig, draw_rows, main_voices, spoke
 from allophone.run.base import Base
 from allophone.run.config import RunConfig
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import ExpandConfig, expand_encoder, merge, run_config
+from allophone.run.expansion import ExpandConfig, adapt_encoder, run_config
 from allophone.run.starter import STARTER, open_base
 from allophone.run.targets import aligned_units, waveforms
 from allophone.seeding import derive
@@ -89,10 +89,10 @@ def adding(
                     kept = heard if kept is None else merge(kept, heard)
             heard_new = main_voices(new if minutes is None else first_minutes(new, minutes, trial.seed))
             onto = replace(base, encoder=encoder)
-            result = expand_encoder(onto, heard_new, kept, settings, place(trial) / language, report=trial.report)
-            if result is None:
+            adapted = adapt_encoder(onto, heard_new, kept, settings, place(trial) / language, report=trial.report)
+            if adapted is None:
                 return None
-            encoder = result.expansion.artifact()  # type: ignore[assignment]
+            encoder = adapted[0].artifact()  # type: ignore[assignment]
         return encoder
 
     return train
