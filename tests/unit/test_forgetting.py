@@ -11,8 +11,9 @@ import soundfile
 import torch
 
 from allophone.data.corpus import Corpus
-from allophone.evaluate.forgetting import Spoken, chance_retrieval, measure_retrieval
+from allophone.evaluate.forgetting import Spoken, chance_retrieval, measure_retrieval, measure_text
 from allophone.recipes.ledger import LedgerConfig, spoken_pair, voice_pair
+from allophone.seeding import derive
 
 
 class Waveforms:
@@ -45,6 +46,21 @@ def test_chance_counts_how_many_candidates_are_right() -> None:
     first, second = spoken("a", [1, 2, 3], ["x", "y", "x"]), spoken("b", [3, 2, 1], ["x", "y", "x"])
     (like, _) = measure_retrieval("before", Waveforms(), 0, first, second, language="ita_Latn", seed=0)
     np.testing.assert_allclose(chance_retrieval(like, first, second).numerators, np.array([2, 1, 2, 2, 1, 2]) / 3)
+
+
+def test_errors_of_a_repeated_probe_are_those_of_single_ones_added_up() -> None:
+    train, test = spoken("a", list(range(12)), ["x"] * 12), spoken("b", list(range(20, 26)), ["x"] * 6)
+    train = replace(train, texts=tuple("ab ba aa bb".split() * 3))
+    test = replace(test, texts=tuple("abb baa bab".split() * 2))
+
+    def errors(seed: int, repeats: int = 1) -> np.ndarray:
+        (found,) = measure_text(
+            "before", Waveforms(), train, test, language="ita_Latn", seed=seed, few=(6,), steps=20, repeats=repeats
+        )
+        return np.stack([found.numerators, found.denominators])
+
+    seeds = [5, *(derive(5, "probe repeat", repeat) for repeat in (1, 2))]
+    np.testing.assert_array_equal(errors(5, repeats=3), sum(errors(seed) for seed in seeds))
 
 
 @pytest.fixture
