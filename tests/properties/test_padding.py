@@ -17,6 +17,7 @@ from allophone.models.build import Encoder, EncoderConfig, build_encoder
 from allophone.models.hubert import published_config
 from allophone.models.mr_hubert import MrHubertConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
+from allophone.models.whisper import WhisperConfig
 
 Speech = Callable[..., Tensor]
 SIZES: dict[str, Any] = {
@@ -47,6 +48,7 @@ CONFIGS: dict[str, EncoderConfig] = {
     },
     "wav2vec2-bert": Wav2Vec2BertConfig(**SIZES, conformer_conv_dropout=0.0, feature_stride=4),
     "lasr": LASR,
+    "whisper": WhisperConfig(d_model=24, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32),
     "mr-hubert": MrHubertConfig(**{**SIZES, "num_hidden_layers": 3}, **CONV, block_layers=(1, 1, 1)),
 }
 SECONDS = (3.1, 0.5, 1.7, 1.7, 6.2, 0.9)

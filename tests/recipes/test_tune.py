@@ -15,10 +15,12 @@ import torch
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
 from allophone.data.utterance import Utterance
-from allophone.models.conversion import save_encoder
+from allophone.methods.tuning import frozen_layers
+from allophone.models.conversion import load_encoder, model_hash, save_encoder
 from allophone.models.speech_embedder import load_speech_embedder
 from allophone.recipes.tune import FROZEN, TuneData, tune
-from allophone.recipes.tune_scores import READERS
+from allophone.recipes.tune_scores import READERS, embedder_of
+from allophone.recipes.withdraw import withdraw
 from allophone.run.tuning import TuneConfig, build_tuning_stream, tune_encoder
 
 CONFIG = TuneConfig(steps=4, points=2, classes=2, per_class=2, crop_seconds=0.6, learning_rate=1e-2)
@@ -86,6 +88,24 @@ def test_one_table_of_all_methods(made: Corpus, base: Path, tmp_path: Path) -> N
     assert "active_anchors" in journal and "head_spread" in journal and "no_gradient" not in journal
     table = found.tables.read_text(encoding="utf-8")
     assert "| filter bank |" in table and "silhouette" in table
+
+
+def test_what_was_tuned_is_found_by_who_speaks_in_it(made: Corpus, base: Path, tmp_path: Path) -> None:
+    """With the last layer alone: models say what they heard, and their vectors are those that were scored."""
+    config = replace(CONFIG, training="last", last_layers=1, points=1)
+    small = replace(DATA, few_shot=False)
+    found = tune(base, made, label="speaker", out=tmp_path / "run", methods=("pair",), config=config, data=small)
+    assert found is not None
+    told = withdraw("voice 1", [tmp_path])
+    assert [(one.folder.name, one.how) for one in told.affected] == [("pair", "directly")] and not told.unknown
+    assert 0 < dict(told.affected[0].uses)["trained"] < 24  # only the training part
+    parents = json.loads((tmp_path / "run" / "pair" / "allophone.json").read_text(encoding="utf-8"))["parents"]
+    assert parents == [model_hash(load_encoder(base))]
+    embedder = load_speech_embedder(tmp_path / "run" / "pair")
+    waveforms = [made.audio(row) for row in made.utterances[:5]]
+    part = made.with_utterances(made.utterances[:5])
+    through = embedder_of(embedder, frozen_layers(embedder, 1))(part, waveforms)
+    np.testing.assert_allclose(through, embedder_of(embedder)(part, waveforms), atol=1e-5)
 
 
 def weights(made: Corpus, out: Path, config: TuneConfig) -> dict[str, torch.Tensor]:

@@ -196,7 +196,7 @@ def test_other_kinds_of_folder_are_named(folder: Path, tmp_path: Path) -> None:
     edit_json(folder / "config.json", model_type="hubet")
     with pytest.raises(CheckpointError, match=r"model_type 'hubet'.*Did you mean 'hubert'"):
         load_encoder(folder)
-    edit_json(folder / "config.json", model_type="whisper")
+    edit_json(folder / "config.json", model_type="moonshine")
     with pytest.raises(CheckpointError, match="expected one of hubert, lasr_encoder, wav2vec2, wav2vec2-bert, wavlm"):
         load_encoder(folder)
     edit_json(folder / "config.json", model_type="hubert", add_adapter=True)

@@ -19,6 +19,7 @@ from allophone.models.cost import flop_per_hour, frame_milliseconds, multiplicat
 from allophone.models.hubert import published_config
 from allophone.models.lasr import LasrConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
+from allophone.models.whisper import WhisperConfig
 from allophone.nn import products
 from allophone.run.plan import Cost, compare_costs, plan_pretraining
 
@@ -31,6 +32,9 @@ CONFIGS = {
     "pre-norm": PRE_NORM,
     "lasr": LasrConfig(**SIZES, subsampling_conv_channels=16, conv_kernel_size=5, num_mel_bins=40),
     "wav2vec2-bert": Wav2Vec2BertConfig(**SIZES, feature_stride=4),
+    "whisper": WhisperConfig(
+        d_model=24, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=32, max_source_positions=100
+    ),
     **FUSIONS,
 }
 
@@ -44,7 +48,7 @@ def test_operations_are_those_that_torch_counts(config: Any, monkeypatch: pytest
     counter, mels = FlopCounterMode(display=False), FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         encoder(waveform, lengths)
-    if isinstance(config, LasrConfig | Wav2Vec2BertConfig):
+    if isinstance(config, LasrConfig | Wav2Vec2BertConfig | WhisperConfig):
         with mels:
             encoder.features(waveform, lengths)
     counted = counter.get_total_flops() - mels.get_total_flops()

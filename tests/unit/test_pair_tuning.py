@@ -15,7 +15,7 @@ from allophone.errors import ConfigError, DataError, ShapeError
 from allophone.losses.mining import MiningConfig
 from allophone.methods.cross_entropy_tuning import CrossEntropyTuning, CrossEntropyTuningConfig
 from allophone.methods.pair_tuning import PairTuning, PairTuningConfig
-from allophone.methods.tuning import TuningConfig
+from allophone.methods.tuning import FrozenLayers, TuningConfig, frozen_layers
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
 from allophone.train.config import TrainConfig
 from allophone.train.optimizer import build_optimizer
@@ -121,6 +121,44 @@ def test_chunks_change_neither_loss_nor_gradients() -> None:
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
+LAST = TuningConfig(training="last", last_layers=1)
+
+
+def last(config: TuningConfig, frozen: FrozenLayers | None = None) -> PairTuning:
+    torch.manual_seed(3)
+    return PairTuning(speech(), PairTuningConfig(dim=8, tuning=config), frozen)
+
+
+def test_what_frozen_layers_say_is_computed_once_and_changes_nothing() -> None:
+    """Kept, computed again each time or not cut off at all: the same losses, gradients and vectors."""
+    shared = frozen_layers(speech(), 1)
+    calls: list[int] = []
+    shared.encoder.register_forward_hook(lambda *_: calls.append(1))
+    without = FrozenLayers(shared.encoder, shared.layer, budget_bytes=0)
+    found, frames = [], tiny_model.batch().frame_lengths.tolist()
+    for frozen in (shared, without):
+        method = last(replace(LAST, crop_frames=max(frames) - 2), frozen).train()
+        torch.manual_seed(5)
+        losses = [method.step(batch(place=place)).loss_sum for place in (0, 1)]
+        sum(losses).backward()  # type: ignore[attr-defined]
+        gradients = [p.grad.flatten() for p in method.parameters() if p.grad is not None]
+        found.append((torch.stack(losses).detach(), torch.cat(gradients)))
+    assert len(calls) == 1 + 2 and torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    one, method = batch(), last(LAST, shared).eval()
+    torch.testing.assert_close(method.tuned(one), method.tuned.speech(one.waveform, one.waveform_lengths))
+    whole = PairTuning(speech(), PairTuningConfig(dim=8)).eval()
+    whole.load_state_dict(method.state_dict())
+    torch.testing.assert_close(method.step(one).loss_sum, whole.step(one).loss_sum)
+
+
+def test_crops_of_frozen_states_are_for_training_alone() -> None:
+    method, one = last(replace(LAST, crop_frames=3)), batch()
+    assert not torch.allclose(method.train().tuned(one), method.eval().tuned(one), atol=1e-4)
+    assert not torch.equal(method.train().tuned(one), method.tuned(one))  # another place each time
+    chunked = last(replace(LAST, chunk_rows=1)).eval()
+    torch.testing.assert_close(chunked.tuned(one), last(LAST).eval().tuned(one))
+
+
 def test_lora_is_merged_into_what_is_handed_over() -> None:
     method = pair(tuning=TuningConfig(training="lora", lora_rank=2, lora_layers=LAYERS))
     with torch.no_grad():
@@ -171,5 +209,9 @@ def test_what_cannot_work_is_refused() -> None:
         PairTuningConfig(temperature=0.0)
     with pytest.raises(ConfigError, match="at least 1 and no negative"):
         TuningConfig(last_layers=0)
+    with pytest.raises(ConfigError, match="The last 2 of 1 layers cannot be trained alone"):
+        last(replace(LAST, last_layers=2))
+    with pytest.raises(ConfigError, match="a weighted mean hears all states"):
+        frozen_layers(SpeechEmbedder(tiny_model.wavlm(), SpeechEmbedderConfig(dim=16, projection="none")), 1)
     with pytest.raises(ConfigError, match="at least 2 classes"):
         CrossEntropyTuningConfig(num_classes=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allophone.cli.console import ended, say, stages
+from allophone.cli.console import ended, remember, say, stages
 from allophone.cli.options import add_options, make
 from allophone.cli.parser import Verbs, add_corpus, add_out, add_plan, add_verb, counts
 from allophone.cli.places import open_corpus
@@ -66,6 +66,7 @@ def command(arguments: argparse.Namespace) -> int:
 
         say(plan(arguments.base, corpus, arguments.label, arguments.method, len(arguments.seeds), settings, data))
         return 0
+    remember(arguments)
     with stages() as report, process_group():
         result = tune(
             arguments.base,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from allophone.batch import SpeechBatch
 from allophone.errors import ConfigError
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups
-from allophone.methods.tuning import TunedEmbedder, TuningConfig, labels_of
+from allophone.methods.tuning import FrozenLayers, TunedEmbedder, TuningConfig, labels_of
 from allophone.models.speech_embedder import SpeechEmbedder
 
 
@@ -38,12 +38,15 @@ class CrossEntropyTuning(nn.Module):
     Args:
         speech: Embeds recordings; it is changed in place.
         config: The classifier.
+        frozen: Layers below those that are trained, shared with other methods; None = their own.
     """
 
-    def __init__(self, speech: SpeechEmbedder, config: CrossEntropyTuningConfig) -> None:
+    def __init__(
+        self, speech: SpeechEmbedder, config: CrossEntropyTuningConfig, frozen: FrozenLayers | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        self.tuned = TunedEmbedder(speech, config.tuning)
+        self.tuned = TunedEmbedder(speech, config.tuning, frozen)
         self.head = nn.Linear(speech.dim, config.num_classes)
 
     def count(self, batch: SpeechBatch) -> Tensor:

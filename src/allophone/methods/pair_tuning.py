@@ -32,7 +32,7 @@ from allophone.losses.supervised_contrast import (
     supervised_contrast_loss,
 )
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups
-from allophone.methods.tuning import TunedEmbedder, TuningConfig, labels_of
+from allophone.methods.tuning import FrozenLayers, TunedEmbedder, TuningConfig, labels_of
 from allophone.models.speech_embedder import SpeechEmbedder
 
 
@@ -66,12 +66,13 @@ class PairTuning(nn.Module):
     Args:
         speech: Embeds recordings; it is changed in place.
         config: The contrast.
+        frozen: Layers below those that are trained, shared with other methods; None = their own.
     """
 
-    def __init__(self, speech: SpeechEmbedder, config: PairTuningConfig) -> None:
+    def __init__(self, speech: SpeechEmbedder, config: PairTuningConfig, frozen: FrozenLayers | None = None) -> None:
         super().__init__()
         self.config = config
-        self.tuned = TunedEmbedder(speech, config.tuning)
+        self.tuned = TunedEmbedder(speech, config.tuning, frozen)
         hidden = config.hidden_dim or speech.dim
         self.head = nn.Sequential(nn.Linear(speech.dim, hidden), nn.ReLU(), nn.Linear(hidden, config.dim))
 

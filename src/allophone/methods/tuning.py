@@ -1,11 +1,14 @@
 """What the ways to tune an encoder have in common: which weights are trained, how fast, and how a batch is embedded.
 
-Shape letters: B rows of this process, D dim of the encoder. LoRA: Hu et al. 2021, arXiv:2106.09685, through PEFT.
+Where only the last layers are trained, the frozen ones hear every utterance once and whole, without dropout; what they
+say is kept in memory, and crops are taken of it. Shape letters: B rows of this process, S samples, T frames, D dim of
+the encoder. LoRA: Hu et al. 2021, arXiv:2106.09685, through PEFT.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,16 +16,20 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from allophone.batch import Labels, SpeechBatch
+from allophone.batch import Labels, Packed, SpeechBatch
 from allophone.errors import ConfigError, DataError, NumericsError
 from allophone.losses.contrastive import embed_in_chunks
 from allophone.methods.base import ParameterGroup, decaying_groups
+from allophone.models.build import Encoder
+from allophone.models.continuation import last_state, layers_of
 from allophone.models.speech_embedder import SpeechEmbedder
 
 MERGE_TOLERANCE = 1e-4
 """Largest difference that merging the adapter may make to an embedding, over its length."""
 FRONT_END = "feature_extractor."
 """Begins the names of the convolutions over the waveform."""
+KEPT_BYTES = 4 * 1024**3
+"""States of frozen layers kept in memory; of Whisper base, 4 GiB hold 11 hours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +52,8 @@ class TuningConfig:
     """Batches of the run, from its first, from which only what stands behind the encoder learns."""
     chunk_rows: int = 64
     """Rows embedded at once; a larger batch is embedded in chunks, twice, and needs the memory of one chunk."""
+    crop_frames: int | None = None
+    """Of ``last``: longest piece of an utterance's states that trained layers hear in training; None = all of it."""
 
     def __post_init__(self) -> None:
         if min(self.last_layers, self.lora_rank, self.chunk_rows) < 1 or self.head_only_batches < 0:
@@ -58,18 +67,57 @@ class TuningConfig:
             )
 
 
+class FrozenLayers:
+    """The first layers of an encoder: their last hidden state of whole utterances, each computed once.
+
+    What does not fit into memory is computed again each time, to the same values.
+
+    Args:
+        encoder: The model, in evaluation mode; it must not change.
+        layer: Hidden state that is wanted.
+        budget_bytes: Most bytes kept.
+    """
+
+    def __init__(self, encoder: Encoder, layer: int, budget_bytes: int = KEPT_BYTES) -> None:
+        self.encoder, self.layer = encoder, layer
+        self._left = budget_bytes
+        self._kept: dict[str, Tensor] = {}
+
+    def states(self, ids: Sequence[str], waveform: Tensor, waveform_lengths: Tensor) -> list[Tensor]:
+        """States ``(T, D)``, float32, without gradients, of utterances that have had the same audio before.
+
+        Args:
+            ids: Names of the utterances.
+            waveform: Shape ``(B, S)``, whole utterances.
+            waveform_lengths: Shape ``(B,)``, int64, samples.
+        """
+        new = list({name: row for row, name in enumerate(ids) if name not in self._kept}.values())
+        fresh: dict[str, Tensor] = {}
+        if new:
+            lengths = waveform_lengths[new]
+            with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
+                found = self.encoder(waveform[new, : int(lengths.max())], lengths, num_layers=self.layer)
+            fresh = {ids[row]: state for row, state in zip(new, found.hidden_states[-1].split(), strict=True)}
+        for name, state in fresh.items():
+            size = state.numel() * state.element_size()
+            if size <= self._left:
+                self._kept[name], self._left = state.clone(), self._left - size
+        return [self._kept[name] if name in self._kept else fresh[name] for name in ids]
+
+
 class TunedEmbedder(nn.Module):
     """A speech embedder of which some weights are trained.
 
     Args:
         speech: Embeds recordings; it is changed in place.
         config: What is trained.
+        frozen: Of ``last``: the layers below the trained ones, shared with others; None = a copy of its own.
 
     Raises:
-        ConfigError: The encoder has no such layers.
+        ConfigError: The encoder has no such layers, or more than the last state is pooled.
     """
 
-    def __init__(self, speech: SpeechEmbedder, config: TuningConfig) -> None:
+    def __init__(self, speech: SpeechEmbedder, config: TuningConfig, frozen: FrozenLayers | None = None) -> None:
         super().__init__()
         self.config = config
         self.speech = speech
@@ -85,8 +133,10 @@ class TunedEmbedder(nn.Module):
                 raise ConfigError(
                     f"No layer named {config.lora_layers} in {type(encoder).__name__}: {error}"
                 ) from error
-        elif config.training == "last":
-            layers_of(encoder)[-config.last_layers :].requires_grad_(True)
+        self._frozen: FrozenLayers | None = None  # no module, so that its weights are not saved twice
+        if config.training == "last":
+            self._frozen = frozen or frozen_layers(speech, config.last_layers)
+            layers_of(encoder)[self._frozen.layer :].requires_grad_(True)
         for name, parameter in encoder.named_parameters():
             hides = name.endswith("masked_spec_embed")  # stands for hidden frames, and none are hidden here
             if hides or (name.startswith(FRONT_END) and not config.train_front_end):
@@ -96,6 +146,8 @@ class TunedEmbedder(nn.Module):
         """Embed a batch: shape ``(B, D)``, with gradients to the encoder unless it still waits."""
         labels, rows = labels_of(batch), self.config.chunk_rows
         learns = torch.is_grad_enabled() and labels.place >= self.config.head_only_batches
+        if self._frozen is not None:
+            return self._embed_states(self._frozen, batch, learns)
 
         def embed(waveform: Tensor, lengths: Tensor) -> Tensor:
             with torch.set_grad_enabled(learns):
@@ -104,6 +156,21 @@ class TunedEmbedder(nn.Module):
 
         parts = zip(batch.waveform.split(rows), batch.waveform_lengths.split(rows), strict=True)
         return embed_in_chunks(embed, [(waveform, lengths) for waveform, lengths in parts])
+
+    def _embed_states(self, frozen: FrozenLayers, batch: SpeechBatch, learns: bool) -> Tensor:
+        """Shape ``(B, D)``, from what the frozen layers say of whole utterances."""
+        states = frozen.states(batch.ids, batch.waveform, batch.waveform_lengths)
+        if self.training and self.config.crop_frames is not None:
+            states = [_piece(state, self.config.crop_frames) for state in states]
+
+        def embed(values: Tensor, lengths: Tensor) -> Tensor:
+            with torch.set_grad_enabled(learns):
+                state = last_state(self.speech.encoder, Packed(values, tuple(lengths.tolist())), frozen.layer)
+            return self.speech.pool((state,))
+
+        rows = self.config.chunk_rows
+        chunks = [states[start : start + rows] for start in range(0, len(states), rows)]
+        return embed_in_chunks(embed, [(torch.cat(chunk), torch.tensor(list(map(len, chunk)))) for chunk in chunks])
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The encoder's own weights at its rate, LoRA and what stands behind the encoder at the run's."""
@@ -132,20 +199,25 @@ class TunedEmbedder(nn.Module):
         return result
 
 
-def layers_of(encoder: nn.Module) -> nn.ModuleList:
-    """The list of an encoder's layers.
+def frozen_layers(speech: SpeechEmbedder, last_layers: int) -> FrozenLayers:
+    """What stays as it is where the last layers are trained: a copy of the encoder, of which the first layers run.
 
     Raises:
-        ConfigError: It has no single one (several branches or blocks).
+        ConfigError: The encoder has no single list of layers or too few, or more than its last state is pooled.
     """
-    named = encoder.named_modules()
-    found = [part for name, part in named if name.split(".")[-1] == "layers" and isinstance(part, nn.ModuleList)]
-    if len(found) != 1 or len(found[0]) != encoder.num_layers:
+    layers = layers_of(speech.encoder)
+    if speech.layer_weights is not None or last_layers > len(layers):
         raise ConfigError(
-            f"{type(encoder).__name__} has no single list of layers, so the last ones cannot be named. Train all of "
-            "it, or LoRA."
+            f"The last {last_layers} of {len(layers)} layers cannot be trained alone: there must be as many, and a "
+            "weighted mean hears all states. Take fewer, pool the last state, or train all, or LoRA."
         )
-    return found[0]
+    return FrozenLayers(copy.deepcopy(speech.encoder).eval(), len(layers) - last_layers)
+
+
+def _piece(state: Tensor, frames: int) -> Tensor:
+    """At most so many frames of ``(T, D)``, from a place that torch's generator draws."""
+    start = int(torch.randint(max(0, len(state) - frames) + 1, ()))
+    return state[start : start + frames]
 
 
 def labels_of(batch: SpeechBatch) -> Labels:

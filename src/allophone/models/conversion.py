@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, suggest
 from allophone.frames import SAMPLE_RATE
-from allophone.models import hubert, lasr, mr_hubert, wav2vec2_bert, waveform_encoder, wavlm
+from allophone.models import hubert, lasr, mr_hubert, wav2vec2_bert, waveform_encoder, wavlm, whisper
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 from allophone.models.multi_resolution import FusionConfig
 
@@ -33,7 +33,7 @@ LINEAGE_FORMAT = "allophone-model-1"
 FUSION = "allophone-fusion"
 OWN_TYPES = (FUSION, "mr-hubert")
 """Of folders that ``transformers`` has no class for."""
-MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert", "wavlm", *OWN_TYPES)
+MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert", "wavlm", "whisper", *OWN_TYPES)
 PREFIXES = ("hubert.", "wav2vec2.", "wav2vec2_bert.", "wavlm.")
 """What stands before an encoder's parameter names in a file that also holds a head."""
 WEIGHT_NORM = {
@@ -63,7 +63,8 @@ def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -
     config = _read_config(folder)
     with torch.device("meta"):
         encoder = build_encoder(config)
-    tensors = _encoder_tensors(read_tensors(folder))
+    prefixes = whisper.PREFIXES if isinstance(config, whisper.WhisperConfig) else PREFIXES
+    tensors = _encoder_tensors(read_tensors(folder), prefixes)
     expected = encoder.state_dict()
     if "masked_spec_embed" in expected.keys() - tensors.keys():
         tensors["masked_spec_embed"] = torch.zeros(expected["masked_spec_embed"].shape)
@@ -225,6 +226,8 @@ def _read_config(folder: Path) -> EncoderConfig:
             return wav2vec2_bert.from_transformers(values, preprocessor)
         if model_type == "wavlm":
             return wavlm.from_transformers(values, preprocessor)
+        if model_type == "whisper":
+            return whisper.from_transformers(values, preprocessor)
         if model_type == "mr-hubert":
             return mr_hubert.from_config(values, preprocessor)
         if model_type == FUSION:
@@ -260,6 +263,8 @@ def _to_transformers(config: EncoderConfig) -> tuple[dict[str, Any], dict[str, A
             return lasr.to_transformers(config), lasr.preprocessor_to_transformers(config)
         case wav2vec2_bert.Wav2Vec2BertConfig():
             return wav2vec2_bert.to_transformers(config), wav2vec2_bert.preprocessor_to_transformers(config)
+        case whisper.WhisperConfig():
+            return whisper.to_transformers(config), whisper.preprocessor_to_transformers(config)
         case mr_hubert.MrHubertConfig():
             return mr_hubert.to_config(config), waveform_encoder.preprocessor_to_transformers(config)
         case FusionConfig():
@@ -299,9 +304,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _encoder_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _encoder_tensors(tensors: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
     """The encoder's part of a file, under today's names."""
-    for prefix in PREFIXES:
+    for prefix in prefixes:
         if any(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     renamed = {}

@@ -17,9 +17,11 @@ from typing import Any, Final, Literal
 from allophone.config import config_hash, to_dict, to_json
 from allophone.data.corpus import Corpus
 from allophone.data.labelled import Label, LabelledParts, label_parts
+from allophone.data.loader import WaveformCache
 from allophone.distributed import device
 from allophone.errors import ConfigError
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
+from allophone.methods.tuning import FrozenLayers
 from allophone.metrics.intervals import Interval
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
@@ -53,8 +55,10 @@ from allophone.run.tuning import (
     TunedRun,
     fresh_embedder,
     random_embedder,
+    shared_layers,
     tune_encoder,
 )
+from allophone.run.used import record_use
 
 Method = Literal["frozen", "pair", "contrast", "cross-entropy"]
 FROZEN: Final = "frozen"
@@ -134,20 +138,24 @@ def tune(
     fit_threads(encoder)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(to_json(config), encoding="utf-8")
-    heard = listen(parts, data)
+    record_use(out, {"trained": parts.train if trained_methods(methods) else ()})
+    heard, frozen = listen(parts, data), shared_layers(encoder, config)
     systems, points = baselines(encoder, heard, config, data, seeds, report), []
     for name in trained_methods(methods):
         for seed in seeds:
             folder = out / f"{name}-seed-{seed}"
-            run = tune_encoder(name, encoder, parts.train, parts.classes, config, folder, seed=seed, report=report)
+            run = tune_encoder(
+                name, encoder, parts.train, parts.classes, config, folder, seed=seed, frozen=frozen, report=report
+            )
             if run is None:
                 return None
-            found, chosen = score_points(run, heard, config, data, report)
+            found, chosen = score_points(run, heard, config, data, frozen, report)
             systems.setdefault(name, []).append(found[chosen])
             points.append(points_dict(run, found, chosen, config.select))
             if seed == seeds[0]:
                 card = f"# {name}\n\nTuned with allophone to tell {len(parts.names)} values of {label} apart.\n"
-                save_speech_embedder(run.at(chosen), out / name, card, created_by="allophone tune")
+                made_from = (model_hash(encoder),)
+                save_speech_embedder(run.at(chosen), out / name, card, parents=made_from, created_by="allophone tune")
     groups = interval_groups(heard.parts, label)
     cells = score_cells(systems, groups)
     signature = {"model": model_hash(encoder), "corpus": opened.hash, "settings": config_hash(config)}
@@ -211,9 +219,10 @@ def probed_parts(parts: LabelledParts, data: TuneData) -> LabelledParts:
 
 
 def listen(parts: LabelledParts, data: TuneData) -> Heard:
-    """Decode what is probed."""
+    """Decode what is probed, to the samples that tuning hears."""
     small = probed_parts(parts, data)
-    train, dev, test = (tuple(part.audio(row) for row in part) for part in (small.train, small.dev, small.test))
+    samples = WaveformCache(small.train, budget_bytes=0)
+    train, dev, test = (tuple(samples.get(row) for row in part) for part in (small.train, small.dev, small.test))
     return Heard(parts=small, train=train, dev=dev, test=test)
 
 
@@ -240,18 +249,18 @@ def baselines(
 
 
 def score_points(
-    run: TunedRun, heard: Heard, config: TuneConfig, data: TuneData, report: Report
+    run: TunedRun, heard: Heard, config: TuneConfig, data: TuneData, frozen: FrozenLayers | None, report: Report
 ) -> tuple[dict[int, SystemScore], int]:
     """Every stopping point of a run scored, and the one that dev picks."""
     told = report(f"Probing: {run.name}")
     found = {}
     for number, step in enumerate(sorted(run.points)):
-        embedded = embed_parts(embedder_of(run.at(step)), heard)
+        embedded = embed_parts(embedder_of(run.at(step), frozen), heard)
         found[step] = score_system(embedded, few_shot=False, seed=run.seed)
         told(number + 1, len(run.points), {})
     chosen = pick(found, config.select)
     if data.few_shot:
-        embedded = embed_parts(embedder_of(run.at(chosen)), heard)
+        embedded = embed_parts(embedder_of(run.at(chosen), frozen), heard)
         found[chosen] = score_system(embedded, few_shot=True, seed=run.seed)
     return found, chosen
 

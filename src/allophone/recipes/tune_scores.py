@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from allophone.batch import Packed
 from allophone.config import to_dict
+from allophone.data.corpus import Corpus
 from allophone.data.labelled import LabelledParts
 from allophone.evaluate.embedding_probes import (
     NEIGHBORS,
@@ -29,9 +31,11 @@ from allophone.evaluate.embedding_probes import (
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.sources import extract_all, mean_pool
 from allophone.frames import SAMPLE_RATE
+from allophone.methods.tuning import FrozenLayers
 from allophone.metrics.classification import confusion
 from allophone.metrics.geometry import Geometry, measure_geometry, standardized
 from allophone.metrics.intervals import Interval, bootstrap, paired_bootstrap
+from allophone.models.continuation import last_state
 from allophone.models.speech_embedder import SpeechEmbedder
 
 LINEAR = "linear"
@@ -44,8 +48,8 @@ POOLED_TOGETHER = 64
 BATCH_SECONDS = 60.0
 """Padded audio that is embedded at once."""
 
-Embed = Callable[[Sequence[Tensor]], NDArray[np.float64]]
-"""Waveforms, each of shape ``(S,)``, to vectors ``(N, D)``."""
+Embed = Callable[[Corpus, Sequence[Tensor]], NDArray[np.float64]]
+"""A part and its waveforms, each of shape ``(S,)``, to vectors ``(N, D)``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -74,12 +78,26 @@ class SystemScore:
     """Hits by number of shots, shape ``(draws, M)``."""
 
 
-def embedder_of(speech: SpeechEmbedder) -> Embed:
-    """Vectors of a speech embedder; batches are of similar length, and no vector depends on its batch."""
+def embedder_of(speech: SpeechEmbedder, frozen: FrozenLayers | None = None) -> Embed:
+    """Vectors of a speech embedder; batches are of similar length, and no vector depends on its batch.
+
+    Args:
+        speech: The embedder, in evaluation mode.
+        frozen: Its first layers, where their states may be known already.
+    """
     device = next(speech.parameters()).device
 
-    @torch.inference_mode()
-    def embed(waveforms: Sequence[Tensor]) -> NDArray[np.float64]:
+    def vectors_of(ids: Sequence[str], waveform: Tensor, lengths: Tensor) -> Tensor:
+        if frozen is None:
+            found: Tensor = speech(waveform, lengths)
+            return found
+        states = frozen.states(ids, waveform, lengths)
+        hidden = Packed(torch.cat(states), tuple(map(len, states)))
+        return speech.pool((last_state(speech.encoder, hidden, frozen.layer),))
+
+    @torch.no_grad()
+    def embed(part: Corpus, waveforms: Sequence[Tensor]) -> NDArray[np.float64]:
+        names = [row.id for row in part]
         order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]))
         vectors = torch.empty(len(waveforms), speech.dim)
         batch: list[int] = []
@@ -89,7 +107,8 @@ def embedder_of(speech: SpeechEmbedder) -> Embed:
             if following * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE:
                 lengths = torch.tensor([len(waveforms[i]) for i in batch])
                 padded = torch.nn.utils.rnn.pad_sequence([waveforms[i] for i in batch], batch_first=True)
-                vectors[batch] = speech(padded.to(device), lengths.to(device)).float().cpu()
+                ids = [names[i] for i in batch]
+                vectors[batch] = vectors_of(ids, padded.to(device), lengths.to(device)).float().cpu()
                 batch = []
         return vectors.double().numpy()
 
@@ -118,7 +137,7 @@ def pooled_layers(source: FrameSource, waveforms: Sequence[Tensor]) -> NDArray[n
 
 def pooled(source: FrameSource) -> Embed:
     """Means over the frames of a source of one layer."""
-    return lambda waveforms: pooled_layers(source, waveforms)[:, 0]
+    return lambda _, waveforms: pooled_layers(source, waveforms)[:, 0]
 
 
 def score_layers(source: FrameSource, heard: Heard, *, seed: int) -> dict[str, SystemScore]:
@@ -144,7 +163,7 @@ def embed_parts(embed: Embed, heard: Heard) -> tuple[Embedded, Embedded, Embedde
     """Embeddings of train, dev and test; each utterance is encoded once."""
     parts = heard.parts
     train, dev, test = (
-        Embedded.of(embed(waveforms), parts.numbers(corpus))
+        Embedded.of(embed(corpus, waveforms), parts.numbers(corpus))
         for waveforms, corpus in ((heard.train, parts.train), (heard.dev, parts.dev), (heard.test, parts.test))
     )
     return train, dev, test

@@ -20,10 +20,11 @@ from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.loader import BatchStream
 from allophone.errors import CheckpointError, ConfigError
+from allophone.frames import seconds_to_samples
 from allophone.losses.mining import MiningConfig
 from allophone.methods.cross_entropy_tuning import CrossEntropyTuning, CrossEntropyTuningConfig
 from allophone.methods.pair_tuning import PairTuning, PairTuningConfig
-from allophone.methods.tuning import TuningConfig
+from allophone.methods.tuning import FrozenLayers, TuningConfig, frozen_layers
 from allophone.models.build import Encoder, attention_projections, feed_forward_projections
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
@@ -51,7 +52,8 @@ class TuneConfig:
     encoder_lr_scale: float = 0.1
     """Learning rate of the encoder's own weights over that."""
     training: Literal["full", "lora", "last"] = "full"
-    """What of the encoder is trained: all weights, LoRA, or the last layers."""
+    """What of the encoder is trained: all weights, LoRA, or the last layers. Those below the last ones hear every
+    utterance once, whole; crops are taken of what they say."""
     last_layers: int = 2
     """Layers of last."""
     lora_rank: int = 16
@@ -128,8 +130,19 @@ def fresh_embedder(encoder: Encoder, config: TuneConfig) -> SpeechEmbedder:
     return SpeechEmbedder(copy.deepcopy(encoder), settings).to(next(encoder.parameters()).device).eval()
 
 
+def shared_layers(encoder: Encoder, config: TuneConfig) -> FrozenLayers | None:
+    """What all methods and seeds hear through, so that it is computed once; None where no layer is frozen."""
+    return frozen_layers(fresh_embedder(encoder, config), config.last_layers) if config.training == "last" else None
+
+
 def build_method(
-    name: Trained, encoder: Encoder, num_classes: int, config: TuneConfig, *, seed: int
+    name: Trained,
+    encoder: Encoder,
+    num_classes: int,
+    config: TuneConfig,
+    *,
+    seed: int,
+    frozen: FrozenLayers | None = None,
 ) -> PairTuning | CrossEntropyTuning:
     """A method around a copy of the encoder; all methods of one seed begin with the same pooling."""
     torch.manual_seed(derive(seed, "tuning"))
@@ -142,9 +155,10 @@ def build_method(
         encoder_lr_scale=config.encoder_lr_scale,
         head_only_batches=round(config.head_only_share * config.steps),
         chunk_rows=config.chunk_rows,
+        crop_frames=max(1, encoder.clock.count(seconds_to_samples(config.crop_seconds))),
     )
     if name == "cross-entropy":
-        return CrossEntropyTuning(speech, CrossEntropyTuningConfig(num_classes=num_classes, tuning=tuning))
+        return CrossEntropyTuning(speech, CrossEntropyTuningConfig(num_classes=num_classes, tuning=tuning), frozen)
     return PairTuning(
         speech,
         PairTuningConfig(
@@ -153,14 +167,20 @@ def build_method(
             mining=MiningConfig(rule=config.mining if name == "pair" else "none", guard=config.guard),
             unmined_batches=round(config.unmined_share * config.steps),
         ),
+        frozen,
     )
 
 
 def build_tuning_stream(
     training: Corpus, classes: Mapping[str, Sequence[int]], encoder: Encoder, config: TuneConfig, *, seed: int
 ) -> BatchStream:
-    """Batches of P x K utterances with their classes, not masked, each cut to ``crop_seconds`` by itself."""
+    """Batches of P x K utterances with their classes, not masked, each cut to ``crop_seconds`` by itself.
+
+    Where the last layers are trained, utterances stay whole: what the frozen ones say of them is cut.
+    """
     rows = training.utterances
+    longest = max((row.duration_seconds for row in rows), default=0.0) + 1.0
+    crop = longest if config.training == "last" else config.crop_seconds
     sampler = ClassSampler(
         [classes[row.id] for row in rows],
         [row.duration_seconds for row in rows],
@@ -169,7 +189,7 @@ def build_tuning_stream(
         crop_seconds=config.crop_seconds,
         seed=seed,
     )
-    collate = CollateConfig(crop_seconds=config.crop_seconds, equal_lengths=False, mask_probability=0.0)
+    collate = CollateConfig(crop_seconds=crop, equal_lengths=False, mask_probability=0.0)
     return BatchStream(training, rows, None, sampler, encoder.clock, collate, classes=classes)
 
 
@@ -182,6 +202,7 @@ def tune_encoder(
     run_dir: Path,
     *,
     seed: int,
+    frozen: FrozenLayers | None = None,
     report: Report = silent,
 ) -> TunedRun | None:
     """Tune a copy of an encoder; the same call again goes on where it stopped.
@@ -194,13 +215,14 @@ def tune_encoder(
         config: How.
         run_dir: Receives ``metrics.jsonl`` and ``checkpoints/``.
         seed: Of head, batches, crops and dropout.
+        frozen: What :func:`shared_layers` made; None = of its own.
         report: Told how far it is.
 
     Returns:
         None when a signal stopped it.
     """
     num_classes = 1 + max(number for numbers in classes.values() for number in numbers)
-    method = build_method(name, encoder, num_classes, config, seed=seed)
+    method = build_method(name, encoder, num_classes, config, seed=seed, frozen=frozen)
     every = -(-config.steps // config.points)
     settings = TrainConfig(
         steps=config.steps,

@@ -180,7 +180,7 @@ def claim(
     contrasts: Sequence[Contrast],
     *,
     new: Sequence[str] = (NEW,),
-) -> Claim:
+) -> Claim[Encoder]:
     """A claim of this paper, with what all of them share."""
     return Claim(
         name=name,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from allophone.errors import ConfigError, suggest
-from allophone.recipes.claims import adding, few_labels, pretraining
+from allophone.recipes.claims import adding, few_labels, pretraining, tuning
 from allophone.recipes.claims.trial import Claim
 
-CLAIMS: tuple[Claim, ...] = (*pretraining.CLAIMS, *adding.CLAIMS, few_labels.FEW_LABELS)
+CLAIMS: tuple[Claim[Any], ...] = (*pretraining.CLAIMS, *adding.CLAIMS, few_labels.FEW_LABELS, *tuning.CLAIMS)
 
 
-def find_claim(name: str) -> Claim:
+def find_claim(name: str) -> Claim[Any]:
     """The claim of a name.
 
     Raises:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from allophone.config import to_dict
 from allophone.data.corpus import Corpus
@@ -30,6 +30,9 @@ from allophone.run.origin import ORIGIN, require_origin, write_origin
 from allophone.run.progress import Report, silent, to_nobody
 from allophone.run.starter import starter_corpus
 
+T = TypeVar("T")
+"""What an arm leaves for its scores: an encoder, or vectors."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
@@ -38,15 +41,21 @@ class Effort:
     steps: int | None = None
     """Updates of each training; None = the claim's own."""
     train_clips: int = 300
-    """Labelled clips of a language that a probe learns from, at most."""
+    """Labelled clips of a language (of a tuning task) that a probe learns from, at most."""
     test_clips: int = 120
-    """Held-out clips of a language, at most."""
+    """Held-out clips of a language (of a tuning task), at most."""
     probe_steps: int = 1600
-    """Updates of each probe."""
+    """Updates of each probe that reads."""
+    base: str = "starter"
+    """Encoder that claims about tuning begin with: ``starter``, a folder or a hub id."""
+    sounds: str | None = None
+    """Of claims about tuning: a corpus of sounds with labels, for the task that tells sounds apart."""
+    classes: int | None = None
+    """Of claims about tuning: most classes of a task; None = all there are."""
 
     def __post_init__(self) -> None:
-        if min(self.steps or 1, self.train_clips, self.test_clips, self.probe_steps) < 1:
-            raise ConfigError(f"Effort: every number must be at least 1; got {self}.")
+        if min(self.steps or 1, self.train_clips, self.test_clips, self.probe_steps, (self.classes or 2) - 1) < 1:
+            raise ConfigError(f"Effort: every number must be at least 1, classes 2; got {self}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +74,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
+class Claim(Generic[T]):
     """An experiment."""
 
     name: str
@@ -76,12 +85,12 @@ class Claim:
     """What is trained and scored here, in plain words; goes on the page."""
     steps: int
     """Updates of each training."""
-    like: Callable[[int, int], tuple[RunConfig, ...]]
-    """Runs of a typical arm, from seed and updates: for the plan and the random encoder."""
-    arms: Mapping[str, Callable[[Trial], Encoder | None]]
+    like: Callable[[int, int], tuple[RunConfig, ...]] | None
+    """Runs of a typical arm, from seed and updates: for the plan and the random encoder; None where it is tuned."""
+    arms: Mapping[str, Callable[[Trial], T | None]]
     """Trained arms: name to what trains (or goes on with) its encoder; None when a signal stopped it."""
-    score: Callable[[Trial, Encoder | None], list[Observation]]
-    """Scores an encoder, or the untrained row that ``trial.arm`` names."""
+    score: Callable[[Trial, T | None], list[Observation]]
+    """Scores what an arm left, or the untrained row that ``trial.arm`` names."""
     untrained: tuple[str, ...]
     """Those that ``score`` knows."""
     scales: tuple[Scale, ...]
@@ -127,7 +136,7 @@ class Outcome:
 
 
 def run_claim(
-    claim: Claim,
+    claim: Claim[T],
     out: Path,
     *,
     seeds: Sequence[int] = (0, 1, 2),
@@ -201,17 +210,17 @@ def run_claim(
     return outcome
 
 
-def _observe(claim: Claim, trial: Trial) -> list[Observation] | None:
+def _observe(claim: Claim[T], trial: Trial) -> list[Observation] | None:
     """Scores of one arm and seed, from disk where they lie there."""
     path = place(trial) / "observations.parquet"
     if path.exists():
         return load_observations(path)
-    encoder = None
+    left = None
     if trial.arm in claim.arms:
-        encoder = claim.arms[trial.arm](trial)
-        if encoder is None:
+        left = claim.arms[trial.arm](trial)
+        if left is None:
             return None
-    found = claim.score(trial, encoder)
+    found = claim.score(trial, left)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_observations(found, path)
     return found
