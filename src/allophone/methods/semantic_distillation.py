@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from allophone.batch import SpeechBatch, Texts
 from allophone.errors import ConfigError, DataError
 from allophone.losses.distillation import contrast_with_negatives, cosine_distance, squared_error
-from allophone.methods.base import ParameterGroup, StepOutput
+from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, freeze_unused, texts_of
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_teacher import TeacherTable, text_key
 
@@ -81,11 +81,7 @@ class SemanticDistillation(nn.Module):
         self._teacher = teacher
         self._weights = weights
         self._negatives = negatives or {}
-        if not config.train_encoder:
-            speech.encoder.requires_grad_(False)
-        for name, parameter in speech.encoder.named_parameters():
-            if name.endswith("masked_spec_embed"):  # stands for hidden frames, and none are hidden here
-                parameter.requires_grad_(False)
+        freeze_unused(speech.encoder, config.train_encoder)
 
     def train(self, mode: bool = True) -> SemanticDistillation:
         """As any module, but a frozen encoder stays in evaluation mode."""
@@ -104,7 +100,7 @@ class SemanticDistillation(nn.Module):
         Raises:
             DataError: The batch has no texts, the table lacks one, or a language has no weight.
         """
-        texts = _texts(batch)
+        texts = texts_of(batch, "Distillation")
         student = self.speech(batch.waveform, batch.waveform_lengths)
         device = student.device
         teacher = self._teacher(texts.texts).to(device)
@@ -150,20 +146,11 @@ class SemanticDistillation(nn.Module):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Matrices with the run's weight decay, everything else with none; the encoder at its own rate."""
-        encoder = {id(parameter) for parameter in self.speech.encoder.parameters()}
-        groups = []
-        for scale, inside in ((1.0, False), (self.config.encoder_lr_scale, True)):
-            part = [p for p in self.speech.parameters() if p.requires_grad and (id(p) in encoder) == inside]
-            groups.append(ParameterGroup(tuple(p for p in part if p.ndim > 1), scale))
-            groups.append(ParameterGroup(tuple(p for p in part if p.ndim <= 1), scale, weight_decay=0.0))
-        return [group for group in groups if group.parameters]
+        inside = {id(parameter) for parameter in self.speech.encoder.parameters()}
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = decaying_groups((p for p in trained if id(p) not in inside), 1.0)
+        return groups + decaying_groups((p for p in trained if id(p) in inside), self.config.encoder_lr_scale)
 
     def artifact(self) -> nn.Module:
         """The speech embedder."""
         return self.speech
-
-
-def _texts(batch: SpeechBatch) -> Texts:
-    if batch.texts is None:
-        raise DataError("Distillation needs texts; this batch was collated without them (give the stream some).")
-    return batch.texts
