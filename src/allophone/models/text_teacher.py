@@ -222,6 +222,8 @@ class TextTeacher:
             ) from error
         if pooling == "pooler" and getattr(self._model, "pooler", None) is None:
             raise ConfigError(f"{folder_or_hub_id} has no pooler. Take 'mean' or 'cls', as the model's card says.")
+        if pooling != "pooler" and getattr(self._model, "pooler", None) is not None:
+            self._model.pooler = None  # it is not used, and random where the checkpoint has none: so no hash would hold
         self._model.to(device).eval().requires_grad_(False)
         self._pooling, self._prefix, self._max_tokens, self._device = pooling, prefix, max_tokens, device
         self.name = f"{Path(folder_or_hub_id).name} {model_hash(self._model)} {pooling}"

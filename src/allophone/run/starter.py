@@ -34,6 +34,18 @@ def starter_model() -> Path:
     return Path(_starter().encoder_path())
 
 
+def starter_teacher() -> Path:
+    """Folder of the teacher vectors of the starter corpus.
+
+    Raises:
+        DataError: ``allophone-starter`` is not installed, or older.
+    """
+    starter = _starter()
+    if not hasattr(starter, "teacher_path"):
+        raise DataError("This allophone-starter has no teacher vectors. Install the one beside this version.")
+    return Path(starter.teacher_path())
+
+
 def open_base(name: str | Path) -> tuple[Base, Path | str]:
     """A model by name: ``starter``, a folder or a hub id, with codebook and heads where they lie beside it.
 
