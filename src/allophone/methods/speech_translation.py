@@ -103,8 +103,10 @@ class SpeechTranslation(nn.Module):
         return StepOutput(loss_sum=found.loss_sum, sums=sums)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Matrices with the run's weight decay, everything else with none; pretrained parameters at their own rate."""
-        new = {id(p) for part in (self.model.length_adaptor, self.model.adapters) for p in part.parameters()}
+        """Matrices with the run's weight decay, all else with none; pretrained parts at their own rate, a new decoder not."""
+        parts = [self.model.length_adaptor, self.model.adapters]
+        parts += [self.model.decoder] if self.model.config.training == "decoder" else []
+        new = {id(p) for part in parts for p in part.parameters()}
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = decaying_groups((p for p in trained if id(p) in new), 1.0)
         return groups + decaying_groups((p for p in trained if id(p) not in new), self.config.pretrained_lr_scale)

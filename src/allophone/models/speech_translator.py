@@ -52,10 +52,11 @@ class SpeechTranslatorConfig:
     """Convolutions of stride 2 between the two; three make 160 ms of 20 ms."""
     adapter_dim: int = 512
     """Bottleneck of the adapters, two in each layer; 0 puts in none."""
-    training: Literal["adapters", "full"] = "adapters"
-    """Whether both pretrained parts stay as they are, or are trained as well."""
+    training: Literal["adapters", "decoder", "full"] = "adapters"
+    """Whether both pretrained parts stay as they are, the encoder alone does (for a new decoder, which then gets no
+    adapters), or none does."""
     train_layer_norms: bool = True
-    """With ``adapters``: train the layer norms of both parts too, as Houlsby et al. do."""
+    """Train the layer norms of a part that stays, too, as Houlsby et al. do."""
 
     def __post_init__(self) -> None:
         if min(self.length_layers, self.adapter_dim) < 0:
@@ -96,14 +97,15 @@ class SpeechTranslator(nn.Module):
         self.adapters = nn.ModuleDict()
         if config.adapter_dim:
             self.adapters["encoder"] = _stand_behind(encoder_sites(encoder), config.adapter_dim)
-            self.adapters["decoder"] = _stand_behind(decoder.sites, config.adapter_dim)
+            if config.training != "decoder":
+                self.adapters["decoder"] = _stand_behind(decoder.sites, config.adapter_dim)
         self._freeze()
 
     def _freeze(self) -> None:
         """Set what is trained."""
-        for part in (self.encoder, self.decoder):
-            part.requires_grad_(self.config.training == "full")
-            if self.config.training == "adapters" and self.config.train_layer_norms:
+        for part, stays in ((self.encoder, self.config.training != "full"), (self.decoder, self.decoder_stays)):
+            part.requires_grad_(not stays)
+            if stays and self.config.train_layer_norms:
                 for parameter in layer_norms(part):
                     parameter.requires_grad_(True)
         for name, parameter in self.encoder.named_parameters():
@@ -113,10 +115,15 @@ class SpeechTranslator(nn.Module):
             if ".encoder." in name and ".decoder." not in name:  # what is left of the text encoder, which nothing reads
                 parameter.requires_grad_(False)
 
+    @property
+    def decoder_stays(self) -> bool:
+        """Whether the decoder is not trained, but for adapters and layer norms."""
+        return self.config.training == "adapters"
+
     def train(self, mode: bool = True) -> SpeechTranslator:
         """As any module, but a frozen encoder stays in evaluation mode; the decoder keeps its own dropout."""
         super().train(mode)
-        if self.config.training == "adapters":
+        if self.config.training != "full":
             self.encoder.eval()
         return self
 
@@ -284,14 +291,14 @@ def parameter_counts(
 
 def count_parameters(model: SpeechTranslator) -> ParameterCounts:
     """The same for a model that is there."""
-    parts = (model.encoder, model.decoder)
+    parts = {"adapters": (model.encoder, model.decoder), "decoder": (model.encoder,), "full": ()}[model.config.training]
     norms = [p for part in parts for p in layer_norms(part) if p.requires_grad]
     return ParameterCounts(
         encoder=_size(model.encoder.parameters()),
         decoder=_size(model.decoder.parameters()),
         length_adaptor=_size(model.length_adaptor.parameters()),
         adapters=_size(model.adapters.parameters()),
-        layer_norms=_size(norms) if model.config.training == "adapters" else 0,
+        layer_norms=_size(norms),
         trained=_size(p for p in model.parameters() if p.requires_grad),
     )
 
@@ -351,7 +358,8 @@ def load_speech_translator(folder: str | Path) -> SpeechTranslator:
             raise CheckpointError(f"the format is not '{FORMAT}'. Update allophone.")
         config = from_dict(SpeechTranslatorConfig, info["config"], str(folder / INFO_FILE))
         load_decoder = load_small_decoder if info["decoder_kind"] == "small" else load_text_decoder
-        encoder, decoder = load_encoder(folder / ENCODER_FOLDER), load_decoder(folder / DECODER_FOLDER)
+        place = folder / info.get("encoder_folder", ENCODER_FOLDER)
+        encoder, decoder = load_encoder(place), load_decoder(folder / DECODER_FOLDER)
         found = {"encoder": model_hash(encoder), "decoder": model_hash(decoder.model)}
         for part, got in found.items():
             if info[part] != got:
