@@ -5,11 +5,10 @@ Shape letters: S samples.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from allophone.errors import ConfigError
-from allophone.frames import SAMPLE_RATE, seconds_to_samples
+from allophone.frames import seconds_to_samples
 
 WINDOW_SECONDS = 0.1
 """Stretch whose loudness is compared."""
@@ -42,10 +41,3 @@ def cut_at_pauses(waveform: Tensor, longest_seconds: float = 20.0) -> list[tuple
         pieces.append((start, end))
         start = end
     return [*pieces, (start, len(waveform))]
-
-
-def seconds_of(piece: tuple[int, int]) -> tuple[float, float]:
-    """Start and end of a piece in seconds."""
-    return piece[0] / SAMPLE_RATE, piece[1] / SAMPLE_RATE
-
-

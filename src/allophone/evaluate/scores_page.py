@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from allophone.evaluate.result import ResultTable
+from allophone.config import from_dict, to_dict
+from allophone.evaluate.result import Result, ResultTable
+
+RESULT = "result.json"
+Rows = dict[str, list[Result]]
+"""Results by system."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,3 +75,27 @@ def _heads(table: ResultTable) -> Sequence[str]:
         better = "higher is better" if one.higher_is_better else "lower is better"
         heads.append(f"{column}{', ' if one.unit else ''}{one.unit} ({better}, n = {one.n})")
     return heads
+
+
+def save_rows(
+    rows: Mapping[str, Sequence[Result]], folder: Path, kind: str, made_from: Any, facts: Mapping[str, Any]
+) -> None:
+    """Write ``result.json``: all results, what they were made from, and what a reader needs besides."""
+    values = {
+        "format": kind,
+        "made_from": made_from,
+        **facts,
+        "rows": {name: [to_dict(one) for one in results] for name, results in rows.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def saved_rows(folder: Path, kind: str, made_from: Any) -> Rows | None:
+    """The results that lie there, where they were made from the same."""
+    if not (folder / RESULT).exists():
+        return None
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    if result.get("format") != kind or result.get("made_from") != made_from:
+        return None
+    return {name: [from_dict(Result, one) for one in found] for name, found in result["rows"].items()}

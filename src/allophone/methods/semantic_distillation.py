@@ -23,6 +23,7 @@ from allophone.batch import SpeechBatch, Texts
 from allophone.errors import ConfigError, DataError
 from allophone.losses.distillation import contrast_with_negatives, cosine_distance, squared_error
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, freeze_unused, texts_of
+from allophone.methods.frozen_states import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_teacher import TeacherTable, text_key
 
@@ -59,6 +60,7 @@ class SemanticDistillation(nn.Module):
         config: The objective.
         weights: Of an utterance of each language (``losses.distillation.balance_weights``); None = all 1.
         negatives: From a text to texts that are nearly right, with vectors in the table; for the contrast.
+        keep_states: Compute a frozen encoder's states once for each utterance; batches must hold whole ones.
 
     Raises:
         ConfigError: The embedder has other dims than the teacher.
@@ -72,6 +74,7 @@ class SemanticDistillation(nn.Module):
         *,
         weights: Mapping[str, float] | None = None,
         negatives: Mapping[str, tuple[str, ...]] | None = None,
+        keep_states: bool = False,
     ) -> None:
         super().__init__()
         if speech.dim != teacher.dim:
@@ -82,6 +85,11 @@ class SemanticDistillation(nn.Module):
         self._weights = weights
         self._negatives = negatives or {}
         freeze_unused(speech.encoder, config.train_encoder)
+        self._frozen: FrozenStates | None = None
+        if keep_states and not config.train_encoder:
+            depth = speech.encoder.num_layers
+            first = depth if speech.layer_weights is None else 0
+            self._frozen = FrozenStates(speech.encoder, range(first, depth + 1))
 
     def train(self, mode: bool = True) -> SemanticDistillation:
         """As any module, but a frozen encoder stays in evaluation mode."""
@@ -101,7 +109,10 @@ class SemanticDistillation(nn.Module):
             DataError: The batch has no texts, the table lacks one, or a language has no weight.
         """
         texts = texts_of(batch, "Distillation")
-        student = self.speech(batch.waveform, batch.waveform_lengths)
+        if self._frozen is None:
+            student = self.speech(batch.waveform, batch.waveform_lengths)
+        else:
+            student = self.speech.pool(self._frozen(batch))
         device = student.device
         teacher = self._teacher(texts.texts).to(device)
         distance = cosine_distance(student, teacher)

@@ -17,6 +17,7 @@ from allophone.batch import SpeechBatch
 from allophone.errors import ConfigError
 from allophone.losses.sequence import IGNORED, smoothed_cross_entropy
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, texts_of
+from allophone.methods.frozen_states import FrozenStates
 from allophone.models.speech_translator import SpeechTranslator
 
 
@@ -76,12 +77,17 @@ class SpeechTranslation(nn.Module):
     Args:
         model: The translator.
         config: The loss.
+        keep_states: Compute an encoder's states once for each utterance, where nothing of it is trained; batches must
+            hold whole ones.
     """
 
-    def __init__(self, model: SpeechTranslator, config: SpeechTranslationConfig) -> None:
+    def __init__(self, model: SpeechTranslator, config: SpeechTranslationConfig, *, keep_states: bool = False) -> None:
         super().__init__()
         self.config = config
         self.model = model
+        self._frozen: FrozenStates | None = None
+        if keep_states and model.encoder_is_untouched:
+            self._frozen = FrozenStates(model.encoder, [model.encoder.num_layers])
 
     def count(self, batch: SpeechBatch) -> Tensor:
         """Target tokens of the batch, languages and ends included. Shape ``()``, int64."""
@@ -97,13 +103,16 @@ class SpeechTranslation(nn.Module):
         """
         texts = texts_of(batch, "Translation")
         targets = self.model.decoder.targets(texts.texts, texts.languages, self.config.max_target_tokens)
-        logits = self.model(batch.waveform, batch.waveform_lengths, targets.inputs)
+        if self._frozen is None:
+            logits = self.model(batch.waveform, batch.waveform_lengths, targets.inputs)
+        else:
+            logits = self.model.decoder(*self.model.shorten(self._frozen(batch)[0]), targets.inputs)
         found = smoothed_cross_entropy(logits, targets.labels, self.config.smoothing)
         sums = {"nll": (found.nll_sum, found.tokens), "token_accuracy": (found.hits, found.tokens)}
         return StepOutput(loss_sum=found.loss_sum, sums=sums)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Matrices with the run's weight decay, all else with none; pretrained parts at their own rate, a new decoder not."""
+        """Matrices with the run's weight decay, all else with none; what is pretrained at its own rate."""
         parts = [self.model.length_adaptor, self.model.adapters]
         parts += [self.model.decoder] if self.model.config.training == "decoder" else []
         new = {id(p) for part in parts for p in part.parameters()}

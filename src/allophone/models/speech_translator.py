@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
 
+from allophone.batch import Packed
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, ShapeError
 from allophone.models.build import (
@@ -140,9 +141,17 @@ class SpeechTranslator(nn.Module):
         Raises:
             ShapeError: Shapes disagree, or an utterance is shorter than one frame.
         """
-        hidden = self.encoder(waveform, waveform_lengths).hidden_states[-1]
+        return self.shorten(self.encoder(waveform, waveform_lengths).hidden_states[-1])
+
+    def shorten(self, hidden: Packed) -> tuple[Tensor, Tensor]:
+        """What the decoder attends to, of the encoder's last states: ``(B, T, E)`` and how many are real, ``(B,)``."""
         shortened = self.length_adaptor(hidden)
-        return shortened.padded(), torch.tensor(shortened.lengths, device=waveform.device)
+        return shortened.padded(), torch.tensor(shortened.lengths, device=hidden.values.device)
+
+    @property
+    def encoder_is_untouched(self) -> bool:
+        """Whether nothing of the encoder is trained, and nothing stands in it."""
+        return "encoder" not in self.adapters and not any(p.requires_grad for p in self.encoder.parameters())
 
     def forward(self, waveform: Tensor, waveform_lengths: Tensor, inputs: Tensor) -> Tensor:
         """Scores of the next token after each.
@@ -308,7 +317,12 @@ def _size(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def save_speech_translator(
-    model: SpeechTranslator, folder: str | Path, card: str, *, created_by: str = "allophone"
+    model: SpeechTranslator,
+    folder: str | Path,
+    card: str,
+    *,
+    created_by: str = "allophone",
+    encoder_folder: str | None = None,
 ) -> Path:
     """Write ``encoder/`` and ``decoder/``, each a folder that ``transformers`` reads, and what joins them beside.
 
@@ -317,6 +331,7 @@ def save_speech_translator(
         folder: Where to.
         card: Text of ``README.md``, the model card.
         created_by: The command or program that made it.
+        encoder_folder: Where the encoder lies already, seen from ``folder``; None = it is written too.
 
     Returns:
         The folder.
@@ -330,13 +345,15 @@ def save_speech_translator(
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(broken[:8])}. The training diverged.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
-    save_encoder(model.encoder, folder / ENCODER_FOLDER, card, created_by=created_by)
+    if encoder_folder is None:
+        save_encoder(model.encoder, folder / ENCODER_FOLDER, card, created_by=created_by)
     model.decoder.save(folder / DECODER_FOLDER)
     replace_file(folder / WEIGHTS_FILE, save(model.new_tensors()))
     replace_file(folder / "README.md", card.encode())
     info = {
         "format": FORMAT,
         "encoder": model_hash(model.encoder),
+        "encoder_folder": encoder_folder or ENCODER_FOLDER,
         "decoder": model_hash(model.decoder.model),
         "decoder_kind": "small" if isinstance(model.decoder, SmallDecoder) else "transformers",
         "config": to_dict(model.config),

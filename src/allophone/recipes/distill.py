@@ -18,6 +18,7 @@ from allophone.data.utterance import Utterance
 from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.result import Result
+from allophone.evaluate.scores_page import saved_rows
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, load_speech_embedder
@@ -30,7 +31,7 @@ from allophone.models.text_teacher import (
     load_teacher_table,
 )
 from allophone.recipes.align import unheard_pool
-from allophone.recipes.distill_scores import Judged, score_distillation, scored, write_distillation
+from allophone.recipes.distill_scores import FORMAT, Judged, score_distillation, write_distillation
 from allophone.run.config import DataConfig
 from allophone.run.distillation import (
     DistillConfig,
@@ -259,7 +260,7 @@ def _judge(
         "teacher": judged.table.name,
         "transcriber": None if cascade is None else str(cascade[0]),
     }
-    rows = scored(out, made_from)
+    rows = saved_rows(out, FORMAT, made_from)
     if rows is None:
         rows = score_distillation(models, judged, cascade=cascade, out=out, report=report)
     facts = (
@@ -309,12 +310,4 @@ def distill_config(options: DistillOptions, dim: int, seed: int) -> DistillConfi
     if options.recipe not in RECIPES:
         raise ConfigError(f"Unknown distill recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
     config = RECIPES[options.recipe](options.objective, dim, train_encoder=options.train_encoder, seed=seed)
-    return config if options.steps is None else replace(config, train=shortened(config.train, options.steps))
-
-
-def shortened(train: TrainConfig, steps: int) -> TrainConfig:
-    """Another number of updates, with phases of the same shares."""
-    share = steps / train.steps
-    return replace(
-        train, steps=steps, warmup_steps=int(train.warmup_steps * share), hold_steps=int(train.hold_steps * share)
-    )
+    return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))

@@ -7,7 +7,6 @@ transcripts, so that what distillation adds is the difference to the last of the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,11 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from allophone.config import from_dict, to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.evaluate.result import Result, Signature, tabulate
-from allophone.evaluate.scores_page import ScoresPage, Section, write_scores
+from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
 from allophone.evaluate.semantic_search import (
     KINDS,
     WHERE,
@@ -43,7 +41,7 @@ from allophone.run.distillation import known_negatives
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report, counted
 
-FORMAT, RESULT = "allophone-distill-result-1", "result.json"
+FORMAT = "allophone-distill-result-1"
 SHOWN = ("R@1", "R@5", "MRR")
 """Scores of a ranking that the page shows; ``result.json`` has all."""
 
@@ -141,16 +139,6 @@ def _by_ridge(judged: Judged, source: EncoderSource | FilterbankSource, report: 
     return ridge_vectors(pooled, targets, asked)
 
 
-def scored(out: Path, made_from: Mapping[str, Any]) -> dict[str, list[Result]] | None:
-    """The scores that lie there, where they were made from the same."""
-    if not (out / RESULT).exists():
-        return None
-    result = json.loads((out / RESULT).read_text(encoding="utf-8"))
-    if result.get("format") != FORMAT or result.get("made_from") != made_from:
-        return None
-    return {name: [from_dict(Result, one) for one in found] for name, found in result["rows"].items()}
-
-
 def write_distillation(
     rows: Mapping[str, Sequence[Result]],
     judged: Judged,
@@ -160,14 +148,8 @@ def write_distillation(
 ) -> Path:
     """Write ``result.json``, ``scores.md`` and ``report.html``; returns the second."""
     pool = judged.pool
-    values = {
-        "format": FORMAT,
-        "made_from": made_from,
-        "pool": {"recordings": len(pool.utterances), "texts": len(pool.texts), "spoken": list(pool.spoken)},
-        "rows": {name: [to_dict(one) for one in results] for name, results in rows.items()},
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RESULT).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    size = {"recordings": len(pool.utterances), "texts": len(pool.texts), "spoken": list(pool.spoken)}
+    save_rows(rows, out, FORMAT, made_from, {"pool": size})
     parts = [
         (
             "Over the whole pool",

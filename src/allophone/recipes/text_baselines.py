@@ -7,7 +7,6 @@ that was trained to write and is no better has learned to remember, not to hear.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,28 +18,13 @@ from allophone.data.utterance import Utterance
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.models.build import Encoder
 from allophone.recipes.align_scores import drawn_rows, pooled_frames
+from allophone.recipes.written import Asked
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report
 from allophone.run.texts import texts_of_row
 from allophone.seeding import numpy_generator
 
 CHANCE = "chance: a training text"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """A recording that is to be written in a language."""
-
-    row: Utterance
-    language: str
-    """Of the text."""
-    reference: str
-    """What is right."""
-
-    @property
-    def content(self) -> str:
-        """What is drawn together in an interval."""
-        return self.row.group or self.row.id
 
 
 def baseline_texts(

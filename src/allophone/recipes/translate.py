@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import MBartConfig
 
-from allophone.audio.io import read_audio
-from allophone.audio.pieces import cut_at_pauses, seconds_of
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
@@ -20,28 +20,29 @@ from allophone.data.splits import split_corpus
 from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.result import Result
+from allophone.evaluate.scores_page import saved_rows
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
 from allophone.models.conversion import model_hash
 from allophone.models.hubert import published_config
 from allophone.models.speech_translator import (
     ParameterCounts,
+    SpeechTranslator,
     SpeechTranslatorConfig,
     count_parameters,
     load_speech_translator,
     parameter_counts,
 )
 from allophone.models.token_decoder import SearchConfig
-from allophone.recipes.text_baselines import Asked, baseline_texts
+from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.translate_scores import (
+    FORMAT,
     Written,
-    saved_scores,
     score_differences,
     score_texts,
     shuffled,
-    translated,
-    translation_pool,
     write_translation,
 )
+from allophone.recipes.written import Asked, WrittenPiece, examples_of, unmet, write_all, written_pieces
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, silent
@@ -51,7 +52,8 @@ from allophone.run.translation import NewDecoder, TranslateConfig, build_transla
 from allophone.text.languages import parse_language
 from allophone.train.config import TrainConfig
 
-EXAMPLES = 20
+LEAST = 20
+"""Contents that a direction needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +83,7 @@ def small(languages: tuple[str, ...], seed: int) -> TranslateConfig:
         seed=seed,
         languages=languages,
         decoder=NewDecoder(),
-        translator=SpeechTranslatorConfig(
-            length_layers=1, adapter_dim=0, training="decoder", train_layer_norms=False
-        ),
+        translator=SpeechTranslatorConfig(length_layers=1, adapter_dim=0, training="decoder", train_layer_norms=False),
         method=SpeechTranslationConfig(max_target_tokens=64),
         data=DataConfig(
             collate=CollateConfig(crop_seconds=12.0, equal_lengths=False, mask_probability=0.0),
@@ -106,7 +106,7 @@ def small(languages: tuple[str, ...], seed: int) -> TranslateConfig:
 
 
 def standard(languages: tuple[str, ...], seed: int) -> TranslateConfig:
-    """For a GPU: both parts stay, adapters of 2 x 512 in each layer, the three phases of 80,000 updates (the port's)."""
+    """For a GPU: both parts stay, adapters of 2 x 512 in each layer, three phases of 80,000 updates (the port's)."""
     phases = three_phases(80_000)
     config = small(languages, seed)
     return replace(
@@ -194,7 +194,7 @@ def train_translators(
             if run.result.stopped == "signal":
                 return TranslateResult(folders=(), finished=False, tables=None, rows={})
     folders = tuple(run.folder for found in runs.values() for run in found.values())
-    asked = translation_pool(whole, tags, options.most_test)
+    asked = unmet(whole, tags, options.most_test, LEAST)
     found: list[tuple[Path, dict[str, list[Result]]]] = []
     if asked:
         on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, options, out, report)))
@@ -219,13 +219,7 @@ def translate_config(
     training = options.training or ("adapters" if decoder is not None else "decoder")
     chosen = replace(chosen, training=training)
     config = replace(config, translator=chosen, decoder=None if decoder is not None else config.decoder or NewDecoder())
-    if options.steps is None:
-        return config
-    phases = three_phases(options.steps)
-    train = replace(
-        config.train, steps=options.steps, warmup_steps=phases.warmup_steps, hold_steps=phases.hold_steps
-    )
-    return replace(config, train=train)
+    return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))
 
 
 def _judge(
@@ -241,7 +235,7 @@ def _judge(
     heard = next(iter(next(iter(runs.values())).values())).heard
     data_hash = corpus.with_utterances(tuple({one.row.id: one.row for one in asked}.values())).hash
     before = open_base(next(iter(models.values())))[0].encoder
-    made_from = {
+    made_from: dict[str, Any] = {
         "models": {name: [model_hash(one) for one in found.values()] for name, found in loaded.items()},
         "before": model_hash(before),
         "pool": data_hash,
@@ -256,19 +250,19 @@ def _judge(
             before, heard.corpus, corpus, asked, same_language=False, report=report
         ).items()
     }
-    examples: list[tuple[str, str, str]] = []
+    examples: tuple[tuple[str, str, str], ...] = ()
     for name, found in loaded.items():
         texts = tuple(
-            tuple(translated(one, asked, cache, search, report(f"{name}, seed {seed}"))) for seed, one in found.items()
+            tuple(write_all(asked, cache, partial(_translations, one, search), report(f"{name}, seed {seed}")))
+            for seed, one in found.items()
         )
         label = f"translator: {name}"
-        written[label] = Written(texts=texts, model_hash=made_from["models"][name][0], seeds=tuple(found))  # type: ignore[index]
+        written[label] = Written(texts=texts, model_hash=made_from["models"][name][0], seeds=tuple(found))
         if not examples:
             moved = tuple(shuffled(asked, one) for one in texts)
             written[f"{label}, shuffled"] = replace(written[label], texts=moved)
-            step = max(1, len(asked) // EXAMPLES)
-            examples = [(one.row.id, one.reference, texts[0][place]) for place, one in list(enumerate(asked))[::step]]
-    rows = saved_scores(out, made_from)
+            examples = examples_of(asked, texts[0])
+    rows = saved_rows(out, FORMAT, made_from)
     if rows is None:
         rows = score_texts(asked, written, data_hash)
         first, *others = models
@@ -282,7 +276,13 @@ def _judge(
         ("Never heard", ", ".join(unheard) or "none of the languages that are scored"),
         ("Search", f"{options.beams} beams"),
     )
-    return write_translation(rows, asked, unheard, made_from, facts, tuple(examples), out), rows
+    return write_translation(rows, asked, unheard, made_from, facts, examples, out), rows
+
+
+def _translations(
+    model: SpeechTranslator, search: SearchConfig, waveform: Tensor, lengths: Tensor, asked: Sequence[Asked]
+) -> list[str]:
+    return [one.text for one in model.generate(waveform, lengths, [one.language for one in asked], search)]
 
 
 def plan(
@@ -330,20 +330,7 @@ def in_millions(counts: ParameterCounts) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {getattr(counts, name) / 1e6:.2f} M" for name in parts) + "."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TranslatedPiece:
-    """A stretch of a recording and what it says in another language."""
-
-    start_seconds: float
-    end_seconds: float
-    text: str
-    confidence: float
-    """0 to 1."""
-
-
-def translate_file(
-    model: str | Path, audio: Path, language: str, *, beams: int = 5, longest_seconds: float = 20.0
-) -> list[TranslatedPiece]:
+def translate_file(model: str | Path, audio: Path, language: str, *, beams: int = 5) -> list[WrittenPiece]:
     """Translate a recording of any length, cut where it is quietest.
 
     Args:
@@ -351,22 +338,16 @@ def translate_file(
         audio: Sound file.
         language: To write, in any tag.
         beams: Texts kept in the search.
-        longest_seconds: Of a piece.
 
     Raises:
         DataError: The model does not write the language, or the file cannot be read.
         CheckpointError: The model cannot be read.
     """
-    folder = starter_translator() if str(model) == STARTER else Path(model)
-    translator, waveform = load_speech_translator(folder), read_audio(audio)
-    search, found = SearchConfig(beams=beams, max_tokens=translator.decoder.max_positions), []
-    for piece in cut_at_pauses(waveform, longest_seconds):
-        part = waveform[slice(*piece)]
-        if translator.clock.count(len(part)) == 0:
-            continue
-        (one,) = translator.generate(part[None], torch.tensor([len(part)]), [language], search)
-        start, end = seconds_of(piece)
-        found.append(
-            TranslatedPiece(start_seconds=start, end_seconds=end, text=one.text, confidence=one.confidence)
-        )
-    return found
+    translator = load_speech_translator(starter_translator() if str(model) == STARTER else Path(model))
+    search = SearchConfig(beams=beams, max_tokens=translator.decoder.max_positions)
+
+    def write(waveform: Tensor) -> tuple[str, float]:
+        (found,) = translator.generate(waveform[None], torch.tensor([len(waveform)]), [language], search)
+        return found.text, found.confidence
+
+    return written_pieces(audio, translator.clock, write)

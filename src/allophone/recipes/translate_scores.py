@@ -6,70 +6,18 @@ control has each text stand for another recording of its direction: what a model
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from allophone.config import from_dict, to_dict
-from allophone.data.corpus import Corpus
-from allophone.data.loader import WaveformCache
 from allophone.evaluate.result import Result, Signature, tabulate
-from allophone.evaluate.scores_page import ScoresPage, Section, write_scores
-from allophone.evaluate.text_retrieval import held_out
+from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
 from allophone.evaluate.translation import translation_differences, translation_results
-from allophone.models.speech_translator import SpeechTranslator
-from allophone.models.token_decoder import SearchConfig
-from allophone.recipes.text_baselines import Asked
-from allophone.run.progress import Report
-from allophone.run.texts import texts_of_row
-from allophone.seeding import numpy_generator
+from allophone.recipes.written import Asked
 
-FORMAT, RESULT = "allophone-translate-result-1", "result.json"
-BATCH = 16
-LEAST = 20
-"""Contents that a direction needs."""
-
-
-def translation_pool(corpus: Corpus, languages: Sequence[str], most: int) -> list[Asked]:
-    """Held-out recordings with texts in other languages than their own, at most so many in each direction."""
-    for split, known in (("test", (None, "train", "dev")), ("dev", (None, "train"))):
-        rows = held_out([row for row in corpus if row.split == split], [row for row in corpus if row.split in known])
-        directions: dict[tuple[str, str], list[Asked]] = defaultdict(list)
-        for row in rows:
-            for language, text in texts_of_row(row, languages).items():
-                if language != row.language:
-                    directions[row.language, language].append(Asked(row=row, language=language, reference=text))
-        found = []
-        for pair, items in sorted(directions.items()):
-            if len({one.content for one in items}) >= LEAST:
-                order = numpy_generator(0, "translation", *pair).permutation(len(items))[:most]
-                found += [items[place] for place in sorted(order)]
-        if found:
-            return found
-    return []
-
-
-def translated(
-    model: SpeechTranslator, asked: Sequence[Asked], cache: WaveformCache[Any], search: SearchConfig, report: Any
-) -> list[str]:
-    """What a translator writes, in order; recordings of similar length together."""
-    order = sorted(range(len(asked)), key=lambda place: asked[place].row.duration_seconds)
-    texts = [""] * len(asked)
-    for start in range(0, len(order), BATCH):
-        places = order[start : start + BATCH]
-        waveforms = [cache.get(asked[place].row) for place in places]
-        padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        found = model.generate(padded, lengths, [asked[place].language for place in places], search)
-        for place, one in zip(places, found, strict=True):
-            texts[place] = one.text
-        report(min(start + BATCH, len(order)), len(order), {})
-    return texts
+FORMAT = "allophone-translate-result-1"
 
 
 def directions_of(asked: Sequence[Asked]) -> dict[str, list[int]]:
@@ -77,7 +25,7 @@ def directions_of(asked: Sequence[Asked]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     for place, one in enumerate(asked):
         found[f"all to {one.language}"].append(place)
-        found[f"{one.row.language} to {one.language}"].append(place)
+        found[one.direction].append(place)
     return dict(sorted(found.items(), key=lambda item: (not item[0].startswith("all"), item[0])))
 
 
@@ -107,9 +55,7 @@ def score_texts(asked: Sequence[Asked], written: Mapping[str, Written], data_has
     return rows
 
 
-def score_differences(
-    asked: Sequence[Asked], first: Written, second: Written, data_hash: str
-) -> list[Result]:
+def score_differences(asked: Sequence[Asked], first: Written, second: Written, data_hash: str) -> list[Result]:
     """Second less first, on the same contents, in every direction."""
     found = []
     for direction, places in directions_of(asked).items():
@@ -134,16 +80,6 @@ def shuffled(asked: Sequence[Asked], texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(moved)
 
 
-def saved_scores(out: Path, made_from: Mapping[str, Any]) -> dict[str, list[Result]] | None:
-    """The scores that lie there, where they were made from the same."""
-    if not (out / RESULT).exists():
-        return None
-    result = json.loads((out / RESULT).read_text(encoding="utf-8"))
-    if result.get("format") != FORMAT or result.get("made_from") != made_from:
-        return None
-    return {name: [from_dict(Result, one) for one in found] for name, found in result["rows"].items()}
-
-
 def write_translation(
     rows: Mapping[str, Sequence[Result]],
     asked: Sequence[Asked],
@@ -164,15 +100,8 @@ def write_translation(
         examples: Recording, what was right, what was written.
         out: Folder.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    values = {
-        "format": FORMAT,
-        "made_from": made_from,
-        "asked": {name: len(places) for name, places in directions_of(asked).items()},
-        "zero_shot": sorted(unheard),
-        "rows": {name: [to_dict(one) for one in results] for name, results in rows.items()},
-    }
-    (out / RESULT).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    directions = {name: len(places) for name, places in directions_of(asked).items()}
+    save_rows(rows, out, FORMAT, made_from, {"asked": directions, "zero_shot": sorted(unheard)})
     sections = []
     for language in sorted({one.language for one in asked}):
         for metric in ("BLEU", "chrF2++"):
@@ -190,12 +119,10 @@ def write_translation(
                     title = f"{metric} into {language}{': differences' if kind else ''}"
                     sections.append(Section(title=title, text=TEXTS[kind], table=tabulate(table)))
     lead = (
-        "No content or text that is asked was in training; texts were found by beam search. 95 % intervals over contents. "
-        "A star marks languages whose speech was never heard in training."
+        "No content or text that is asked was in training. Texts were found by beam search; 95 % intervals over "
+        "contents. A star marks languages whose speech was never heard in training."
     )
-    page = ScoresPage(
-        title="Speech translation", lead=lead, facts=facts, sections=tuple(sections), examples=examples
-    )
+    page = ScoresPage(title="Speech translation", lead=lead, facts=facts, sections=tuple(sections), examples=examples)
     return write_scores(page, out)
 
 

@@ -95,6 +95,7 @@ def execute_distillation(
             config.method,
             weights=balance_weights(counts, config.balance),
             negatives=known_negatives(corpus, table) if config.method.contrast_weight > 0 else None,
+            keep_states=True,
         )
 
     def keep(method: SemanticDistillation, folder: Path) -> None:

@@ -267,7 +267,9 @@ def _noise_batch(config: TuneConfig, clock: FrameClock, num_classes: int) -> Spe
 
 def _method_step(method: Any, batch: SpeechBatch) -> Callable[[], None]:
     def one_step() -> None:
-        method.step(batch).loss_sum.backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_bf16()):
+            output = method.step(batch)
+        output.loss_sum.backward()
         method.zero_grad(set_to_none=True)
 
     return one_step

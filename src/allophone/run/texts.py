@@ -32,6 +32,9 @@ from allophone.seeding import derive
 from allophone.train.config import TrainConfig
 from allophone.train.loop import CHECKPOINTS, TrainResult, train
 
+CLOSE_SECONDS = 0.01
+"""By which an utterance may be longer than the crop."""
+
 
 class TextConfig(Protocol):
     """What the config of such a run has."""
@@ -62,7 +65,7 @@ class Heard:
 
     corpus: Corpus
     left_out: dict[str, int]
-    """Utterances of the training split that are too short or have no text, per language."""
+    """Utterances of the training split that are too short, too long or have no text, per language."""
     languages: tuple[str, ...] | None
     """Languages of their texts; None = each in its own."""
 
@@ -100,16 +103,21 @@ def without(corpus: Corpus, languages: Sequence[str]) -> Corpus:
 def heard_with_texts(corpus: Corpus, data: DataConfig, languages: Sequence[str] | None = None) -> Heard:
     """The training utterances that say something in some languages (None = their own).
 
+    Those longer than the crop are left out, because a piece does not say the whole text.
+
     Raises:
         DataError: None does.
     """
     training, short = usable(corpus, data)
-    rows = tuple(row for row in training if texts_of_row(row, languages))
+    longest = data.collate.crop_seconds
+    rows = tuple(
+        row for row in training if texts_of_row(row, languages) and row.duration_seconds <= longest + CLOSE_SECONDS
+    )
     if not rows:
         wanted = "of their own words" if languages is None else f"in {', '.join(languages)}"
         raise DataError(
-            f"{corpus.folder}: none of {len(training)} utterances of the training split has a text {wanted}. Add texts "
-            "or translations to the corpus, or name other languages."
+            f"{corpus.folder}: none of {len(training)} utterances of the training split has a text {wanted} and at "
+            f"most {longest:g} s. Add texts or translations to the corpus, or name other languages."
         )
     there = {row.id for row in rows}
     mute = Counter(row.language for row in training if row.id not in there)

@@ -89,7 +89,7 @@ def build_transcriber(config: TranscribeConfig, heard: Heard, encoder: Encoder) 
 def _card(config: TranscribeConfig, heard: Heard, parent: str) -> str:
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(heard.corpus.hours().items()))
     return (
-        f"# {config.name}\n\nA speech encoder ({parent}) with a linear layer that spells by CTC, trained with allophone "
-        f"({config.train.steps} updates).\n\nHeard: {heard.corpus.name}, {len(heard.corpus)} utterances; hours: "
-        f"{hours}.\n\nIt writes lower case without punctuation, in whatever language it believes to hear.\n"
+        f"# {config.name}\n\nA speech encoder ({parent}) with a linear layer that spells by CTC, trained with "
+        f"allophone ({config.train.steps} updates).\n\nHeard: {heard.corpus.name}, {len(heard.corpus)} utterances; "
+        f"hours: {hours}.\n\nIt writes lower case without punctuation, in whatever language it believes to hear.\n"
     )

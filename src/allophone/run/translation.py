@@ -112,7 +112,7 @@ def execute_translation(
     }
 
     def build() -> SpeechTranslation:
-        return SpeechTranslation(build_translator(config, heard, encoder, decoder), config.method)
+        return SpeechTranslation(build_translator(config, heard, encoder, decoder), config.method, keep_states=True)
 
     def keep(method: SpeechTranslation, folder: Path) -> None:
         save_speech_translator(method.model, folder, _card(config, heard, begun_from), created_by=CREATED_BY)
