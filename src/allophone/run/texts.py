@@ -21,7 +21,7 @@ from allophone.data.loader import BatchStream
 from allophone.data.texts import TextDraws
 from allophone.data.utterance import Utterance
 from allophone.distributed import on_rank_zero
-from allophone.errors import DataError
+from allophone.errors import DataError, suggest
 from allophone.frames import FrameClock
 from allophone.run.config import DataConfig
 from allophone.run.execute import fit_threads
@@ -29,6 +29,7 @@ from allophone.run.origin import begin_run, require_origin
 from allophone.run.progress import Report, silent
 from allophone.run.targets import build_sampler, usable
 from allophone.seeding import derive
+from allophone.text.languages import parse_language
 from allophone.train.config import TrainConfig
 from allophone.train.loop import CHECKPOINTS, TrainResult, train
 
@@ -96,7 +97,14 @@ def without(corpus: Corpus, languages: Sequence[str]) -> Corpus:
     Raises:
         DataError: A language is not one of the corpus.
     """
-    absent = {row.id for row in corpus.where(language=languages)} if languages else set()
+    tags = {parse_language(language).tag for language in languages}
+    unknown = sorted(tags - set(corpus.languages))
+    if unknown:
+        raise DataError(
+            f"{corpus.name} has no recording in {unknown[0]}, so it cannot be left out. "
+            f"{suggest(unknown[0], corpus.languages)}"
+        )
+    absent = {row.id for row in corpus if row.language in tags}
     return corpus.with_utterances(tuple(row for row in corpus if row.id not in absent))
 
 
