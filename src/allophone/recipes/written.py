@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from allophone.audio.io import load_audio
-from allophone.audio.pieces import cut_at_pauses
 from allophone.data.corpus import Corpus
+from allophone.data.decoding import pieces
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.evaluate.text_retrieval import held_out
@@ -130,14 +130,14 @@ def written_pieces(
     Raises:
         DataError: The file cannot be read.
     """
-    waveform, found = load_audio(audio), []
-    for start, end in cut_at_pauses(waveform, longest_seconds):
-        if clock.count(end - start):
-            text, confidence = write(waveform[start:end])
+    found = []
+    for start, samples in pieces(iter([load_audio(audio).numpy()]), SAMPLE_RATE, longest_seconds):
+        if clock.count(len(samples)):
+            text, confidence = write(torch.from_numpy(samples))
             found.append(
                 WrittenPiece(
                     start_seconds=start / SAMPLE_RATE,
-                    end_seconds=end / SAMPLE_RATE,
+                    end_seconds=(start + len(samples)) / SAMPLE_RATE,
                     text=text,
                     confidence=confidence,
                 )
