@@ -11,12 +11,14 @@ import pytest
 import tiny_model
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tiny_text import TEXTS, text_encoder
 from torch import Tensor
 
 from allophone.batch import SpeechBatch, Texts
 from allophone.errors import CheckpointError, ConfigError, DataError, ShapeError
 from allophone.losses.distillation import balance_weights, contrast_with_negatives, cosine_distance, squared_error
+from allophone.methods.frozen_states import FrozenStates
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
 from allophone.models.text_teacher import (
@@ -24,6 +26,7 @@ from allophone.models.text_teacher import (
     TextTeacher,
     cached_vectors,
     load_teacher_table,
+    save_teacher_table,
     text_key,
 )
 from allophone.train.config import TrainConfig
@@ -213,3 +216,28 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="2 texts in 1 languages"):
         Texts(("a", "b"), ("eng_Latn",)).validate()
     assert math.isfinite(float(method(tmp_path).step(batch()).loss_sum))
+
+
+def test_a_table_of_eight_bits_is_half_as_large_and_nearly_the_same(tmp_path: Path) -> None:
+    table = cached_vectors([f"text {number}" for number in range(50)], Fake(), "fake", tmp_path / "whole")
+    save_teacher_table(table, tmp_path / "small", eight_bits=True)
+    found = load_teacher_table(tmp_path / "small")
+    assert torch.equal(found.keys, table.keys) and found.vectors.dtype == torch.float16
+    assert float(F.cosine_similarity(found.vectors.float(), table.vectors.float()).min()) > 0.999
+
+
+def test_a_teacher_without_a_pooler_has_the_same_name_each_time(tmp_path: Path) -> None:
+    folder = text_encoder(tmp_path / "text")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "pooler" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    assert TextTeacher(folder).name == TextTeacher(folder).name
+
+
+def test_frozen_states_change_no_step(tmp_path: Path) -> None:
+    frozen = SemanticDistillationConfig(train_encoder=False)
+    first, second = method(tmp_path / "a", frozen), method(tmp_path / "b", frozen)
+    second._frozen = FrozenStates(second.speech.encoder, [second.speech.encoder.num_layers])
+    one, two = first.train().step(batch()).loss_sum, second.train().step(batch()).loss_sum
+    torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-3)

@@ -59,3 +59,8 @@ def test_settings_out_of_range() -> None:
         TrainConfig(steps=10, warmup_steps=11)
     with pytest.raises(ConfigError, match=r"needs train\.final_lr_scale above 0"):
         TrainConfig(steps=10, schedule="tri_stage")
+
+
+def test_fewer_steps_keep_the_shares_of_the_phases() -> None:
+    short = config("tri_stage", hold_steps=40).shortened(20)
+    assert (short.steps, short.warmup_steps, short.hold_steps, short.learning_rate) == (20, 2, 8, 2.0)

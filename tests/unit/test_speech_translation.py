@@ -129,3 +129,20 @@ def test_what_cannot_work_is_refused(folder: Path) -> None:
         method(folder).count(replace(tiny_model.batch(), texts=Texts(("a",) * 3, ("swh_Latn",) * 3)))
     with pytest.raises(ConfigError, match="smoothing < 1"):
         SpeechTranslationConfig(smoothing=1.0)
+
+
+def test_a_new_decoder_learns_at_the_full_rate_from_kept_states(folder: Path) -> None:
+    torch.manual_seed(3)
+    config = SpeechTranslatorConfig(adapter_dim=0, training="decoder", train_layer_norms=False, length_layers=1)
+    model = SpeechTranslator(tiny_model.lasr(), load_text_decoder(folder), config)
+    plain, kept = (SpeechTranslation(model, SpeechTranslationConfig(), keep_states=keep) for keep in (False, True))
+    assert all(group.lr_scale == 1.0 for group in plain.parameter_groups())
+    first = plain.eval().step(batch()).loss_sum
+    for _ in range(2):  # computed, then kept
+        torch.testing.assert_close(kept.eval().step(batch()).loss_sum, first, atol=1e-2, rtol=1e-3)
+    tuned = SpeechTranslation(
+        SpeechTranslator(tiny_model.lasr(), load_text_decoder(folder), SpeechTranslatorConfig(adapter_dim=4)),
+        SpeechTranslationConfig(),
+        keep_states=True,
+    )
+    assert tuned._frozen is None  # adapters stand in the encoder

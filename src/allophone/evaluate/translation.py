@@ -59,6 +59,51 @@ def translation_results(
     return found
 
 
+def translation_differences(
+    first: Sequence[str],
+    second: Sequence[str],
+    references: Sequence[str],
+    language: str,
+    signature: Signature,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seeds: Sequence[int] = (),
+    resamples: int = 300,
+) -> list[Result]:
+    """BLEU and chrF2++ of ``first`` less those of ``second``, both on the same drawn texts.
+
+    Args:
+        first: What one system wrote.
+        second: What the other wrote.
+        references: What they should have written, one each.
+        language: Of all, ``fra_Latn``.
+        signature: Of data and model; its normalizer is replaced by the name of the score.
+        groups: Labels of texts that are drawn together, such as their content.
+        seeds: Of the trainings behind the texts.
+        resamples: Of the interval.
+
+    Raises:
+        DataError: There are no texts, or not as many of each.
+        ConfigError: sacreBLEU or the tokenizer of the language is not installed.
+    """
+    found = []
+    sides = {
+        "BLEU": [bleu_counts(texts, references, language) for texts in (first, second)],
+        "chrF2++": [chrf_counts(texts, references) for texts in (first, second)],
+    }
+    for name, (one, other) in sides.items():
+        interval = bootstrap_statistic(
+            len(references),
+            lambda rows, one=one, other=other: one.score(rows) - other.score(rows),  # type: ignore[misc]
+            groups=groups,
+            resamples=resamples,
+            seed=signature.seed,
+        )
+        own = replace(signature, normalizer=f"difference of {name}")
+        found.append(result_from_interval(name, interval, unit="", higher_is_better=True, signature=own, seeds=seeds))
+    return found
+
+
 def transcript_results(
     hypotheses: Sequence[str],
     references: Sequence[str],

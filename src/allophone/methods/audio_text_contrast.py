@@ -32,7 +32,7 @@ from allophone.losses.contrastive import (
     infonce_loss,
     sigmoid_loss,
 )
-from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups
+from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, freeze_unused
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_embedder import TextEmbedder
 
@@ -85,11 +85,7 @@ class AudioTextContrast(nn.Module):
         self.text = text
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
         self.bias = nn.Parameter(torch.tensor(config.bias)) if config.loss == "sigmoid" else None
-        if not config.train_encoder:
-            speech.encoder.requires_grad_(False)
-        for name, parameter in speech.encoder.named_parameters():
-            if name.endswith("masked_spec_embed"):  # stands for hidden frames, and none are hidden here
-                parameter.requires_grad_(False)
+        freeze_unused(speech.encoder, config.train_encoder)
 
     def train(self, mode: bool = True) -> AudioTextContrast:
         """As any module, but a frozen encoder stays in evaluation mode."""

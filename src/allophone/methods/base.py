@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from allophone.batch import SpeechBatch
+from allophone.batch import SpeechBatch, Texts
+from allophone.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +59,21 @@ def decaying_groups(parameters: Iterable[nn.Parameter], lr_scale: float) -> list
     matrices, vectors = tuple(p for p in every if p.ndim > 1), tuple(p for p in every if p.ndim <= 1)
     groups = [ParameterGroup(matrices, lr_scale), ParameterGroup(vectors, lr_scale, weight_decay=0.0)]
     return [group for group in groups if group.parameters]
+
+
+def freeze_unused(encoder: nn.Module, trained: bool) -> None:
+    """Freeze the vector that stands for hidden frames, as none are hidden, and all of the encoder if not trained."""
+    for name, parameter in encoder.named_parameters():
+        if not trained or name.endswith("masked_spec_embed"):
+            parameter.requires_grad_(False)
+
+
+def texts_of(batch: SpeechBatch, who: str) -> Texts:
+    """What the utterances of a batch say.
+
+    Raises:
+        DataError: The batch has no texts; ``who`` says in the message that it needs them.
+    """
+    if batch.texts is None:
+        raise DataError(f"{who} needs texts; this batch was collated without them (give the stream some).")
+    return batch.texts

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from allophone.batch import SpeechBatch, Texts
 from allophone.errors import ConfigError, DataError
 from allophone.losses.distillation import contrast_with_negatives, cosine_distance, squared_error
-from allophone.methods.base import ParameterGroup, StepOutput
+from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, freeze_unused, texts_of
+from allophone.methods.frozen_states import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_teacher import TeacherTable, text_key
 
@@ -59,6 +60,7 @@ class SemanticDistillation(nn.Module):
         config: The objective.
         weights: Of an utterance of each language (``losses.distillation.balance_weights``); None = all 1.
         negatives: From a text to texts that are nearly right, with vectors in the table; for the contrast.
+        keep_states: Compute a frozen encoder's states once for each utterance; batches must hold whole ones.
 
     Raises:
         ConfigError: The embedder has other dims than the teacher.
@@ -72,6 +74,7 @@ class SemanticDistillation(nn.Module):
         *,
         weights: Mapping[str, float] | None = None,
         negatives: Mapping[str, tuple[str, ...]] | None = None,
+        keep_states: bool = False,
     ) -> None:
         super().__init__()
         if speech.dim != teacher.dim:
@@ -81,11 +84,12 @@ class SemanticDistillation(nn.Module):
         self._teacher = teacher
         self._weights = weights
         self._negatives = negatives or {}
-        if not config.train_encoder:
-            speech.encoder.requires_grad_(False)
-        for name, parameter in speech.encoder.named_parameters():
-            if name.endswith("masked_spec_embed"):  # stands for hidden frames, and none are hidden here
-                parameter.requires_grad_(False)
+        freeze_unused(speech.encoder, config.train_encoder)
+        self._frozen: FrozenStates | None = None
+        if keep_states and not config.train_encoder:
+            depth = speech.encoder.num_layers
+            first = depth if speech.layer_weights is None else 0
+            self._frozen = FrozenStates(speech.encoder, range(first, depth + 1))
 
     def train(self, mode: bool = True) -> SemanticDistillation:
         """As any module, but a frozen encoder stays in evaluation mode."""
@@ -104,8 +108,11 @@ class SemanticDistillation(nn.Module):
         Raises:
             DataError: The batch has no texts, the table lacks one, or a language has no weight.
         """
-        texts = _texts(batch)
-        student = self.speech(batch.waveform, batch.waveform_lengths)
+        texts = texts_of(batch, "Distillation")
+        if self._frozen is None:
+            student = self.speech(batch.waveform, batch.waveform_lengths)
+        else:
+            student = self.speech.pool(self._frozen(batch))
         device = student.device
         teacher = self._teacher(texts.texts).to(device)
         distance = cosine_distance(student, teacher)
@@ -150,20 +157,11 @@ class SemanticDistillation(nn.Module):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Matrices with the run's weight decay, everything else with none; the encoder at its own rate."""
-        encoder = {id(parameter) for parameter in self.speech.encoder.parameters()}
-        groups = []
-        for scale, inside in ((1.0, False), (self.config.encoder_lr_scale, True)):
-            part = [p for p in self.speech.parameters() if p.requires_grad and (id(p) in encoder) == inside]
-            groups.append(ParameterGroup(tuple(p for p in part if p.ndim > 1), scale))
-            groups.append(ParameterGroup(tuple(p for p in part if p.ndim <= 1), scale, weight_decay=0.0))
-        return [group for group in groups if group.parameters]
+        inside = {id(parameter) for parameter in self.speech.encoder.parameters()}
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = decaying_groups((p for p in trained if id(p) not in inside), 1.0)
+        return groups + decaying_groups((p for p in trained if id(p) in inside), self.config.encoder_lr_scale)
 
     def artifact(self) -> nn.Module:
         """The speech embedder."""
         return self.speech
-
-
-def _texts(batch: SpeechBatch) -> Texts:
-    if batch.texts is None:
-        raise DataError("Distillation needs texts; this batch was collated without them (give the stream some).")
-    return batch.texts

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from allophone.batch import SpeechBatch, Texts
-from allophone.errors import ConfigError, DataError
+from allophone.batch import SpeechBatch
+from allophone.errors import ConfigError
 from allophone.losses.sequence import IGNORED, smoothed_cross_entropy
-from allophone.methods.base import ParameterGroup, StepOutput
+from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, texts_of
+from allophone.methods.frozen_states import FrozenStates
 from allophone.models.speech_translator import SpeechTranslator
 
 
@@ -76,16 +77,21 @@ class SpeechTranslation(nn.Module):
     Args:
         model: The translator.
         config: The loss.
+        keep_states: Compute an encoder's states once for each utterance, where nothing of it is trained; batches must
+            hold whole ones.
     """
 
-    def __init__(self, model: SpeechTranslator, config: SpeechTranslationConfig) -> None:
+    def __init__(self, model: SpeechTranslator, config: SpeechTranslationConfig, *, keep_states: bool = False) -> None:
         super().__init__()
         self.config = config
         self.model = model
+        self._frozen: FrozenStates | None = None
+        if keep_states and model.encoder_is_untouched:
+            self._frozen = FrozenStates(model.encoder, [model.encoder.num_layers])
 
     def count(self, batch: SpeechBatch) -> Tensor:
         """Target tokens of the batch, languages and ends included. Shape ``()``, int64."""
-        texts = _texts(batch)
+        texts = texts_of(batch, "Translation")
         targets = self.model.decoder.targets(texts.texts, texts.languages, self.config.max_target_tokens)
         return (targets.labels != IGNORED).sum().cpu()
 
@@ -95,29 +101,25 @@ class SpeechTranslation(nn.Module):
         Raises:
             DataError: The batch has no texts, or the decoder has no token for a language.
         """
-        texts = _texts(batch)
+        texts = texts_of(batch, "Translation")
         targets = self.model.decoder.targets(texts.texts, texts.languages, self.config.max_target_tokens)
-        logits = self.model(batch.waveform, batch.waveform_lengths, targets.inputs)
+        if self._frozen is None:
+            logits = self.model(batch.waveform, batch.waveform_lengths, targets.inputs)
+        else:
+            logits = self.model.decoder(*self.model.shorten(self._frozen(batch)[0]), targets.inputs)
         found = smoothed_cross_entropy(logits, targets.labels, self.config.smoothing)
         sums = {"nll": (found.nll_sum, found.tokens), "token_accuracy": (found.hits, found.tokens)}
         return StepOutput(loss_sum=found.loss_sum, sums=sums)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Matrices with the run's weight decay, everything else with none; pretrained parameters at their own rate."""
-        new = {id(p) for part in (self.model.length_adaptor, self.model.adapters) for p in part.parameters()}
-        groups = []
-        for scale, fresh in ((1.0, True), (self.config.pretrained_lr_scale, False)):
-            part = [p for p in self.model.parameters() if p.requires_grad and (id(p) in new) == fresh]
-            groups.append(ParameterGroup(tuple(p for p in part if p.ndim > 1), scale))
-            groups.append(ParameterGroup(tuple(p for p in part if p.ndim <= 1), scale, weight_decay=0.0))
-        return [group for group in groups if group.parameters]
+        """Matrices with the run's weight decay, all else with none; what is pretrained at its own rate."""
+        parts = [self.model.length_adaptor, self.model.adapters]
+        parts += [self.model.decoder] if self.model.config.training == "decoder" else []
+        new = {id(p) for part in parts for p in part.parameters()}
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = decaying_groups((p for p in trained if id(p) in new), 1.0)
+        return groups + decaying_groups((p for p in trained if id(p) not in new), self.config.pretrained_lr_scale)
 
     def artifact(self) -> nn.Module:
         """The translator."""
         return self.model
-
-
-def _texts(batch: SpeechBatch) -> Texts:
-    if batch.texts is None:
-        raise DataError("Translation needs texts; this batch was collated without them (give the stream some).")
-    return batch.texts

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from allophone.batch import SpeechBatch
-from allophone.errors import ConfigError, DataError
+from allophone.errors import ConfigError
 from allophone.losses.sequence import ctc_loss
-from allophone.methods.base import ParameterGroup, StepOutput
+from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, freeze_unused, texts_of
 from allophone.models.transcriber import Transcriber
 
 
@@ -45,11 +45,7 @@ class Transcription(nn.Module):
         super().__init__()
         self.config = config
         self.model = model
-        if not config.train_encoder:
-            model.encoder.requires_grad_(False)
-        for name, parameter in model.encoder.named_parameters():
-            if name.endswith("masked_spec_embed"):  # stands for hidden frames, and none are hidden here
-                parameter.requires_grad_(False)
+        freeze_unused(model.encoder, config.train_encoder)
 
     def train(self, mode: bool = True) -> Transcription:
         """As any module, but a frozen encoder stays in evaluation mode."""
@@ -73,19 +69,16 @@ class Transcription(nn.Module):
         return StepOutput(loss_sum=found.loss_sum, sums={"impossible": (found.impossible, rows)})
 
     def _symbols(self, batch: SpeechBatch) -> list[list[int]]:
-        if batch.texts is None:
-            raise DataError("Transcription needs texts; this batch was collated without them (give the stream some).")
-        pairs = zip(batch.texts.texts, batch.texts.languages, strict=True)
+        texts = texts_of(batch, "Transcription")
+        pairs = zip(texts.texts, texts.languages, strict=True)
         return [self.model.symbols(text, language) for text, language in pairs]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Matrices with the run's weight decay, everything else with none; the encoder at its own rate."""
-        groups = []
-        for part, scale in ((self.model.lm_head, 1.0), (self.model.encoder, self.config.encoder_lr_scale)):
-            trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
-            groups.append(ParameterGroup(tuple(p for p in trained if p.ndim > 1), scale))
-            groups.append(ParameterGroup(tuple(p for p in trained if p.ndim <= 1), scale, weight_decay=0.0))
-        return [group for group in groups if group.parameters]
+        trained = (p for p in self.model.encoder.parameters() if p.requires_grad)
+        return decaying_groups(self.model.lm_head.parameters(), 1.0) + decaying_groups(
+            trained, self.config.encoder_lr_scale
+        )
 
     def artifact(self) -> nn.Module:
         """The transcriber."""

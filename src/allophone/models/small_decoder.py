@@ -70,32 +70,11 @@ class SmallDecoder(TokenDecoder):
         """Layers of the decoder."""
         return list(self.model.layers)
 
-    def forward(self, states: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
-        """Scores of the next token after each.
-
-        Args:
-            states: Shape ``(B, T, E)``, float.
-            lengths: Real states. Shape ``(B,)``, int64.
-            inputs: What is read. Shape ``(B, L)``, int64.
-
-        Returns:
-            Logits. Shape ``(B, L, V)``.
-        """
+    def _scores(self, states: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
         logits: Tensor = self.model(inputs, states, lengths)
         return logits
 
-    def generate(self, states: Tensor, lengths: Tensor, language_id: int, config: SearchConfig) -> list[list[int]]:
-        """The best text for each utterance, in one language.
-
-        Args:
-            states: Shape ``(B, T, E)``, float.
-            lengths: Real states. Shape ``(B,)``, int64.
-            language_id: Of :meth:`language_id`.
-            config: Beams and length.
-
-        Returns:
-            Tokens of each text, the language first; the end is the last where it was found.
-        """
+    def _search(self, states: Tensor, lengths: Tensor, language_id: int, config: SearchConfig) -> list[list[int]]:
         search = BeamConfig(
             beams=config.beams,
             length_penalty=config.length_penalty,

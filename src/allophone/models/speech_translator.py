@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
 
+from allophone.batch import Packed
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, ShapeError
 from allophone.models.build import (
@@ -52,10 +53,11 @@ class SpeechTranslatorConfig:
     """Convolutions of stride 2 between the two; three make 160 ms of 20 ms."""
     adapter_dim: int = 512
     """Bottleneck of the adapters, two in each layer; 0 puts in none."""
-    training: Literal["adapters", "full"] = "adapters"
-    """Whether both pretrained parts stay as they are, or are trained as well."""
+    training: Literal["adapters", "decoder", "full"] = "adapters"
+    """Whether both pretrained parts stay as they are, the encoder alone does (for a new decoder, which then gets no
+    adapters), or none does."""
     train_layer_norms: bool = True
-    """With ``adapters``: train the layer norms of both parts too, as Houlsby et al. do."""
+    """Train the layer norms of a part that stays, too, as Houlsby et al. do."""
 
     def __post_init__(self) -> None:
         if min(self.length_layers, self.adapter_dim) < 0:
@@ -96,14 +98,15 @@ class SpeechTranslator(nn.Module):
         self.adapters = nn.ModuleDict()
         if config.adapter_dim:
             self.adapters["encoder"] = _stand_behind(encoder_sites(encoder), config.adapter_dim)
-            self.adapters["decoder"] = _stand_behind(decoder.sites, config.adapter_dim)
+            if config.training != "decoder":
+                self.adapters["decoder"] = _stand_behind(decoder.sites, config.adapter_dim)
         self._freeze()
 
     def _freeze(self) -> None:
         """Set what is trained."""
-        for part in (self.encoder, self.decoder):
-            part.requires_grad_(self.config.training == "full")
-            if self.config.training == "adapters" and self.config.train_layer_norms:
+        for part, stays in ((self.encoder, self.config.training != "full"), (self.decoder, self.decoder_stays)):
+            part.requires_grad_(not stays)
+            if stays and self.config.train_layer_norms:
                 for parameter in layer_norms(part):
                     parameter.requires_grad_(True)
         for name, parameter in self.encoder.named_parameters():
@@ -113,10 +116,15 @@ class SpeechTranslator(nn.Module):
             if ".encoder." in name and ".decoder." not in name:  # what is left of the text encoder, which nothing reads
                 parameter.requires_grad_(False)
 
+    @property
+    def decoder_stays(self) -> bool:
+        """Whether the decoder is not trained, but for adapters and layer norms."""
+        return self.config.training == "adapters"
+
     def train(self, mode: bool = True) -> SpeechTranslator:
         """As any module, but a frozen encoder stays in evaluation mode; the decoder keeps its own dropout."""
         super().train(mode)
-        if self.config.training == "adapters":
+        if self.config.training != "full":
             self.encoder.eval()
         return self
 
@@ -133,9 +141,17 @@ class SpeechTranslator(nn.Module):
         Raises:
             ShapeError: Shapes disagree, or an utterance is shorter than one frame.
         """
-        hidden = self.encoder(waveform, waveform_lengths).hidden_states[-1]
+        return self.shorten(self.encoder(waveform, waveform_lengths).hidden_states[-1])
+
+    def shorten(self, hidden: Packed) -> tuple[Tensor, Tensor]:
+        """What the decoder attends to, of the encoder's last states: ``(B, T, E)`` and how many are real, ``(B,)``."""
         shortened = self.length_adaptor(hidden)
-        return shortened.padded(), torch.tensor(shortened.lengths, device=waveform.device)
+        return shortened.padded(), torch.tensor(shortened.lengths, device=hidden.values.device)
+
+    @property
+    def encoder_is_untouched(self) -> bool:
+        """Whether nothing of the encoder is trained, and nothing stands in it."""
+        return "encoder" not in self.adapters and not any(p.requires_grad for p in self.encoder.parameters())
 
     def forward(self, waveform: Tensor, waveform_lengths: Tensor, inputs: Tensor) -> Tensor:
         """Scores of the next token after each.
@@ -284,14 +300,14 @@ def parameter_counts(
 
 def count_parameters(model: SpeechTranslator) -> ParameterCounts:
     """The same for a model that is there."""
-    parts = (model.encoder, model.decoder)
+    parts = {"adapters": (model.encoder, model.decoder), "decoder": (model.encoder,), "full": ()}[model.config.training]
     norms = [p for part in parts for p in layer_norms(part) if p.requires_grad]
     return ParameterCounts(
         encoder=_size(model.encoder.parameters()),
         decoder=_size(model.decoder.parameters()),
         length_adaptor=_size(model.length_adaptor.parameters()),
         adapters=_size(model.adapters.parameters()),
-        layer_norms=_size(norms) if model.config.training == "adapters" else 0,
+        layer_norms=_size(norms),
         trained=_size(p for p in model.parameters() if p.requires_grad),
     )
 
@@ -301,7 +317,12 @@ def _size(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def save_speech_translator(
-    model: SpeechTranslator, folder: str | Path, card: str, *, created_by: str = "allophone"
+    model: SpeechTranslator,
+    folder: str | Path,
+    card: str,
+    *,
+    created_by: str = "allophone",
+    encoder_folder: str | None = None,
 ) -> Path:
     """Write ``encoder/`` and ``decoder/``, each a folder that ``transformers`` reads, and what joins them beside.
 
@@ -310,6 +331,7 @@ def save_speech_translator(
         folder: Where to.
         card: Text of ``README.md``, the model card.
         created_by: The command or program that made it.
+        encoder_folder: Where the encoder lies already, seen from ``folder``; None = it is written too.
 
     Returns:
         The folder.
@@ -323,13 +345,15 @@ def save_speech_translator(
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(broken[:8])}. The training diverged.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
-    save_encoder(model.encoder, folder / ENCODER_FOLDER, card, created_by=created_by)
+    if encoder_folder is None:
+        save_encoder(model.encoder, folder / ENCODER_FOLDER, card, created_by=created_by)
     model.decoder.save(folder / DECODER_FOLDER)
     replace_file(folder / WEIGHTS_FILE, save(model.new_tensors()))
     replace_file(folder / "README.md", card.encode())
     info = {
         "format": FORMAT,
         "encoder": model_hash(model.encoder),
+        "encoder_folder": encoder_folder or ENCODER_FOLDER,
         "decoder": model_hash(model.decoder.model),
         "decoder_kind": "small" if isinstance(model.decoder, SmallDecoder) else "transformers",
         "config": to_dict(model.config),
@@ -351,7 +375,8 @@ def load_speech_translator(folder: str | Path) -> SpeechTranslator:
             raise CheckpointError(f"the format is not '{FORMAT}'. Update allophone.")
         config = from_dict(SpeechTranslatorConfig, info["config"], str(folder / INFO_FILE))
         load_decoder = load_small_decoder if info["decoder_kind"] == "small" else load_text_decoder
-        encoder, decoder = load_encoder(folder / ENCODER_FOLDER), load_decoder(folder / DECODER_FOLDER)
+        place = folder / info.get("encoder_folder", ENCODER_FOLDER)
+        encoder, decoder = load_encoder(place), load_decoder(folder / DECODER_FOLDER)
         found = {"encoder": model_hash(encoder), "decoder": model_hash(decoder.model)}
         for part, got in found.items():
             if info[part] != got:

@@ -70,17 +70,7 @@ class TextDecoder(TokenDecoder):
         self.model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
 
-    def forward(self, states: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
-        """Scores of the next token after each.
-
-        Args:
-            states: What is said in some language. Shape ``(B, T, E)``, float.
-            lengths: Real states. Shape ``(B,)``, int64.
-            inputs: :attr:`Targets.inputs`. Shape ``(B, L)``, int64.
-
-        Returns:
-            Logits. Shape ``(B, L, V)``.
-        """
+    def _scores(self, states: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
         logits: Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=valid_positions(lengths, states.shape[1]).long(),
@@ -89,18 +79,7 @@ class TextDecoder(TokenDecoder):
         ).logits
         return logits
 
-    def generate(self, states: Tensor, lengths: Tensor, language_id: int, config: SearchConfig) -> list[list[int]]:
-        """The best text for each utterance, in one language.
-
-        Args:
-            states: Shape ``(B, T, E)``, float.
-            lengths: Real states. Shape ``(B,)``, int64.
-            language_id: Of :meth:`language_id`.
-            config: Beams and length.
-
-        Returns:
-            Tokens of each text, the language first; the end is the last where it was found.
-        """
+    def _search(self, states: Tensor, lengths: Tensor, language_id: int, config: SearchConfig) -> list[list[int]]:
         found: Tensor = self.model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=valid_positions(lengths, states.shape[1]).long(),

@@ -139,12 +139,23 @@ def _checked(vectors: Tensor, texts: Sequence[str], before: Sequence[Tensor]) ->
     return vectors
 
 
-def save_teacher_table(table: TeacherTable, folder: str | Path) -> Path:
-    """Write ``teacher.safetensors`` and, last, ``teacher.json``."""
+def save_teacher_table(table: TeacherTable, folder: str | Path, *, eight_bits: bool = False) -> Path:
+    """Write ``teacher.safetensors`` and, last, ``teacher.json``.
+
+    Args:
+        table: The vectors.
+        folder: Where to.
+        eight_bits: Keep each value in 8 bits, with a scale for each vector; half of the size of float16.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)
-    replace_file(folder / VECTORS_FILE, save({"keys": table.keys.contiguous(), "vectors": table.vectors.contiguous()}))
+    tensors = {"keys": table.keys.contiguous(), "vectors": table.vectors.contiguous()}
+    if eight_bits:
+        scales = table.vectors.float().abs().amax(dim=1) / 127
+        tensors["scales"] = scales
+        tensors["vectors"] = (table.vectors.float() / scales.clamp(min=1e-12)[:, None]).round().to(torch.int8)
+    replace_file(folder / VECTORS_FILE, save(tensors))
     write_json(folder / INFO_FILE, {"format": FORMAT, "name": table.name, "texts": len(table.keys), "dim": table.dim})
     return folder
 
@@ -161,7 +172,10 @@ def load_teacher_table(folder: str | Path) -> TeacherTable:
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise CheckpointError(f"the format is not '{FORMAT}'.")
         tensors = load_file(folder / VECTORS_FILE)
-        table = TeacherTable(info["name"], tensors["keys"], tensors["vectors"])
+        vectors = tensors["vectors"]
+        if "scales" in tensors:
+            vectors = (vectors.float() * tensors["scales"][:, None]).half()
+        table = TeacherTable(info["name"], tensors["keys"], vectors)
         got = (len(table.keys), table.dim)
         if got != (info["texts"], info["dim"]) or len(table.vectors) != len(table.keys):
             raise CheckpointError(f"says {info['texts']} texts of {info['dim']} dims; {VECTORS_FILE} has {got}.")
@@ -208,6 +222,8 @@ class TextTeacher:
             ) from error
         if pooling == "pooler" and getattr(self._model, "pooler", None) is None:
             raise ConfigError(f"{folder_or_hub_id} has no pooler. Take 'mean' or 'cls', as the model's card says.")
+        if pooling != "pooler" and getattr(self._model, "pooler", None) is not None:
+            self._model.pooler = None  # it is not used, and random where the checkpoint has none: so no hash would hold
         self._model.to(device).eval().requires_grad_(False)
         self._pooling, self._prefix, self._max_tokens, self._device = pooling, prefix, max_tokens, device
         self.name = f"{Path(folder_or_hub_id).name} {model_hash(self._model)} {pooling}"

@@ -105,6 +105,9 @@ class TokenDecoder(nn.Module):
         Returns:
             Logits. Shape ``(B, L, V)``.
         """
+        return self._scores(states, lengths, inputs)
+
+    def _scores(self, states: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
         raise AssertionError("a decoder says how it reads")
 
     def generate(self, states: Tensor, lengths: Tensor, language_id: int, config: SearchConfig) -> list[list[int]]:
@@ -119,6 +122,9 @@ class TokenDecoder(nn.Module):
         Returns:
             Tokens of each text, the language first; the end is the last where it was found.
         """
+        return self._search(states, lengths, language_id, config)
+
+    def _search(self, states: Tensor, lengths: Tensor, language_id: int, config: SearchConfig) -> list[list[int]]:
         raise AssertionError("a decoder says how it searches")
 
     def save(self, folder: Path) -> None:

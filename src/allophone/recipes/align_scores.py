@@ -104,12 +104,12 @@ def score_towers(
         embed = random_embedder(model, seed)
         drawn[seed] = (embedded(cache, pool.utterances, embed, report(f"Random encoder {seed}")), texts)
     rows["random encoder"] = score(overall, drawn, model_hash="random", data_hash=data_hash, seeds=RANDOM_SEEDS)
-    fitted_on = _drawn_rows(heard, model.info.seed)
+    fitted_on = drawn_rows(heard, model.info.seed)
     targets = _text_targets(model, fitted_on)
     stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
     for source in (FilterbankSource(stack), EncoderSource("encoder before", before, (before.num_layers,))):
         pooled = pooled_frames(WaveformCache(heard), fitted_on, source, report(f"{source.name}: training clips"))
-        mapped = _ridge(pooled, targets, pooled_frames(cache, pool.utterances, source, report(source.name)))
+        mapped = ridge_vectors(pooled, targets, pooled_frames(cache, pool.utterances, source, report(source.name)))
         known = "filter bank" if isinstance(source, FilterbankSource) else model_hash(before)
         name = f"{source.name}, ridge to the texts"
         rows[name] = score(overall, {0: (mapped, texts)}, model_hash=known, data_hash=data_hash)
@@ -186,7 +186,8 @@ def random_embedder(model: Aligned, seed: int) -> Embed:
     return lambda waveforms: F.normalize(speech.embed(waveforms), dim=-1)
 
 
-def _drawn_rows(heard: Corpus, seed: int) -> list[Utterance]:
+def drawn_rows(heard: Corpus, seed: int) -> list[Utterance]:
+    """At most :data:`RIDGE_CLIPS` utterances, in order."""
     chosen = numpy_generator(seed, "ridge").permutation(len(heard))[:RIDGE_CLIPS]
     return [heard.utterances[index] for index in sorted(chosen)]
 
@@ -200,7 +201,7 @@ def _text_targets(model: Aligned, rows: Sequence[Utterance]) -> Array:
     return F.normalize(torch.stack(means), dim=-1).double().numpy()
 
 
-def _ridge(features: Array, targets: Array, asked: Array) -> Tensor:
+def ridge_vectors(features: Array, targets: Array, asked: Array) -> Tensor:
     """Vectors of length 1 that a ridge regression gives to ``asked``; its strength by leaving one out."""
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-8
     fitted = RidgeCV(alphas=np.logspace(0, 5, 11)).fit((features - mean) / deviation, targets)

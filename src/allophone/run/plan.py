@@ -13,15 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from allophone.batch import Labels, SpeechBatch
-from allophone.frames import FrameClock, seconds_to_samples
-from allophone.methods.cross_entropy_tuning import CrossEntropyTuning
+from allophone.frames import SAMPLE_RATE, FrameClock, seconds_to_samples
 from allophone.methods.masked_prediction import MaskedPrediction
-from allophone.methods.pair_tuning import PairTuning
 from allophone.methods.two_rate_prediction import prediction
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.cost import flop_per_hour, frame_milliseconds
@@ -33,6 +32,7 @@ from allophone.run.execute import fit_threads
 from allophone.run.expansion import ExpandConfig, run_config
 from allophone.run.tuning import Trained, TuneConfig, build_method, fresh_embedder
 from allophone.seeding import torch_generator
+from allophone.train.config import TrainConfig
 from allophone.train.precision import use_bf16
 from allophone.units.extract import FrameExtractor
 
@@ -224,7 +224,7 @@ def plan_tuning(
         parameters = _size(method)
         rows = len(batch.ids)
         work = f"{seeds} x {config.steps} steps of {rows} x {config.crop_seconds:g} s"
-        stages.append(Stage(name=name, work=work, seconds=seeds * config.steps * _seconds(_tuning_step(method, batch))))
+        stages.append(Stage(name=name, work=work, seconds=seeds * config.steps * _seconds(_method_step(method, batch))))
     speech = fresh_embedder(encoder, config)
     waveform = torch.randn(1, seconds_to_samples(PROBE_SECONDS), generator=torch_generator(0, "plan")) / 10
 
@@ -240,6 +240,18 @@ def plan_tuning(
     return _plan(f"Tuning to tell {num_classes} classes apart", stages, parameters, checkpoints)
 
 
+def plan_texts(
+    title: str, method: nn.Module, batch: SpeechBatch, train: TrainConfig, *, seeds: int, notes: tuple[str, ...]
+) -> Plan:
+    """Training on what utterances say, by the time that one of its batches takes; scoring is not in it."""
+    fit_threads(method)
+    method.train()
+    seconds = seeds * train.steps * train.microbatches * _seconds(_method_step(method, batch))
+    work = f"{seeds} x {train.steps} steps of {batch.waveform.numel() / SAMPLE_RATE:.0f} s"
+    plan = _plan(title, [Stage(name="training", work=work, seconds=seconds)], _size(method), train.keep_checkpoints + 1)
+    return replace(plan, notes=notes)
+
+
 def _noise_batch(config: TuneConfig, clock: FrameClock, num_classes: int) -> SpeechBatch:
     """Noise in crops of full length, as many as a batch holds, with classes."""
     rows, samples = config.classes * config.per_class, seconds_to_samples(config.crop_seconds)
@@ -253,9 +265,11 @@ def _noise_batch(config: TuneConfig, clock: FrameClock, num_classes: int) -> Spe
     ).validate()
 
 
-def _tuning_step(method: PairTuning | CrossEntropyTuning, batch: SpeechBatch) -> Callable[[], None]:
+def _method_step(method: Any, batch: SpeechBatch) -> Callable[[], None]:
     def one_step() -> None:
-        method.step(batch).loss_sum.backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_bf16()):
+            output = method.step(batch)
+        output.loss_sum.backward()
         method.zero_grad(set_to_none=True)
 
     return one_step

@@ -34,6 +34,31 @@ def starter_model() -> Path:
     return Path(_starter().encoder_path())
 
 
+def starter_teacher() -> Path:
+    """Folder of the teacher vectors of the starter corpus.
+
+    Raises:
+        DataError: ``allophone-starter`` is not installed, or older.
+    """
+    return _part("teacher_path", "teacher vectors")
+
+
+def starter_translator() -> Path:
+    """Folder of the starter translator.
+
+    Raises:
+        DataError: ``allophone-starter`` is not installed, or older.
+    """
+    return _part("translator_path", "translator")
+
+
+def _part(function: str, what: str) -> Path:
+    starter = _starter()
+    if not hasattr(starter, function):
+        raise DataError(f"The allophone-starter that is installed has no {what}. Install the one beside this version.")
+    return Path(getattr(starter, function)())
+
+
 def open_base(name: str | Path) -> tuple[Base, Path | str]:
     """A model by name: ``starter``, a folder or a hub id, with codebook and heads where they lie beside it.
 

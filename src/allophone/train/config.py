@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from allophone.errors import ConfigError
@@ -66,3 +66,10 @@ class TrainConfig:
             )
         if self.schedule == "tri_stage" and self.final_lr_scale == 0:
             raise ConfigError("train.schedule 'tri_stage' decays exponentially and needs train.final_lr_scale above 0.")
+
+    def shortened(self, steps: int) -> TrainConfig:
+        """Another number of updates, with phases of the same shares."""
+        share = steps / self.steps
+        return replace(
+            self, steps=steps, warmup_steps=int(self.warmup_steps * share), hold_steps=int(self.hold_steps * share)
+        )

@@ -1,8 +1,8 @@
-"""Starter corpus and starter encoder of allophone; data only."""
+"""Starter corpus, encoder and teacher vectors of allophone; data only."""
 
 from pathlib import Path
 
-__all__ = ["corpus_path", "encoder_path"]
+__all__ = ["corpus_path", "encoder_path", "teacher_path"]
 
 
 def corpus_path() -> Path:
@@ -13,3 +13,8 @@ def corpus_path() -> Path:
 def encoder_path() -> Path:
     """Folder of the starter encoder, in Hugging Face format."""
     return Path(__file__).parent / "encoder"
+
+
+def teacher_path() -> Path:
+    """Folder of the teacher vectors: what a multilingual text embedder makes of the corpus' texts."""
+    return Path(__file__).parent / "teacher"

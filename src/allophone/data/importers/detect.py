@@ -27,6 +27,14 @@ from allophone.data.importers.table import (
     read_audio_folder,
     read_table,
 )
+from allophone.data.importers.translated import (
+    is_covost,
+    is_europarl,
+    is_mustc,
+    read_covost,
+    read_europarl,
+    read_mustc,
+)
 from allophone.errors import DataError
 
 Format: TypeAlias = Literal[
@@ -41,6 +49,9 @@ Format: TypeAlias = Literal[
     "huggingface",
     "mlsuperb",
     "mlsuperb challenge",
+    "covost",
+    "europarl-st",
+    "must-c",
     "sounds",
 ]
 
@@ -113,6 +124,12 @@ def read_entries(
             entries = read_mlsuperb(path, language=language)
         case "mlsuperb challenge":
             entries = read_mlsuperb_challenge(path, language=language)
+        case "covost":
+            entries = read_covost(path, language=language)
+        case "europarl-st":
+            entries = read_europarl(path, language=language)
+        case "must-c":
+            entries = read_mustc(path, language=language)
         case "table":
             entries = read_table(path, language=language)
         case _:
@@ -136,6 +153,12 @@ def _folder_format(folder: Path) -> Format:
         return "mlsuperb challenge"
     if is_mlsuperb(folder):
         return "mlsuperb"
+    if is_covost(folder):
+        return "covost"
+    if is_europarl(folder):
+        return "europarl-st"
+    if is_mustc(folder):
+        return "must-c"
     if is_saved_dataset(folder):
         return "huggingface"
     if metadata_files(folder):

@@ -1,0 +1,139 @@
+"""``allophone translate train`` and ``allophone translate run``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from allophone.cli.console import ended, remember, say, stages, wrote
+from allophone.cli.options import add_options, make
+from allophone.cli.parser import Verbs, add_corpus, add_group, add_out, add_plan, add_verb, counts, languages
+from allophone.cli.places import open_corpus
+
+OPTIONS = "allophone.recipes.translate:TranslateOptions"
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs."""
+    group = add_group(verbs, "translate", summary="Speech in one language to text in another.")
+    _add_train(group)
+    _add_run(group)
+
+
+def _add_train(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "train",
+        run_train,
+        summary="Train a speech translator on a corpus with translations, and score it on contents never met.",
+        details="Several encoders are trained and scored side by side. Run the same command again to go on after an\n"
+        "interruption. Works under torchrun. --plan says how many parameters are trained, also at the paper's sizes.",
+        example="allophone translate train --corpus starter --model starter --to eng --out runs/translate",
+    )
+    parser.set_defaults(shared=True)
+    add_corpus(parser)
+    parser.add_argument(
+        "--model",
+        type=named,
+        nargs="+",
+        default=[("starter", "starter")],
+        metavar="[NAME=]MODEL",
+        help="speech encoders: 'starter', a folder (of a distilled model too) or a hub id, with a name for the tables",
+    )
+    parser.add_argument(
+        "--to", type=languages, default=("eng",), metavar="A,B,...", help="languages to write (default: eng)"
+    )
+    parser.add_argument(
+        "--decoder",
+        metavar="MODEL",
+        help="pretrained decoder: a folder or a hub id, such as facebook/mbart-large-50-many-to-many-mmt or "
+        "facebook/nllb-200-distilled-600M (default: a small one from nothing)",
+    )
+    parser.add_argument(
+        "--leave-out",
+        type=languages,
+        default=(),
+        metavar="A,B,...",
+        help="languages whose recordings are not heard in training; their test recordings are scored (zero-shot)",
+    )
+    parser.add_argument("--seeds", type=counts, default=(0,), metavar="A,B,...", help="of training (default: 0)")
+    add_out(parser, "the run", Path("runs/translate"))
+    add_plan(parser)
+    add_options(parser, OPTIONS)
+
+
+def named(text: str) -> tuple[str, str]:
+    """Split ``name=folder``; a name is made of the folder where none is given. An argparse type."""
+    name, found, model = text.partition("=")
+    if found:
+        return name, model
+    place = Path(text)
+    return (place.parent.name if place.name == "model" else place.name) or text, text
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train translators."""
+    from allophone.distributed import process_group
+    from allophone.recipes import translate
+
+    options, corpus, models = make(OPTIONS, arguments), open_corpus(arguments.corpus), dict(arguments.model)
+    if arguments.plan:
+        say(
+            translate.plan(
+                next(iter(models.values())),
+                corpus,
+                languages=arguments.to,
+                decoder=arguments.decoder,
+                options=options,
+                runs=len(models) * len(arguments.seeds),
+                leave_out=arguments.leave_out,
+            )
+        )
+        return 0
+    remember(arguments)
+    with stages() as report, process_group():
+        result = translate.train_translators(
+            models,
+            corpus,
+            out=arguments.out,
+            languages=arguments.to,
+            decoder=arguments.decoder,
+            options=options,
+            seeds=arguments.seeds,
+            leave_out=arguments.leave_out,
+            report=report,
+        )
+    if result.tables is not None:
+        say(result.tables.read_text(encoding="utf-8"))
+        wrote(result.tables)
+    return ended(result.finished, arguments.out)
+
+
+def _add_run(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "run",
+        run_files,
+        summary="Write what recordings say in another language, with a confidence from 0 to 1.",
+        details="Long recordings are cut where they are quietest.",
+        example="allophone translate run clip.wav --to eng --model runs/translate/starter/seed-0/model",
+    )
+    parser.add_argument("audio", type=Path, nargs="+", metavar="FILE", help="recordings")
+    parser.add_argument("--to", default="eng", metavar="LANGUAGE", help="language to write (default: eng)")
+    parser.add_argument(
+        "--model",
+        default="starter",
+        metavar="FOLDER",
+        help="what `translate train` wrote, or 'starter', knows its own sentences and little else (default: starter)",
+    )
+    parser.add_argument("--beams", type=int, default=5, metavar="N", help="texts kept in the search (default: 5)")
+
+
+def run_files(arguments: argparse.Namespace) -> None:
+    """Translate files."""
+    from allophone.recipes.translate import translate_file
+
+    for path in arguments.audio:
+        for piece in translate_file(arguments.model, path, arguments.to, beams=arguments.beams):
+            where = f"{path} {piece.start_seconds:.1f}-{piece.end_seconds:.1f} s"
+            say(f"{where}  ({piece.confidence:.2f})  {piece.text}")

@@ -1,0 +1,190 @@
+"""Does speech find the text that says the same, in its own language and in others, after distillation and before?
+
+Every row is asked the same questions over one pool of contents that were never met. The filter bank, a random encoder
+and the encoder as it was get a ridge regression from their pooled frames to the teacher's vectors of the training
+transcripts, so that what distillation adds is the difference to the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from allophone.data.corpus import Corpus
+from allophone.data.loader import WaveformCache
+from allophone.evaluate.result import Result, Signature, tabulate
+from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
+from allophone.evaluate.semantic_search import (
+    KINDS,
+    WHERE,
+    chance_results,
+    language_questions,
+    search_misses,
+    search_results,
+)
+from allophone.evaluate.sources import EncoderSource, FilterbankSource
+from allophone.evaluate.text_retrieval import NORMALIZER, Pool, questions, score, score_chance
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all
+from allophone.models.build import Encoder
+from allophone.models.conversion import model_hash
+from allophone.models.speech_embedder import SpeechEmbedder
+from allophone.models.text_teacher import Teacher, TeacherTable
+from allophone.recipes.align_scores import RANDOM_SEEDS, drawn_rows, embedded, pooled_frames, ridge_vectors
+from allophone.run.distillation import known_negatives
+from allophone.run.expansion import random_encoder
+from allophone.run.progress import Report, counted
+
+FORMAT = "allophone-distill-result-1"
+SHOWN = ("R@1", "R@5", "MRR")
+"""Scores of a ranking that the page shows; ``result.json`` has all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What is compared, and on what."""
+
+    before: Encoder
+    """The encoder that the distillation began with."""
+    heard: Corpus
+    """What was trained on; ridge regressions are fitted on it."""
+    corpus: Corpus
+    """Decodes the pool, and has the texts that negatives are made from."""
+    pool: Pool
+    table: TeacherTable
+    """Vectors of all texts, less the mean."""
+    mean: Tensor | None
+    """What was taken off the table."""
+    data_hash: str
+    """Of the pool's utterances."""
+
+
+def score_distillation(
+    models: Mapping[int, SpeechEmbedder],
+    judged: Judged,
+    *,
+    cascade: tuple[str | Path, Teacher] | None,
+    out: Path,
+    report: Report,
+) -> dict[str, list[Result]]:
+    """Results by system.
+
+    Args:
+        models: Distilled embedders by seed.
+        judged: What they are compared with.
+        cascade: Speech recognizer and text encoder, for the row of the cascade; None = no such row.
+        out: Keeps transcripts.
+        report: Told how far each stage is.
+    """
+    pool, cache = judged.pool, WaveformCache(judged.corpus)
+    texts = unit(judged.table, [text for _, text in pool.texts])
+    asked = [one for one in questions(pool, pairs=False) if one.direction == "speech to text"]
+    asked += language_questions(pool)
+    negatives = known_negatives(judged.corpus, judged.table)
+    embed = partial(unit, judged.table)
+
+    def row(speech: Mapping[int, Tensor], name: str, seeds: Sequence[int] = ()) -> list[Result]:
+        misses = [search_misses(pool, one, texts, negatives, embed) for one in speech.values()]
+        signature = Signature(data_hash=judged.data_hash, model_hash=name, normalizer=NORMALIZER, seed=0)
+        vectors = {seed: (one, texts) for seed, one in speech.items()}
+        ranked = score(asked, vectors, model_hash=name, data_hash=judged.data_hash, seeds=seeds)
+        return ranked + search_results(misses, signature, seeds)
+
+    flat = search_misses(pool, torch.zeros(len(pool.utterances), judged.table.dim), texts, negatives, embed)
+    rows = {"chance": score_chance(asked, data_hash=judged.data_hash) + chance_results(flat, judged.data_hash)}
+    before = judged.before
+    stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
+    bank = _by_ridge(judged, FilterbankSource(stack), report)
+    rows["filter bank, ridge"] = row({0: bank}, "filter bank")
+    drawn = {}
+    for seed in RANDOM_SEEDS:
+        source = EncoderSource("random encoder", random_encoder(before, seed), (before.num_layers,))
+        drawn[seed] = _by_ridge(judged, source, report)
+    rows["random encoder, ridge"] = row(drawn, "random", RANDOM_SEEDS)
+    mapped = _by_ridge(judged, EncoderSource("encoder before", before, (before.num_layers,)), report)
+    rows["encoder before, ridge"] = row({0: mapped}, model_hash(before))
+    if cascade is not None:
+        transcriber, teacher = cascade
+        file = out / f"transcripts-{Path(transcriber).name}.tsv"
+        listen = load_transcriber(transcriber)
+        written = transcribe_all(pool.utterances, cache, listen, file, counted(report("Transcribing")))
+        vectors = torch.cat([teacher(written[start : start + 64]) for start in range(0, len(written), 64)])
+        vectors = vectors if judged.mean is None else vectors - judged.mean
+        name = f"cascade: {Path(transcriber).name}, then text"
+        rows[name] = row({0: F.normalize(vectors, dim=-1)}, str(transcriber))
+    speech = {
+        seed: F.normalize(embedded(cache, pool.utterances, model.embed, report(f"Distilled {seed}")), dim=-1)
+        for seed, model in models.items()
+    }
+    rows["distilled"] = row(speech, model_hash(next(iter(models.values()))), tuple(models))
+    return rows
+
+
+def unit(table: TeacherTable, texts: Sequence[str]) -> Tensor:
+    """Vectors of length 1. Shape ``(len(texts), E)``."""
+    return F.normalize(table(texts), dim=-1)
+
+
+def _by_ridge(judged: Judged, source: EncoderSource | FilterbankSource, report: Report) -> Tensor:
+    fitted_on = drawn_rows(judged.heard, 0)
+    targets = unit(judged.table, [row.text or "" for row in fitted_on]).double().numpy()
+    pooled = pooled_frames(WaveformCache(judged.heard), fitted_on, source, report(f"{source.name}: training clips"))
+    asked = pooled_frames(WaveformCache(judged.corpus), judged.pool.utterances, source, report(source.name))
+    return ridge_vectors(pooled, targets, asked)
+
+
+def write_distillation(
+    rows: Mapping[str, Sequence[Result]],
+    judged: Judged,
+    made_from: Mapping[str, Any],
+    facts: tuple[tuple[str, str], ...],
+    out: Path,
+) -> Path:
+    """Write ``result.json``, ``scores.md`` and ``report.html``; returns the second."""
+    pool = judged.pool
+    size = {"recordings": len(pool.utterances), "texts": len(pool.texts), "spoken": list(pool.spoken)}
+    save_rows(rows, out, FORMAT, made_from, {"pool": size})
+    parts = [
+        (
+            "Over the whole pool",
+            f"{len(pool.utterances)} recordings search {len(pool.texts)} texts in {len(pool.written)} languages. Right "
+            "is every wording of what is said, in any of them.",
+            _columns(rows, lambda name: name in {f"speech to text: {metric}" for metric in SHOWN}),
+        ),
+        *(
+            (
+                f"R@1, {where}",
+                f"Right are texts in the {where.replace('own', 'spoken')} alone, by spoken language.",
+                _columns(rows, lambda name, where=where: name.endswith(f"to {where}: R@1")),
+            )
+            for where in WHERE
+        ),
+        (
+            "Errors",
+            "A wrong text is nearer than the right one: among texts of one language (xsim), and among these and texts "
+            "that differ in a number, a name or a negation (xsim++, where the right text has such neighbors).",
+            _columns(rows, lambda name: name in KINDS),
+        ),
+    ]
+    sections = tuple(Section(title=title, text=text, table=tabulate(part)) for title, text, part in parts if part)
+    lead = (
+        "No content or text of the pool was in training. Percent, with 95 % intervals over contents (and seeds). Rows "
+        "with ridge are mapped by a ridge regression, fitted on the training clips, to the teacher's vectors."
+    )
+    page = ScoresPage(title="Distillation: speech to meaning", lead=lead, facts=facts, sections=sections)
+    return write_scores(page, out)
+
+
+def _columns(rows: Mapping[str, Sequence[Result]], wanted: Callable[[str], bool]) -> dict[str, list[Result]]:
+    """Some results of each system, under shorter names."""
+    found = {
+        system: [replace(one, name=one.name.removeprefix("speech to text, ")) for one in results if wanted(one.name)]
+        for system, results in rows.items()
+    }
+    return {system: results for system, results in found.items() if results}

@@ -1,0 +1,353 @@
+"""Speech translation: recipes after arXiv:2306.00789, training with scores on unmet contents, and translating files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import MBartConfig
+
+from allophone.data.collate import CollateConfig
+from allophone.data.corpus import Corpus
+from allophone.data.loader import WaveformCache
+from allophone.data.splits import split_corpus
+from allophone.distributed import on_rank_zero, require_shared
+from allophone.errors import ConfigError, suggest
+from allophone.evaluate.result import Result
+from allophone.evaluate.scores_page import saved_rows
+from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
+from allophone.models.conversion import model_hash
+from allophone.models.hubert import published_config
+from allophone.models.speech_translator import (
+    ParameterCounts,
+    SpeechTranslator,
+    SpeechTranslatorConfig,
+    count_parameters,
+    load_speech_translator,
+    parameter_counts,
+)
+from allophone.models.token_decoder import SearchConfig
+from allophone.recipes.text_baselines import baseline_texts
+from allophone.recipes.translate_scores import (
+    FORMAT,
+    Written,
+    score_differences,
+    score_texts,
+    shuffled,
+    write_translation,
+)
+from allophone.recipes.written import Asked, WrittenPiece, examples_of, unmet, write_all, written_pieces
+from allophone.run.config import DataConfig
+from allophone.run.plan import plan_texts
+from allophone.run.progress import Report, silent
+from allophone.run.starter import STARTER, open_base, starter_translator
+from allophone.run.texts import TextRun, heard_with_texts, text_stream, without
+from allophone.run.translation import NewDecoder, TranslateConfig, build_translator, execute_translation
+from allophone.text.languages import parse_language
+from allophone.train.config import TrainConfig
+
+LEAST = 20
+"""Contents that a direction needs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranslateOptions:
+    """What a user may choose."""
+
+    recipe: Literal["small", "standard"] = "small"
+    """small: one CPU, a decoder from nothing; standard: a GPU, a pretrained decoder (--decoder) with adapters."""
+    adapter_dim: int | None = None
+    """Bottleneck of the adapters, two in each layer; 0 puts in none; None takes the recipe's."""
+    training: Literal["adapters", "decoder", "full"] | None = None
+    """adapters: both parts stay; decoder: the encoder stays; full: nothing stays; None takes the recipe's."""
+    steps: int | None = None
+    """Updates; None takes the recipe's."""
+    beams: int = 5
+    """Texts kept in the search that is scored."""
+    most_test: int = 150
+    """Recordings scored in each direction."""
+
+
+def small(languages: tuple[str, ...], seed: int) -> TranslateConfig:
+    """For one CPU: a frozen encoder and a decoder of a million parameters from nothing. All of it is our choice."""
+    steps = 1_500
+    phases = three_phases(steps)
+    return TranslateConfig(
+        name="Speech translator, small",
+        seed=seed,
+        languages=languages,
+        decoder=NewDecoder(),
+        translator=SpeechTranslatorConfig(length_layers=1, adapter_dim=0, training="decoder", train_layer_norms=False),
+        method=SpeechTranslationConfig(max_target_tokens=64),
+        data=DataConfig(
+            collate=CollateConfig(crop_seconds=12.0, equal_lengths=False, mask_probability=0.0),
+            batch_seconds=96.0,
+            min_seconds=0.3,
+            alpha=0.5,
+        ),
+        train=TrainConfig(
+            steps=steps,
+            learning_rate=2e-3,
+            schedule="tri_stage",
+            warmup_steps=phases.warmup_steps,
+            hold_steps=phases.hold_steps,
+            final_lr_scale=phases.final_lr_scale,
+            log_every=20,
+            save_every=250,
+            seed=seed,
+        ),
+    )
+
+
+def standard(languages: tuple[str, ...], seed: int) -> TranslateConfig:
+    """For a GPU: both parts stay, adapters of 2 x 512 in each layer, three phases of 80,000 updates (the port's)."""
+    phases = three_phases(80_000)
+    config = small(languages, seed)
+    return replace(
+        config,
+        name="Speech translator",
+        decoder=None,
+        translator=SpeechTranslatorConfig(),
+        method=SpeechTranslationConfig(),
+        data=replace(config.data, batch_seconds=240.0, collate=replace(config.data.collate, crop_seconds=20.0)),
+        train=replace(
+            config.train,
+            steps=80_000,
+            learning_rate=1e-3,
+            warmup_steps=phases.warmup_steps,
+            hold_steps=phases.hold_steps,
+            save_every=2_000,
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[tuple[str, ...], int], TranslateConfig]] = {"small": small, "standard": standard}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranslateResult:
+    """What training leaves."""
+
+    folders: tuple[Path, ...]
+    """Model folders, by encoder and seed."""
+    finished: bool
+    """False when a signal stopped it; the same call goes on."""
+    tables: Path | None
+    """``scores.md``; None where nothing is held out, or training is not finished."""
+    rows: dict[str, list[Result]]
+    """Results by system."""
+
+
+def train_translators(
+    models: Mapping[str, str | Path],
+    corpus: Corpus,
+    *,
+    out: Path,
+    languages: Sequence[str] = ("eng_Latn",),
+    decoder: str | Path | None = None,
+    options: TranslateOptions | None = None,
+    seeds: Sequence[int] = (0,),
+    leave_out: Sequence[str] = (),
+    report: Report = silent,
+) -> TranslateResult:
+    """Train a translator on each of some encoders, and score them side by side on contents never met.
+
+    Args:
+        models: Name to speech encoder: 'starter', a folder or a hub id; a distilled model's folder is one too.
+        corpus: With translations; its training split is heard. Without splits, they are drawn by speaker and content.
+        out: Run folder; each translator lies in ``out/NAME/seed-N/model``, the scores in ``out/result.json``,
+            ``out/scores.md`` and ``out/report.html``.
+        languages: To write, in any tag.
+        decoder: Folder or hub id of a pretrained decoder; None = the recipe makes one.
+        options: Recipe and search.
+        seeds: Of the trainings.
+        leave_out: Languages whose recordings are not heard in training; their test recordings are scored (zero-shot).
+        report: Told how far each stage is.
+
+    Raises:
+        ConfigError: There is no model or seed, or recipe and decoder do not fit.
+        AllophoneError: What opening the models and the runs themselves raise.
+    """
+    require_shared(out)
+    options = options or TranslateOptions()
+    if not models or not seeds:
+        raise ConfigError("A translator needs at least one encoder and one seed.")
+    whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
+    tags = tuple(parse_language(language).tag for language in languages)
+    runs: dict[str, dict[int, TextRun]] = {name: {} for name in models}
+    for name, model in models.items():
+        for seed in seeds:
+            runs[name][seed] = run = execute_translation(
+                translate_config(options, tags, seed, decoder),
+                without(whole, leave_out),
+                out / name / f"seed-{seed}",
+                encoder=open_base(model)[0].encoder,
+                decoder=decoder,
+                report=report,
+            )
+            if run.result.stopped == "signal":
+                return TranslateResult(folders=(), finished=False, tables=None, rows={})
+    folders = tuple(run.folder for found in runs.values() for run in found.values())
+    asked = unmet(whole, tags, options.most_test, LEAST)
+    found: list[tuple[Path, dict[str, list[Result]]]] = []
+    if asked:
+        on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, options, out, report)))
+    tables, rows = found[0] if found else (None, {})
+    return TranslateResult(folders=folders, finished=True, tables=tables, rows=rows)
+
+
+def translate_config(
+    options: TranslateOptions, languages: tuple[str, ...], seed: int, decoder: str | Path | None
+) -> TranslateConfig:
+    """The recipe with what a user chose.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    if options.recipe not in RECIPES:
+        raise ConfigError(f"Unknown translate recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
+    config = RECIPES[options.recipe](languages, seed)
+    chosen = config.translator
+    if options.adapter_dim is not None:
+        chosen = replace(chosen, adapter_dim=options.adapter_dim)
+    training = options.training or ("adapters" if decoder is not None else "decoder")
+    chosen = replace(chosen, training=training)
+    config = replace(config, translator=chosen, decoder=None if decoder is not None else config.decoder or NewDecoder())
+    return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))
+
+
+def _judge(
+    models: Mapping[str, str | Path],
+    runs: Mapping[str, Mapping[int, TextRun]],
+    corpus: Corpus,
+    asked: Sequence[Asked],
+    options: TranslateOptions,
+    out: Path,
+    report: Report,
+) -> tuple[Path, dict[str, list[Result]]]:
+    loaded = {name: {s: load_speech_translator(run.folder) for s, run in found.items()} for name, found in runs.items()}
+    heard = next(iter(next(iter(runs.values())).values())).heard
+    data_hash = corpus.with_utterances(tuple({one.row.id: one.row for one in asked}.values())).hash
+    before = open_base(next(iter(models.values())))[0].encoder
+    made_from: dict[str, Any] = {
+        "models": {name: [model_hash(one) for one in found.values()] for name, found in loaded.items()},
+        "before": model_hash(before),
+        "pool": data_hash,
+        "asked": len(asked),
+        "beams": options.beams,
+    }
+    unheard = sorted({one.row.language for one in asked} - set(heard.corpus.languages))
+    search, cache = SearchConfig(beams=options.beams, max_tokens=64), WaveformCache(corpus)
+    written = {
+        name: Written(texts=(tuple(texts),), model_hash=name, seeds=())
+        for name, texts in baseline_texts(
+            before, heard.corpus, corpus, asked, same_language=False, report=report
+        ).items()
+    }
+    examples: tuple[tuple[str, str, str], ...] = ()
+    for name, found in loaded.items():
+        texts = tuple(
+            tuple(write_all(asked, cache, partial(_translations, one, search), report(f"{name}, seed {seed}")))
+            for seed, one in found.items()
+        )
+        label = f"translator: {name}"
+        written[label] = Written(texts=texts, model_hash=made_from["models"][name][0], seeds=tuple(found))
+        if not examples:
+            moved = tuple(shuffled(asked, one) for one in texts)
+            written[f"{label}, shuffled"] = replace(written[label], texts=moved)
+            examples = examples_of(asked, texts[0])
+    rows = saved_rows(out, FORMAT, made_from)
+    if rows is None:
+        rows = score_texts(asked, written, data_hash)
+        first, *others = models
+        for name in others:
+            sides = written[f"translator: {first}"], written[f"translator: {name}"]
+            rows[f"difference: {name} less {first}"] = score_differences(asked, *sides, data_hash)
+    facts = (
+        ("Encoders", ", ".join(f"{name} ({model})" for name, model in models.items())),
+        ("Heard", f"{len(heard.corpus)} utterances, {sum(heard.corpus.hours().values()):.2f} h"),
+        ("Writes", ", ".join(heard.languages or ())),
+        ("Never heard", ", ".join(unheard) or "none of the languages that are scored"),
+        ("Search", f"{options.beams} beams"),
+    )
+    return write_translation(rows, asked, unheard, made_from, facts, examples, out), rows
+
+
+def _translations(
+    model: SpeechTranslator, search: SearchConfig, waveform: Tensor, lengths: Tensor, asked: Sequence[Asked]
+) -> list[str]:
+    return [one.text for one in model.generate(waveform, lengths, [one.language for one in asked], search)]
+
+
+def plan(
+    model: str | Path,
+    corpus: Corpus,
+    *,
+    languages: Sequence[str],
+    decoder: str | Path | None,
+    options: TranslateOptions,
+    runs: int,
+    leave_out: Sequence[str],
+) -> str:
+    """What a training would do, from a probe of its first batch, and the arithmetic of adapters.
+
+    Raises:
+        AllophoneError: What opening model, corpus and decoder raise.
+    """
+    whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
+    tags = tuple(parse_language(language).tag for language in languages)
+    config, encoder = translate_config(options, tags, 0, decoder), open_base(model)[0].encoder
+    heard = heard_with_texts(without(whole, leave_out), config.data, config.languages)
+    method = SpeechTranslation(build_translator(config, heard, encoder, decoder), config.method)
+    with closing(text_stream(heard, encoder.clock, config)) as stream:
+        batch = next(stream)
+    hours = sum(heard.corpus.hours().values())
+    notes = (
+        f"{len(heard.corpus)} utterances with a text in {', '.join(tags)}.",
+        f"This model: {in_millions(count_parameters(method.model))}",
+        f"At the paper's sizes (XLS-R 300M, mBART-50, 2 x 512): {in_millions(paper_counts())}",
+    )
+    return str(plan_texts(f"Translation on {hours:.2f} h", method, batch, config.train, seeds=runs, notes=notes))
+
+
+def paper_counts() -> ParameterCounts:
+    """Arithmetic of the published model, of which nothing is allocated."""
+    sizes = {"d_model": 1024, "decoder_layers": 12, "encoder_layers": 12, "decoder_attention_heads": 16}
+    settings = {**sizes, "decoder_ffn_dim": 4096, "vocab_size": 250_054, "decoder_start_token_id": 2}
+    decoder = MBartConfig.from_dict(settings)
+    return parameter_counts(published_config("xls-r-300m"), decoder, SpeechTranslatorConfig())
+
+
+def in_millions(counts: ParameterCounts) -> str:
+    """A line for people."""
+    parts = ("encoder", "decoder", "length_adaptor", "adapters", "layer_norms", "trained")
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(counts, name) / 1e6:.2f} M" for name in parts) + "."
+
+
+def translate_file(model: str | Path, audio: Path, language: str, *, beams: int = 5) -> list[WrittenPiece]:
+    """Translate a recording of any length, cut where it is quietest.
+
+    Args:
+        model: 'starter' or what ``translate train`` wrote.
+        audio: Sound file.
+        language: To write, in any tag.
+        beams: Texts kept in the search.
+
+    Raises:
+        DataError: The model does not write the language, or the file cannot be read.
+        CheckpointError: The model cannot be read.
+    """
+    translator = load_speech_translator(starter_translator() if str(model) == STARTER else Path(model))
+    search = SearchConfig(beams=beams, max_tokens=translator.decoder.max_positions)
+
+    def write(waveform: Tensor) -> tuple[str, float]:
+        (found,) = translator.generate(waveform[None], torch.tensor([len(waveform)]), [language], search)
+        return found.text, found.confidence
+
+    return written_pieces(audio, translator.clock, write)

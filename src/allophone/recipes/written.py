@@ -1,0 +1,145 @@
+"""Writing recordings: those that are scored, in batches, and files of any length, piece by piece."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from allophone.audio.io import load_audio
+from allophone.data.corpus import Corpus
+from allophone.data.decoding import pieces
+from allophone.data.loader import WaveformCache
+from allophone.data.utterance import Utterance
+from allophone.evaluate.text_retrieval import held_out
+from allophone.frames import SAMPLE_RATE, FrameClock
+from allophone.run.texts import texts_of_row
+from allophone.seeding import numpy_generator
+
+BATCH = 16
+EXAMPLES = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A recording that is to be written in a language."""
+
+    row: Utterance
+    language: str
+    """Of the text."""
+    reference: str
+    """What is right."""
+
+    @property
+    def content(self) -> str:
+        """What is drawn together in an interval."""
+        return self.row.group or self.row.id
+
+    @property
+    def direction(self) -> str:
+        """``fra_Latn to eng_Latn``."""
+        return f"{self.row.language} to {self.language}"
+
+
+def unmet(corpus: Corpus, languages: Sequence[str] | None, most: int, least: int) -> list[Asked]:
+    """Test (or else dev) recordings whose content and texts are in no other split, with what is to be written.
+
+    Args:
+        corpus: With splits.
+        languages: To write, of each recording those that it is not spoken in; None = its own words.
+        most: Recordings in each direction, drawn where there are more.
+        least: Contents that a direction needs.
+    """
+    for split, known in (("test", (None, "train", "dev")), ("dev", (None, "train"))):
+        rows = held_out([row for row in corpus if row.split == split], [row for row in corpus if row.split in known])
+        directions: dict[str, list[Asked]] = defaultdict(list)
+        for row in rows:
+            for language, text in texts_of_row(row, languages).items():
+                if languages is None or language != row.language:
+                    one = Asked(row=row, language=language, reference=text)
+                    directions[one.direction].append(one)
+        found = []
+        for direction, items in sorted(directions.items()):
+            if len({one.content for one in items}) >= least:
+                order = numpy_generator(0, "unmet", direction).permutation(len(items))[:most]
+                found += [items[place] for place in sorted(order)]
+        if found:
+            return found
+    return []
+
+
+def write_all(
+    asked: Sequence[Asked],
+    cache: WaveformCache[Utterance],
+    write: Callable[[Tensor, Tensor, Sequence[Asked]], Sequence[str]],
+    progress: Callable[[int, int, dict[str, float]], None],
+) -> list[str]:
+    """Texts of all recordings, in order; those of similar length are written together.
+
+    Args:
+        asked: Recordings and languages.
+        cache: Decodes them.
+        write: From waveforms ``(B, S)``, their lengths ``(B,)`` and what is asked to B texts.
+        progress: Called with (done, all, {}).
+    """
+    order = sorted(range(len(asked)), key=lambda place: asked[place].row.duration_seconds)
+    texts = [""] * len(asked)
+    for start in range(0, len(order), BATCH):
+        places = order[start : start + BATCH]
+        waveforms = [cache.get(asked[place].row) for place in places]
+        padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        for place, text in zip(places, write(padded, lengths, [asked[place] for place in places]), strict=True):
+            texts[place] = text
+        progress(min(start + BATCH, len(order)), len(order), {})
+    return texts
+
+
+def examples_of(asked: Sequence[Asked], texts: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    """Some recordings, evenly over all: name, what is right, what was written."""
+    places = range(0, len(asked), max(1, len(asked) // EXAMPLES))
+    return tuple((asked[place].row.id, asked[place].reference, texts[place]) for place in places)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenPiece:
+    """A stretch of a recording and what was written for it."""
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+    confidence: float
+    """0 to 1."""
+
+
+def written_pieces(
+    audio: Path, clock: FrameClock, write: Callable[[Tensor], tuple[str, float]], longest_seconds: float = 20.0
+) -> list[WrittenPiece]:
+    """Cut a recording where it is quietest and write every piece that has a frame.
+
+    Args:
+        audio: Sound file.
+        clock: Of the encoder.
+        write: From a waveform ``(S,)`` at 16 kHz to a text and its confidence.
+        longest_seconds: No piece is longer.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    found = []
+    for start, samples in pieces(iter([load_audio(audio).numpy()]), SAMPLE_RATE, longest_seconds):
+        if clock.count(len(samples)):
+            text, confidence = write(torch.from_numpy(samples))
+            found.append(
+                WrittenPiece(
+                    start_seconds=start / SAMPLE_RATE,
+                    end_seconds=(start + len(samples)) / SAMPLE_RATE,
+                    text=text,
+                    confidence=confidence,
+                )
+            )
+    return found

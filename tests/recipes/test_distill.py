@@ -1,0 +1,129 @@
+"""From a corpus of made-up words to an embedder in a teacher's space and answers, by the verb that a user types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_corpus import corpus
+from tiny_model import LASR
+from torch import Tensor
+
+from allophone.cli.main import main
+from allophone.data.corpus import Corpus
+from allophone.models.conversion import save_encoder
+from allophone.models.lasr import Lasr
+from allophone.models.speech_embedder import load_speech_embedder
+from allophone.models.text_teacher import cached_vectors, text_key
+from allophone.run.distillation import MEAN_FILE, corpus_texts, known_negatives, nearly_right, read_mean
+from allophone.run.used import read_use
+
+SYSTEMS = ["chance", "filter bank, ridge", "random encoder, ridge", "encoder before, ridge", "distilled"]
+
+
+def meaning(texts: list[str]) -> Tensor:
+    """Four values of what is said, the same in both languages, far from the origin as E5's are."""
+    words = [[word[:-2] for word in text.split()] for text in texts]
+    return torch.stack(
+        [
+            3
+            + torch.cat(
+                [torch.randn(2, generator=torch.Generator().manual_seed(text_key(w) % 9973)) for w in (two * 2)[:2]]
+            )
+            for two in words
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``corpus/``, ``encoder/``, ``teacher/`` and, made by the verb, ``distill/``."""
+    folder = tmp_path_factory.mktemp("distill")
+    (folder / "corpus").mkdir()
+    spoken = corpus(folder / "corpus")
+    texts = [text for _, text in corpus_texts(spoken)]
+    cached_vectors(texts, meaning, "made up", folder / "teacher")
+    torch.manual_seed(0)
+    save_encoder(Lasr(LASR), folder / "encoder", "# tiny\n")
+    assert main(command(folder)) == 0
+    return folder
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    words = f"distill --corpus {folder}/corpus --model {folder}/encoder --teacher {folder}/teacher --steps 4"
+    return [*words.split(), "--seeds", "0,1", "--out", f"{folder}/distill", *more]
+
+
+def test_every_system_answers_the_same_questions(run: Path) -> None:
+    result = json.loads((run / "distill" / "result.json").read_text())
+    assert list(result["rows"]) == SYSTEMS
+    assert result["pool"] == {"recordings": 20, "texts": 20, "spoken": ["eng_Latn", "fra_Latn"]}
+    names = {name: [one["name"] for one in row] for name, row in result["rows"].items()}
+    assert all(row == names["distilled"] for row in names.values())
+    assert "speech to text, all to other languages: R@1" in names["distilled"]
+    assert "xsim error, own language" in names["distilled"]
+    assert result["rows"]["distilled"][0]["seeds"] == [0, 1]
+
+
+def test_a_page_and_tables_stand_beside_the_models(run: Path) -> None:
+    page = (run / "distill" / "report.html").read_text()
+    assert "xsim error, own language" in page and "<script" not in page
+    assert "| distilled |" in (run / "distill" / "scores.md").read_text()
+    for seed in (0, 1):
+        used = read_use(run / "distill" / f"seed-{seed}")
+        assert used is not None and len(used["trained"]) == 60
+
+
+def test_the_model_is_compared_with_centered_vectors(run: Path) -> None:
+    folder = run / "distill" / "seed-0" / "model"
+    spoken = Corpus.open(run / "corpus")
+    training = sorted({row.text for row in spoken if row.split == "train" and row.text})
+    mean = read_mean(folder)
+    assert mean is not None and (folder / MEAN_FILE).exists()
+    torch.testing.assert_close(mean, meaning(training).half().float().mean(dim=0))
+    assert load_speech_embedder(folder).dim == 4
+
+
+def test_the_same_call_again_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = run / "distill" / "seed-1" / "model" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert main(command(run)) == 0
+    assert weights.stat().st_mtime_ns == before
+    assert "| distilled |" in capsys.readouterr().out
+
+
+def test_a_plan_trains_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = command(run, "--plan")
+    words[words.index("--out") + 1] = f"{run}/none"
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "2 x 4 steps" in said and "Teacher: made up" in said
+    assert not (run / "none").exists()
+
+
+def test_a_teacher_of_other_texts_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cached_vectors(["something else"], meaning, "made up", tmp_path / "teacher")
+    words = command(run)
+    words[words.index("--teacher") + 1] = f"{tmp_path}/teacher"
+    words[words.index("--out") + 1] = f"{tmp_path}/run"
+    assert main(words) == 1
+    assert "has a vector of none of 60 transcripts" in capsys.readouterr().err
+
+
+def test_negatives_are_those_that_the_teacher_knows(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    spoken = corpus(tmp_path / "corpus")
+    rows = tuple(
+        row if number else type(row)(**{**{f: getattr(row, f) for f in row.__slots__}, "text": "Press 3 now."})
+        for number, row in enumerate(spoken)
+    )
+    changed = spoken.with_utterances(rows)
+    pairs = corpus_texts(changed)
+    wrong = nearly_right(pairs)["Press 3 now."]
+    texts = [text for _, text in pairs]
+    without = cached_vectors(texts, meaning, "made up", tmp_path / "a")
+    assert known_negatives(changed, without) == {}
+    known = cached_vectors([*texts, *wrong], meaning, "made up", tmp_path / "b")
+    assert known_negatives(changed, known) == {"Press 3 now.": wrong}

@@ -1,0 +1,135 @@
+"""From a corpus of made-up words to translators and transcribers, by the verbs that a user types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_corpus import corpus
+from tiny_model import LASR
+from tiny_translator import decoder_folder
+
+from allophone.cli.main import main
+from allophone.cli.translate import named
+from allophone.models.conversion import save_encoder
+from allophone.models.lasr import Lasr
+from allophone.models.speech_translator import load_speech_translator
+from allophone.recipes import translate
+from allophone.run.used import read_use
+
+BASELINES = [
+    "chance: a training text",
+    "nearest recording, filter bank",
+    "nearest recording, random encoder",
+    "nearest recording, encoder before",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``corpus/`` and two encoders."""
+    folder = tmp_path_factory.mktemp("translate")
+    (folder / "corpus").mkdir()
+    corpus(folder / "corpus")
+    for name, seed in (("encoder", 0), ("other", 1)):
+        torch.manual_seed(seed)
+        save_encoder(Lasr(LASR), folder / name, "# tiny\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    """The same, with ``run/`` made by ``translate train``; French is never heard."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(translate, "LEAST", 5)
+        assert main(command(folder)) == 0
+    return folder
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    words = f"translate train --corpus {folder}/corpus --model first={folder}/encoder {folder}/other --to spa --steps 3"
+    return [*words.split(), "--leave-out", "fra", "--out", f"{folder}/run", "--beams", "2", *more]
+
+
+def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
+    result = json.loads((run / "run" / "result.json").read_text())
+    models = ["translator: first", "translator: first, shuffled", "translator: other"]
+    assert list(result["rows"]) == [*BASELINES, *models, "difference: other less first"]
+    assert result["zero_shot"] == ["fra_Latn"]
+    assert result["asked"] == {"all to spa_Latn": 20, "eng_Latn to spa_Latn": 10, "fra_Latn to spa_Latn": 10}
+    names = {name: [one["name"] for one in row] for name, row in result["rows"].items()}
+    assert all(row == names["translator: first"] for row in names.values())
+    assert "chrF2++, all to spa_Latn" in names["translator: first"]
+    page = (run / "run" / "report.html").read_text()
+    assert "fra_Latn *" in page and "difference: other less first" in page
+
+
+def test_a_language_left_out_is_not_heard(run: Path) -> None:
+    used = read_use(run / "run" / "first" / "seed-0")
+    assert used is not None and {row["language"] for row in used["trained"]} == {"eng_Latn"}
+
+
+def test_a_file_is_translated_with_a_confidence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = run / "corpus" / "eng_Latn-3.wav"
+    assert main(f"translate run {clip} --to spa --model {run}/run/first/seed-0/model --beams 2".split()) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{clip} 0.0-0.6 s  (0.")
+    assert main(f"translate run {clip} --to deu --model {run}/run/first/seed-0/model".split()) == 1
+    assert "no token for deu_Latn" in capsys.readouterr().err
+
+
+def test_the_same_call_again_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translate, "LEAST", 5)
+    weights = run / "run" / "first" / "seed-0" / "model" / "translator.safetensors"
+    before, scores = weights.stat().st_mtime_ns, (run / "run" / "result.json").read_text()
+    assert main(command(run)) == 0
+    assert weights.stat().st_mtime_ns == before
+    assert (run / "run" / "result.json").read_text() == scores
+
+
+def test_a_plan_has_the_arithmetic_of_the_paper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(folder, "--plan")) == 0
+    said = capsys.readouterr().out
+    assert "2 x 3 steps" in said and "30 utterances with a text in spa_Latn" in said
+    counts = translate.paper_counts()
+    assert abs(counts.adapters / 75e6 - 1) < 0.01
+    assert f"adapters {counts.adapters / 1e6:.2f} M" in said
+
+
+def test_a_pretrained_decoder_gets_adapters(folder: Path, tmp_path: Path) -> None:
+    pretrained = decoder_folder(tmp_path / "decoder", "m2m_100")
+    words = f"translate train --corpus {folder}/corpus --model {folder}/encoder --to eng --steps 2 --adapter-dim 4"
+    assert main([*words.split(), "--decoder", str(pretrained), "--out", f"{tmp_path}/run"]) == 0
+    model = load_speech_translator(tmp_path / "run" / "encoder" / "seed-0" / "model")
+    assert set(model.adapters) == {"encoder", "decoder"}
+    assert model.decoder_stays
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("starter", ("starter", "starter")),
+        ("a=runs/x/model", ("a", "runs/x/model")),
+        ("runs/x/seed-1/model", ("seed-1", "runs/x/seed-1/model")),
+        ("utter-project/mHuBERT-147", ("mHuBERT-147", "utter-project/mHuBERT-147")),
+    ],
+)
+def test_models_have_names(text: str, found: tuple[str, str]) -> None:
+    assert named(text) == found
+
+
+def test_transcription_by_the_verbs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"transcribe train --corpus {folder}/corpus --model {folder}/encoder --steps 3 --out {folder}/spelled"
+    assert main([*words.split(), "--plan"]) == 0
+    assert "60 utterances, 12 characters." in capsys.readouterr().out
+    assert main(words.split()) == 0
+    result = json.loads((folder / "spelled" / "result.json").read_text())
+    assert list(result["rows"]) == [*BASELINES, "transcriber"]
+    names = [one["name"] for one in result["rows"]["transcriber"]]
+    assert "CER raw, fra_Latn" in names and "WER normalized, eng_Latn" in names
+    assert "| transcriber |" in capsys.readouterr().out
+    clip = folder / "corpus" / "fra_Latn-3.wav"
+    assert main(f"transcribe run {clip} --model {folder}/spelled/seed-0/model --width 1".split()) == 0
+    assert capsys.readouterr().out.startswith(f"{clip} 0.0-0.6 s  (")
