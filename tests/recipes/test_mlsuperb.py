@@ -13,11 +13,12 @@ from tiny_model import LASR
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
-from allophone.errors import ConfigError, DataError
+from allophone.errors import CheckpointError, ConfigError, DataError
 from allophone.evaluate.mlsuperb_probe import SuperbProbeConfig
 from allophone.evaluate.mlsuperb_reference import COLUMNS
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
+from allophone.recipes import mlsuperb
 from allophone.recipes.mlsuperb import ROWS, ml_superb, protocol_rows
 
 PROBE = SuperbProbeConfig(
@@ -81,7 +82,7 @@ def test_all_tasks_are_read_and_scored(world, tmp_path) -> None:
     assert "Fewer than 20" in result["warnings"][2]
     again = ml_superb(model, data, out=tmp_path / "b", config=PROBE)
     assert again.scores["model"].score == run.scores["model"].score
-    for name in ("result.json", "answers.jsonl", "mlsuperb.md"):
+    for name in ("result.json", "answers/model-0.jsonl", "mlsuperb.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -92,12 +93,26 @@ def test_controls_and_seeds_are_read_by_one_command(world, tmp_path, monkeypatch
     assert main([*given, "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["rows"]) == ["filter bank", "chance"] and result["signature"]["seeds"] == [0, 1]
-    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert {(line["row"], line["seed"]) for line in lines} == {(row, seed) for row in result["rows"] for seed in (0, 1)}
-    guessed = [line for line in lines if line["row"] == "chance" and line["task"] == "multilingual"]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "answers").iterdir()}
+    assert set(files) == {f"{row}-{seed}.jsonl" for row in ("filter-bank", "chance") for seed in (0, 1)}
+    lines = [json.loads(line) for line in files["chance-0.jsonl"].splitlines()]
+    guessed = [line for line in lines if line["task"] == "multilingual"]
     assert all(line["hypothesis"] in {f"WORT {letter}" for letter in "ABCDEFG"} for line in guessed)
     printed = capsys.readouterr().out
     assert "SUPERB_s" in printed and "leaderboard-2024" in printed and "not the benchmark's" in printed
     assert "| filter bank above |" in printed
     with pytest.raises(ConfigError, match=r"Unknown row 'filterbank'. Did you mean 'filter bank'"):
         ml_superb(model, data, out=tmp_path, rows=["filterbank"])  # type: ignore[list-item]
+
+
+def test_a_run_goes_on_with_what_is_missing(world, tmp_path, monkeypatch) -> None:
+    data, model = world
+    whole = ml_superb(model, data, out=tmp_path / "whole", rows=("filter bank", "chance"), seeds=(0, 1), config=PROBE)
+    ml_superb(model, data, out=tmp_path / "parts", rows=("filter bank",), config=PROBE)
+    monkeypatch.setattr(mlsuperb, "_hidden_states", lambda source, job: pytest.fail("made again"))
+    ml_superb(model, data, out=tmp_path / "parts", rows=("filter bank", "chance"), config=PROBE)
+    monkeypatch.undo()
+    again = ml_superb(model, data, out=tmp_path / "parts", rows=("filter bank", "chance"), seeds=(0, 1), config=PROBE)
+    assert again.scores == whole.scores and again.answers == whole.answers
+    with pytest.raises(CheckpointError, match="was made from something else; 1 settings differ: amount"):
+        ml_superb(model, data, out=tmp_path / "parts", amount="1h", config=PROBE)

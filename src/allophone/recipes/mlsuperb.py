@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from allophone.config import config_hash, to_dict
+from allophone.config import config_hash, from_dict, to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.importers.mlsuperb import FEW_SHOT
 from allophone.data.utterance import Utterance
@@ -32,6 +32,7 @@ from allophone.models.conversion import model_hash
 from allophone.recipes.ledger import systems_of
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
+from allophone.run.origin import ORIGIN, require_origin, write_origin
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
 from allophone.seeding import numpy_generator
@@ -60,7 +61,7 @@ class SuperbRun:
 
     scores: dict[Row, SuperbScores]
     answers: dict[Row, list[Answers]]
-    """Of each seed; also in ``answers.jsonl``."""
+    """Of each seed; also in ``answers/ROW-SEED.jsonl``."""
     table: Path
     """``mlsuperb.md``."""
 
@@ -83,7 +84,8 @@ def ml_superb(
     Args:
         model: ``starter``, a model folder or a hub id.
         corpus: The folder of ML-SUPERB as it is handed out, or the corpus made of it.
-        out: Receives ``mlsuperb.md``, ``result.json`` and ``answers.jsonl``.
+        out: Receives ``mlsuperb.md``, ``result.json`` and ``answers/``; the same call goes on with rows and seeds that
+            are not there yet.
         amount: Training audio of each language and source.
         rows: The model and its controls.
         seeds: Of probes and of the random encoder.
@@ -95,6 +97,7 @@ def ml_superb(
     Raises:
         ConfigError: There is no such row.
         DataError: The corpus has no utterance of a task.
+        CheckpointError: ``out`` holds another run.
     """
     for row in rows:
         if row not in ROWS:
@@ -109,60 +112,101 @@ def ml_superb(
             return replace(config, seed=seed)
         return SuperbProbeConfig.fast(task, seed) if fast else SuperbProbeConfig.published(task, amount, seed)
 
-    answers = {row: _answers(row, base, opened, splits, seeds, schedule, report) for row in rows}
+    origin = {
+        "model": model_hash(base.encoder),
+        "corpus": opened.hash,
+        "amount": amount,
+        "probe": {task: config_hash(schedule(task, 0)) for task in ("monolingual", "multilingual")},
+        "preset": "custom" if config is not None else "fast" if fast else "published",
+    }
+    if (out / ORIGIN).exists():
+        require_origin(out, origin)
+    write_origin(out, origin)
+    job = _Job(base=base, corpus=opened, splits=splits, schedule=schedule, out=out, report=report)
+    answers = {row: _answers(job, row, seeds) for row in rows}
     chosen = reference_set(amount, reference)
     warnings = _warnings(splits, None if config is None and not fast else config_hash(schedule("joint", 0)))
     scores = {}
     for row, (first, *others) in answers.items():
         found = superb_scores(first, chosen, other_seeds=others)
         scores[row] = replace(found, warnings=(*warnings, *found.warnings))
-    signature = {
-        "model": model_hash(base.encoder),
-        "corpus": opened.hash,
-        "amount": amount,
-        "seeds": list(seeds),
-        "probe": {task: config_hash(schedule(task, 0)) for task in ("monolingual", "multilingual")},
-        "preset": "custom" if config is not None else "fast" if fast else "published",
-    }
-    return _write(out, scores, answers, signature)
+    return SuperbRun(scores=scores, answers=answers, table=_write(out, scores, {**origin, "seeds": list(seeds)}))
 
 
-def _answers(
-    row: Row,
-    base: Base,
-    corpus: Corpus,
-    splits: Splits,
-    seeds: Sequence[int],
-    schedule: Callable[[Task, int], SuperbProbeConfig],
-    report: Report,
-) -> list[Answers]:
-    """What the probes of one row read, of each seed. Only a random encoder has other states with another seed."""
-    systems: dict[Row, System] = {"model": "before", "random encoder": "random encoder", "filter bank": "filter bank"}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What the rows of a run share."""
+
+    base: Base
+    corpus: Corpus
+    splits: Splits
+    schedule: Callable[[Task, int], SuperbProbeConfig]
+    out: Path
+    report: Report
+
+
+_SYSTEMS: dict[Row, System] = {"model": "before", "random encoder": "random encoder", "filter bank": "filter bank"}
+
+
+def _answers(job: _Job, row: Row, seeds: Sequence[int]) -> list[Answers]:
+    """What the probes of one row read, of each seed, from disk where it lies there.
+
+    Only a random encoder has other states with another seed.
+    """
     found: list[Answers] = []
     states: dict[str, Tensor] = {}
-    told, jobs = report(f"Probes: {row}"), _jobs(splits[2])
-    for number, seed in enumerate(seeds):
-        source = None if row == "chance" else systems_of(base, None, seed)[systems[row]]
-        if source is not None and (not states or row == "random encoder"):
-            states = _hidden_states(source, corpus, splits, report)
-        found.append({})
-        for done, (task, key) in enumerate(jobs):
-            train, dev, test = ([one for one in split if key is None or _set_of(one) == key] for split in splits)
-            if source is None:
-                read: Sequence[Answer] = _chance(task, train, test, seed)
-            else:
-                clips = [_clips(rows, states) for rows in (train, dev, test)]
-                read = superb_probe(task, *clips, frame_rate=source.frame_rate, config=schedule(task, seed)).answers
-            found[-1].setdefault(task, []).extend(read)
-            told(number * len(jobs) + done + 1, len(seeds) * len(jobs), {})
+    for seed in seeds:
+        path = job.out / "answers" / f"{row.replace(' ', '-')}-{seed}.jsonl"
+        if not path.exists():
+            source = None if row == "chance" else systems_of(job.base, None, seed)[_SYSTEMS[row]]
+            if source is not None and (not states or row == "random encoder"):
+                states = _hidden_states(source, job)
+            _save_answers(path, _read_all(job, row, seed, source, states))
+        found.append(_load_answers(path))
     return found
 
 
-def _hidden_states(source: FrameSource, corpus: Corpus, splits: Splits, report: Report) -> dict[str, Tensor]:
+def _read_all(job: _Job, row: Row, seed: int, source: FrameSource | None, states: Mapping[str, Tensor]) -> Answers:
+    """Train the probes of all tasks and let them read; without a source, chance."""
+    told, jobs = job.report(f"Probes: {row}, seed {seed}"), _jobs(job.splits[2])
+    found: Answers = {}
+    for done, (task, key) in enumerate(jobs):
+        train, dev, test = ([one for one in split if key is None or _set_of(one) == key] for split in job.splits)
+        if source is None:
+            read: Sequence[Answer] = _chance(task, train, test, seed)
+        else:
+            clips = [_clips(rows, states) for rows in (train, dev, test)]
+            config = job.schedule(task, seed)
+            read = superb_probe(task, *clips, frame_rate=source.frame_rate, config=config).answers
+        found.setdefault(task, []).extend(read)
+        told(done + 1, len(jobs), {})
+    return found
+
+
+def _save_answers(path: Path, answers: Answers) -> None:
+    """A line an answer; whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    lines = [
+        json.dumps({"task": task, **to_dict(one)}, ensure_ascii=False) for task in answers for one in answers[task]
+    ]
+    partial = path.with_name(f".{path.name}")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _load_answers(path: Path) -> Answers:
+    found: Answers = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        values = json.loads(line)
+        found.setdefault(values.pop("task"), []).append(from_dict(Answer, values, f"{path}, line {number}"))
+    return found
+
+
+def _hidden_states(source: FrameSource, job: _Job) -> dict[str, Tensor]:
     """Of every utterance, once for all probes and epochs; in half precision."""
-    rows = [row for split in splits for row in split]
-    progress = counted(report(f"Hidden states: {source.name}"))
-    states = extract_all(source, [corpus.audio(row) for row in rows], progress)
+    rows = [row for split in job.splits for row in split]
+    progress = counted(job.report(f"Hidden states: {source.name}"))
+    states = extract_all(source, [job.corpus.audio(row) for row in rows], progress)
     return {row.id: state.half() for row, state in zip(rows, states, strict=True)}
 
 
@@ -233,7 +277,7 @@ def _jobs(test: Sequence[Utterance]) -> list[tuple[Task, tuple[str, str] | None]
     return [*jobs, ("multilingual", None), ("language_identification", None), ("joint", None)]
 
 
-def _clips(rows: Sequence[Utterance], states: dict[str, Tensor]) -> ProbeClips:
+def _clips(rows: Sequence[Utterance], states: Mapping[str, Tensor]) -> ProbeClips:
     return ProbeClips(
         ids=tuple(row.id for row in rows),
         languages=tuple(_code(row) for row in rows),
@@ -243,20 +287,7 @@ def _clips(rows: Sequence[Utterance], states: dict[str, Tensor]) -> ProbeClips:
     )
 
 
-def _write(
-    out: Path, scores: dict[Row, SuperbScores], answers: dict[Row, list[Answers]], signature: Mapping[str, object]
-) -> SuperbRun:
-    out.mkdir(parents=True, exist_ok=True)
-    seeds = signature["seeds"]
-    assert isinstance(seeds, list)
-    lines = [
-        json.dumps({"row": row, "seed": seed, "task": task, **to_dict(one)}, ensure_ascii=False)
-        for row, every in answers.items()
-        for seed, tasks in zip(seeds, every, strict=True)
-        for task, found in tasks.items()
-        for one in found
-    ]
-    (out / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _write(out: Path, scores: dict[Row, SuperbScores], signature: Mapping[str, object]) -> Path:
     first = next(iter(scores.values()))
     result = {
         "format": "allophone-mlsuperb-2",
@@ -267,7 +298,7 @@ def _write(
         "warnings": list(first.warnings),
     }
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    table = out / "mlsuperb.md"
     parts = [superb_markdown(first)] if len(scores) == 1 else [superb_markdown(first), superb_rows_markdown(scores)]
+    table = out / "mlsuperb.md"
     table.write_text("\n".join(parts), encoding="utf-8")
-    return SuperbRun(scores=scores, answers=answers, table=table)
+    return table
