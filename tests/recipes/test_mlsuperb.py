@@ -13,16 +13,25 @@ from tiny_model import LASR
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
-from allophone.errors import DataError
-from allophone.evaluate import mlsuperb_probe
+from allophone.errors import CheckpointError, ConfigError, DataError
 from allophone.evaluate.mlsuperb_probe import SuperbProbeConfig
 from allophone.evaluate.mlsuperb_reference import COLUMNS
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
-from allophone.recipes.mlsuperb import ml_superb, protocol_rows
+from allophone.recipes import mlsuperb
+from allophone.recipes.mlsuperb import ROWS, ml_superb, protocol_rows
 
 PROBE = SuperbProbeConfig(
-    epochs=2, iterations=3, batch_size=4, accumulate=1, average=1, dim=16, heads=2, inner_dim=16, learning_rate=1e-3
+    epochs=2,
+    iterations=3,
+    batch_size=4,
+    accumulate=1,
+    average=1,
+    channels=4,
+    dim=16,
+    heads=2,
+    inner_dim=16,
+    learning_rate=1e-3,
 )
 
 
@@ -57,27 +66,53 @@ def test_the_protocol_chooses_its_utterances(world) -> None:
 def test_all_tasks_are_read_and_scored(world, tmp_path) -> None:
     data, model = world
     run = ml_superb(model, data, out=tmp_path / "a", config=PROBE)
-    assert {task: len(found) for task, found in run.answers.items()} == {
-        "monolingual": 9,
-        "multilingual": 12,
-        "language_identification": 12,
-        "joint": 12,
-    }
-    assert [one.name for one in run.scores.columns] == list(COLUMNS)
+    assert tuple(run.scores) == ROWS and all(len(seeds) == 1 for seeds in run.answers.values())
+    for (answers,) in run.answers.values():
+        assert {task: len(found) for task, found in answers.items()} == {
+            "monolingual": 9,
+            "multilingual": 12,
+            "language_identification": 12,
+            "joint": 12,
+        }
+    assert [one.name for one in run.scores["model"].columns] == list(COLUMNS)
     result = json.loads((tmp_path / "a" / "result.json").read_text())
-    assert result["reference_set"]["hash"] == run.scores.reference.hash in run.table.read_text()
-    assert "not the benchmark's" in result["warnings"][0] and "Fewer than 20" in result["warnings"][1]
+    assert list(result["rows"]) == list(ROWS) and len(result["rows"]["chance"]) == len(COLUMNS) + 1
+    assert result["reference_set"]["hash"] == run.scores["model"].reference.hash in run.table.read_text()
+    assert "not the benchmark's" in result["warnings"][0] and "3 languages of 143" in result["warnings"][1]
+    assert "Fewer than 20" in result["warnings"][2]
     again = ml_superb(model, data, out=tmp_path / "b", config=PROBE)
-    assert again.scores.score == run.scores.score
-    for name in ("result.json", "answers.jsonl", "mlsuperb.md"):
+    assert again.scores["model"].score == run.scores["model"].score
+    for name in ("result.json", "answers/model-0.jsonl", "mlsuperb.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_a_control_is_read_by_one_command(world, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(mlsuperb_probe, "FAST", PROBE)
+def test_controls_and_seeds_are_read_by_one_command(world, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(SuperbProbeConfig, "fast", lambda task, seed: replace(PROBE, seed=seed))
     data, model = map(str, world)
-    given = ["mlsuperb", model, "--corpus", data, "--system", "filter bank", "--fast", "--out", str(tmp_path)]
-    assert main(given) == 0
-    assert json.loads((tmp_path / "result.json").read_text())["signature"]["model"] == "filter bank"
+    given = ["mlsuperb", model, "--corpus", data, "--rows", "filter bank,chance", "--seeds", "0,1", "--fast"]
+    assert main([*given, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["rows"]) == ["filter bank", "chance"] and result["signature"]["seeds"] == [0, 1]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "answers").iterdir()}
+    assert set(files) == {f"{row}-{seed}.jsonl" for row in ("filter-bank", "chance") for seed in (0, 1)}
+    lines = [json.loads(line) for line in files["chance-0.jsonl"].splitlines()]
+    guessed = [line for line in lines if line["task"] == "multilingual"]
+    assert all(line["hypothesis"] in {f"WORT {letter}" for letter in "ABCDEFG"} for line in guessed)
     printed = capsys.readouterr().out
     assert "SUPERB_s" in printed and "leaderboard-2024" in printed and "not the benchmark's" in printed
+    assert "| filter bank above |" in printed
+    with pytest.raises(ConfigError, match=r"Unknown row 'filterbank'. Did you mean 'filter bank'"):
+        ml_superb(model, data, out=tmp_path, rows=["filterbank"])  # type: ignore[list-item]
+
+
+def test_a_run_goes_on_with_what_is_missing(world, tmp_path, monkeypatch) -> None:
+    data, model = world
+    whole = ml_superb(model, data, out=tmp_path / "whole", rows=("filter bank", "chance"), seeds=(0, 1), config=PROBE)
+    ml_superb(model, data, out=tmp_path / "parts", rows=("filter bank",), config=PROBE)
+    monkeypatch.setattr(mlsuperb, "_hidden_states", lambda source, job: pytest.fail("made again"))
+    ml_superb(model, data, out=tmp_path / "parts", rows=("filter bank", "chance"), config=PROBE)
+    monkeypatch.undo()
+    again = ml_superb(model, data, out=tmp_path / "parts", rows=("filter bank", "chance"), seeds=(0, 1), config=PROBE)
+    assert again.scores == whole.scores and again.answers == whole.answers
+    with pytest.raises(CheckpointError, match="was made from something else; 1 settings differ: amount"):
+        ml_superb(model, data, out=tmp_path / "parts", amount="1h", config=PROBE)

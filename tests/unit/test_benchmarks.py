@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from allophone.benchmarks import encode, environments, kmeans, loader, mfcc, pretrain_step
+from allophone.benchmarks import encode, environments, kmeans, loader, mfcc, pretrain_step, probe
 from allophone.benchmarks.roofline import matmul_rate, useful_operations
 from allophone.benchmarks.speech import batches_of, cut_clips
 from allophone.benchmarks.timing import OURS, Measured, Timing, alternated
@@ -70,6 +70,13 @@ def test_a_trainer_that_breaks_is_listed_with_its_last_words(tmp_path: Path, mon
 
 def test_kmeans() -> None:
     complete(kmeans.run(timing=QUICK), {kmeans.SKLEARN, kmeans.FAISS})
+
+
+def test_probe() -> None:
+    pytest.importorskip("allophone_starter")
+    complete(probe.run(timing=QUICK), {probe.EACH_EPOCH})
+    with pytest.raises(ConfigError, match="7 clips, 30 epochs; expected 8 and 1"):
+        probe.run(clips=7)
 
 
 def test_mfcc() -> None:

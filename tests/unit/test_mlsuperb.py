@@ -12,7 +12,7 @@ from allophone.evaluate.mlsuperb import superb_scores
 from allophone.evaluate.mlsuperb_answers import Answer, rates_by_script, thin_languages
 from allophone.evaluate.mlsuperb_challenge import COLUMN_DEFECT, challenge_scores, worst_languages
 from allophone.evaluate.mlsuperb_reference import COLUMNS, reference_set
-from allophone.evaluate.mlsuperb_tables import challenge_markdown, superb_markdown
+from allophone.evaluate.mlsuperb_tables import challenge_markdown, superb_markdown, superb_rows_markdown
 from allophone.text.published import ml_superb_1, ml_superb_2, normalize_as
 
 REFERENCE = reference_set("10min")
@@ -207,3 +207,34 @@ def test_a_printed_challenge_names_the_worst_the_scripts_and_the_defect() -> Non
         "| script | languages | utterances | raw | ml-superb-2 | allophone |" in text and "| Zyyy | qqq | 1 |" in text
     )
     assert "dialect LID" in text and "Warning: Fewer than 20 test utterances of the dialects" in text
+
+
+def test_several_seeds_are_one_value_with_a_wider_interval() -> None:
+    better = {task: [replace(one, hypothesis=one.reference) for one in found] for task, found in ANSWERS.items()}
+    alone = [superb_scores(one, REFERENCE, resamples=200) for one in (ANSWERS, better)]
+    both = superb_scores(ANSWERS, REFERENCE, other_seeds=[better], resamples=200)
+    for first, second, found in zip(*(one.columns for one in alone), both.columns, strict=True):
+        assert found.value == pytest.approx((first.value + second.value) / 2)
+        assert found.languages.value == pytest.approx(found.value)
+    assert both.columns[2].utterances.low == 0 and both.columns[2].utterances.high == 100  # one utterance, two seeds
+    fewer = {**better, "joint": better["joint"][1:]}
+    with pytest.raises(DataError, match=r"joint.*: seeds answered different utterances"):
+        superb_scores(ANSWERS, REFERENCE, other_seeds=[fewer])
+
+
+def test_rows_are_above_where_intervals_do_not_meet() -> None:
+    perfect = {
+        task: [replace(one, hypothesis=one.reference, guess=one.language) for one in found]
+        for task, found in ANSWERS.items()
+    }
+    wrong = {task: [replace(one, hypothesis="", guess=None) for one in found] for task, found in ANSWERS.items()}
+    scores = {
+        name: superb_scores(one, REFERENCE, resamples=50)
+        for name, one in {"good": perfect, "same": perfect, "bad": wrong}.items()
+    }
+    lines = superb_rows_markdown(scores).splitlines()
+    assert lines[0] == "| measure | good | same | bad | good above |" and len(lines) == 2 + len(COLUMNS) + 1
+    assert all(line.endswith("| bad |") for line in lines[2:])
+    assert "language_identification ↑" in lines[5] and "monolingual ↓" in lines[2]
+    worst = superb_rows_markdown({"bad": scores["bad"], "good": scores["good"]}).splitlines()
+    assert all(line.endswith("| none |") for line in worst[2:])

@@ -10,10 +10,19 @@ import torch
 from torch import Tensor
 
 from allophone.errors import ConfigError, DataError, NumericsError
-from allophone.evaluate.mlsuperb_probe import FAST, ProbeClips, SuperbProbe, SuperbProbeConfig, superb_probe
+from allophone.evaluate.mlsuperb_probe import ProbeClips, SuperbProbe, SuperbProbeConfig, superb_probe
 
 CONFIG = SuperbProbeConfig(
-    epochs=5, iterations=40, accumulate=1, learning_rate=3e-3, average=2, dim=32, heads=4, inner_dim=64, augment=False
+    epochs=5,
+    iterations=40,
+    accumulate=1,
+    learning_rate=3e-3,
+    average=2,
+    channels=16,
+    dim=32,
+    heads=4,
+    inner_dim=64,
+    augment=False,
 )
 GENERATOR = torch.Generator().manual_seed(7)
 LETTERS = {letter: torch.randn(16, generator=GENERATOR) for letter in "abc"}
@@ -111,7 +120,9 @@ def test_the_published_schedule_and_what_is_refused() -> None:
     assert SuperbProbeConfig.published("joint", "10min").iterations == 10_000
     assert SuperbProbeConfig.published("monolingual", "1h").iterations == 500
     assert (published.learning_rate, published.weight_decay, published.average) == (1e-4, 1e-6, 5)
-    assert FAST.iterations * FAST.epochs < 1000
+    fast = SuperbProbeConfig.fast("joint", seed=2)
+    assert fast.iterations * fast.epochs < 1000 and fast.seed == 2
+    assert SuperbProbeConfig.fast("monolingual").iterations < fast.iterations
     with pytest.raises(ConfigError, match="every count must be at least 1"):
         SuperbProbeConfig(epochs=0)
     with pytest.raises(DataError, match="expected as many of each, at least one"):

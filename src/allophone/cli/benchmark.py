@@ -28,6 +28,7 @@ def add(verbs: Verbs) -> None:
     _add_encode(names)
     _add_pretrain_step(names)
     _add_kmeans(names)
+    _add_probe(names)
     mfcc = _add_timed(names, "mfcc", _mfcc, "MFCC-39 from audio in memory, against kaldi-native-fbank and librosa.")
     mfcc.add_argument("--seconds", type=float, default=600.0, metavar="S", help="audio in all (default: 600)")
     loader = _add_timed(names, "loader", _loader, "Disk to batches, against a plain torch DataLoader.")
@@ -100,6 +101,19 @@ def _add_kmeans(names: Verbs) -> None:
     parser.add_argument("--clusters", type=int, default=500, metavar="K", help="default: 500")
 
 
+def _add_probe(names: Verbs) -> None:
+    parser = _add_timed(
+        names,
+        "probe",
+        _probe,
+        "ML-SUPERB's probe on hidden states kept in memory, against running the encoder in every epoch.",
+    )
+    parser.add_argument("--model", default="hubert-base", metavar="NAME", help="or wavlm-base (default: hubert-base)")
+    parser.add_argument("--head", choices=("fast", "published"), default="fast", help="its size (default: fast)")
+    parser.add_argument("--clips", type=int, default=40, metavar="N", help="to train on (default: 40)")
+    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="default: 30, as published")
+
+
 def _timing(arguments: argparse.Namespace) -> Timing:
     from allophone.benchmarks.timing import Timing
 
@@ -154,6 +168,22 @@ def _kmeans(arguments: argparse.Namespace) -> None:
     with progress("kmeans") as report:
         result = kmeans.run(
             frames=arguments.frames, dim=arguments.dim, clusters=arguments.clusters, timing=timing, progress=report
+        )
+    _tell(arguments, result)
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import probe
+
+    timing = _timing(arguments)
+    with progress("probe") as report:
+        result = probe.run(
+            model=arguments.model,
+            head=arguments.head,
+            clips=arguments.clips,
+            epochs=arguments.epochs,
+            timing=timing,
+            progress=report,
         )
     _tell(arguments, result)
 

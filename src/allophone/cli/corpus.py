@@ -182,8 +182,9 @@ def _add_export(group: Verbs) -> None:
         example="allophone corpus export corpora/swahili --to audiofolder --out swahili-hf",
     )
     _add_path(parser)
-    parser.add_argument("--to", required=True, choices=("audiofolder", "tsv", "nemo", "lhotse"), help="format")
-    add_out(parser, "it: a folder for audiofolder, a file for the others")
+    formats = ("audiofolder", "tsv", "nemo", "lhotse", "mlsuperb")
+    parser.add_argument("--to", required=True, choices=formats, help="format")
+    add_out(parser, "it: a folder for audiofolder and mlsuperb, a file for the others")
 
 
 def run_export(arguments: argparse.Namespace) -> None:

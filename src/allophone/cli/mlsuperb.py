@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import say, stages, wrote
-from allophone.cli.parser import Verbs, add_corpus, add_out, add_verb
+from allophone.cli.parser import Verbs, add_corpus, add_out, add_verb, counts, languages
 
 
 def add(verbs: Verbs) -> None:
@@ -15,18 +15,23 @@ def add(verbs: Verbs) -> None:
         verbs,
         "mlsuperb",
         command,
-        summary="Score an encoder, frozen, by the protocol of ML-SUPERB 1, on its folder as it is handed out.",
-        details="Without --fast the probes train as published: days on one machine.",
+        summary="Score an encoder, frozen, and its controls by ML-SUPERB 1, on its folder as it is handed out.",
+        details="Without --fast the probes train as published: days on one machine. "
+        "`allophone corpus export --to mlsuperb` makes such a folder of a corpus of yours.",
         example="allophone mlsuperb starter --corpus eighth_version/ --amount 10min --fast --out runs/mlsuperb",
     )
     parser.add_argument("model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")
     add_corpus(parser)
     parser.add_argument("--amount", choices=("10min", "1h"), default="10min", help="training audio (default: 10min)")
     parser.add_argument(
-        "--system",
-        choices=("model", "random encoder", "filter bank"),
-        default="model",
-        help="the model, or a control read by the same probe (default: model)",
+        "--rows",
+        type=languages,
+        default=None,
+        metavar="A,B,...",
+        help="of model, random encoder, filter bank, chance, all read by the same probes (default: all)",
+    )
+    parser.add_argument(
+        "--seeds", type=counts, default=(0,), metavar="A,B,...", help="seeds of probes and random encoders (default: 0)"
     )
     parser.add_argument("--fast", action="store_true", help="short probes; the numbers are not the benchmark's")
     add_out(parser, "the scores", Path("runs/mlsuperb"))
@@ -34,8 +39,7 @@ def add(verbs: Verbs) -> None:
 
 def command(arguments: argparse.Namespace) -> None:
     """Train and score the probes."""
-    from allophone.evaluate import mlsuperb_probe
-    from allophone.recipes.mlsuperb import ml_superb
+    from allophone.recipes.mlsuperb import ROWS, ml_superb
 
     with stages() as report:
         run = ml_superb(
@@ -43,8 +47,9 @@ def command(arguments: argparse.Namespace) -> None:
             arguments.corpus,
             out=arguments.out,
             amount=arguments.amount,
-            system="before" if arguments.system == "model" else arguments.system,
-            config=mlsuperb_probe.FAST if arguments.fast else None,
+            rows=arguments.rows or ROWS,
+            seeds=arguments.seeds,
+            fast=arguments.fast,
             report=report,
         )
     say(run.table.read_text(encoding="utf-8"))

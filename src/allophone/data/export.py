@@ -1,7 +1,7 @@
-"""A corpus as manifests that other programs read: TSV, NeMo, lhotse cuts, AudioFolder (Hugging Face).
+"""A corpus as manifests that other programs read: TSV, NeMo, lhotse cuts, AudioFolder (Hugging Face), ML-SUPERB.
 
 Sound files stay where they are and are named by absolute path. TSV and NeMo are read back by the importers as they
-are; AudioFolder has no offsets, so that parts of files are written out as FLAC.
+are; AudioFolder has no offsets, so that parts of files are written out as FLAC, and ML-SUPERB's folders hold WAV.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import soundfile
 
 from allophone.audio.io import probe_audio
 from allophone.data.corpus import Corpus
+from allophone.data.mlsuperb_layout import write_mlsuperb
 from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, suggest
 from allophone.frames import SAMPLE_RATE
 
-ExportFormat: TypeAlias = Literal["tsv", "nemo", "lhotse", "audiofolder"]
+ExportFormat: TypeAlias = Literal["tsv", "nemo", "lhotse", "audiofolder", "mlsuperb"]
 
 _COLUMNS = (
     "id",
@@ -41,21 +42,23 @@ def export_corpus(corpus: Corpus, out: str | Path, *, to: ExportFormat) -> Path:
 
     Args:
         corpus: What to write.
-        out: The file, or for ``audiofolder`` the folder.
-        to: ``tsv``, ``nemo`` (JSON lines), ``lhotse`` (cuts as JSON lines) or ``audiofolder`` (FLAC at 16 kHz with
-            ``metadata.jsonl``).
+        out: The file, or for ``audiofolder`` and ``mlsuperb`` the folder.
+        to: ``tsv``, ``nemo`` (JSON lines), ``lhotse`` (cuts as JSON lines), ``audiofolder`` (FLAC at 16 kHz with
+            ``metadata.jsonl``) or ``mlsuperb`` (the folders of its version 1).
 
     Returns:
         ``out``.
 
     Raises:
         ConfigError: The format is not known.
+        DataError: ML-SUPERB's folders cannot be made of this corpus, or are there already.
     """
     writers: dict[str, Callable[[Corpus, Path], None]] = {
         "tsv": _write_tsv,
         "nemo": _write_nemo,
         "lhotse": _write_lhotse,
         "audiofolder": _write_audio_folder,
+        "mlsuperb": write_mlsuperb,
     }
     if to not in writers:
         raise ConfigError(f"Cannot export to {to!r}. {suggest(to, writers)}")

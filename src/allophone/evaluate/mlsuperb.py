@@ -44,7 +44,14 @@ class _Set:
 
     items: tuple[str, ...]
     numerators: Array
+    """Shape ``(seeds, items)``."""
     denominators: Array
+    """Shape ``(seeds, items)``."""
+
+    @property
+    def rates(self) -> Array:
+        """Of each seed, over all items."""
+        return np.asarray(self.numerators.sum(axis=1) / self.denominators.sum(axis=1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +79,7 @@ def superb_scores(
     answers: Mapping[str, Sequence[Answer]],
     reference: ReferenceSet,
     *,
+    other_seeds: Sequence[Mapping[str, Sequence[Answer]]] = (),
     normalizer: Normalizer = "ml-superb-1",
     resamples: int = 1000,
 ) -> SuperbScores:
@@ -81,16 +89,19 @@ def superb_scores(
         answers: Answers of ``monolingual`` (all sets; ``dataset`` tells a language's sources apart), ``multilingual``,
             ``language_identification`` and ``joint``.
         reference: Between whose rows SUPERB_s is placed.
+        other_seeds: What probes of other seeds answered to the same utterances; values are then over all seeds, and
+            intervals draw seeds too.
         normalizer: How texts are compared; only the default gives published numbers.
         resamples: Of each interval.
 
     Raises:
-        DataError: A task is missing, or has no utterance of its few-shot or of its other languages.
+        DataError: A task is missing, has no utterance of its few-shot or of its other languages, or seeds answered
+            other utterances.
     """
     missing = sorted({"monolingual", "multilingual", "language_identification", "joint"} - set(answers))
     if missing:
         raise DataError(f"ML-SUPERB: no answers of {', '.join(missing)}; SUPERB_s needs all four tasks.")
-    columns = _columns(answers, normalizer)
+    columns = _stacked([_columns(one, normalizer) for one in (answers, *other_seeds)])
     measured, score = [], []
     for by_language in (False, True):
         sets, weights = _arrange(columns, by_language)
@@ -118,7 +129,11 @@ def superb_scores(
     )
 
 
-def _columns(answers: Mapping[str, Sequence[Answer]], normalizer: Normalizer) -> dict[str, list[list[Answer] | _Set]]:
+_Columns = dict[str, list[tuple[list[Answer], _Set]]]
+"""Answers of each set of each column, and what they count."""
+
+
+def _columns(answers: Mapping[str, Sequence[Answer]], normalizer: Normalizer) -> _Columns:
     """Answers of each column, as sets by (language, source) in the monolingual task and as one set elsewhere."""
     mono: dict[tuple[str, str], list[Answer]] = {}
     for one in answers["monolingual"]:
@@ -142,10 +157,22 @@ def _columns(answers: Mapping[str, Sequence[Answer]], normalizer: Normalizer) ->
     for name, groups in chosen.items():
         if not groups or not all(groups):
             raise DataError(f"ML-SUPERB: column {name!r} has no utterance; were its languages left out of the test?")
-    return {
-        name: [(group, _count(group, name, normalizer)) for group in groups]  # type: ignore[misc]
-        for name, groups in chosen.items()
-    }
+    return {name: [(group, _count(group, name, normalizer)) for group in groups] for name, groups in chosen.items()}
+
+
+def _stacked(seeds: Sequence[_Columns]) -> _Columns:
+    """The counts of all seeds one above the other."""
+    found: _Columns = {}
+    for name, groups in seeds[0].items():
+        found[name] = []
+        for place, (answers, first) in enumerate(groups):
+            sets = [columns[name][place][1] if place < len(columns[name]) else None for columns in seeds]
+            if any(one is None or one.items != first.items for one in sets):
+                raise DataError(f"ML-SUPERB: {name}: seeds answered different utterances, or in another order.")
+            parts = [(one.numerators, one.denominators) for one in sets if one is not None]
+            numerators, denominators = (np.concatenate(part) for part in zip(*parts, strict=True))
+            found[name].append((answers, _Set(first.items, numerators, denominators)))
+    return found
 
 
 def _count(group: Sequence[Answer], column: str, normalizer: Normalizer) -> _Set:
@@ -160,10 +187,10 @@ def _count(group: Sequence[Answer], column: str, normalizer: Normalizer) -> _Set
             f"ML-SUPERB: {column} of {group[0].language}: every reference is empty under {normalizer!r}; were texts "
             "left out?"
         )
-    return _Set(tuple(one.id for one in group), numerators, denominators)
+    return _Set(tuple(one.id for one in group), numerators[None], denominators[None])
 
 
-def _arrange(columns: Mapping[str, list], by_language: bool) -> tuple[list[_Set], Array]:
+def _arrange(columns: _Columns, by_language: bool) -> tuple[list[_Set], Array]:
     """All sets, and the weights ``(C, 7)`` that turn their rates into columns.
 
     By utterance a monolingual rate is the mean over languages of the mean over sources; by language the languages are
@@ -177,8 +204,8 @@ def _arrange(columns: Mapping[str, list], by_language: bool) -> tuple[list[_Set]
         for answers, counted in groups:
             sources.setdefault(answers[0].language, []).append(counted)
         if name == "monolingual" and by_language:
-            rates = [np.mean([s.numerators.sum() / s.denominators.sum() for s in every]) for every in sources.values()]
-            sets.append(_Set(tuple(sources), np.array(rates), np.ones(len(rates))))
+            rates = np.stack([np.mean([one.rates for one in every], axis=0) for every in sources.values()], axis=1)
+            sets.append(_Set(tuple(sources), rates, np.ones_like(rates)))
             places.append((place, 1.0))
             continue
         for answers, counted in groups:
@@ -195,7 +222,8 @@ def _by_language(answers: Sequence[Answer], counted: _Set) -> _Set:
     names = list(dict.fromkeys(one.language for one in answers))
     index = np.array([names.index(one.language) for one in answers])
     numerators, denominators = (
-        np.bincount(index, weights=part).astype(np.float64) for part in (counted.numerators, counted.denominators)
+        np.stack([np.bincount(index, weights=row) for row in part])
+        for part in (counted.numerators, counted.denominators)
     )
     return _Set(tuple(names), numerators, denominators)
 

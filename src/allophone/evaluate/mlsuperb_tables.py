@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from allophone.evaluate.mlsuperb import SuperbScores
 from allophone.evaluate.mlsuperb_answers import Measured, ScriptRates
 from allophone.evaluate.mlsuperb_challenge import COLUMN_DEFECT, WORST, ChallengeScores
+from allophone.evaluate.mlsuperb_reference import ACCURACIES
 from allophone.metrics.intervals import Interval
 
 
@@ -20,6 +21,27 @@ def superb_markdown(scores: SuperbScores) -> str:
         *_rows((*scores.columns, scores.score)),
         *_notes(scores.warnings),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def superb_rows_markdown(rows: Mapping[str, SuperbScores]) -> str:
+    """Every measure of several rows, and which of them the first is above: better, with intervals that do not meet.
+
+    Intervals are those over utterances (and seeds).
+    """
+    names = list(rows)
+    lines = ["| measure | " + " | ".join(names) + f" | {names[0]} above |", "|---|" + "---:|" * len(names) + "---|"]
+    for measures in zip(*((*one.columns, one.score) for one in rows.values()), strict=True):
+        first, others = measures[0], dict(zip(names[1:], measures[1:], strict=True))
+        higher = first.name in ACCURACIES or first.name == "SUPERB_s"
+        above = [
+            name
+            for name, one in others.items()
+            if (first.utterances.low > one.utterances.high if higher else first.utterances.high < one.utterances.low)
+        ]
+        told = "all" if len(above) == len(others) else ", ".join(above) or "none"
+        cells = " | ".join(_interval(one.utterances) for one in measures)
+        lines.append(f"| {first.name} {'↑' if higher else '↓'} | {cells} | {told} |")
     return "\n".join(lines) + "\n"
 
 

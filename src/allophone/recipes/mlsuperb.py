@@ -8,29 +8,34 @@ Hidden states of all clips are kept in memory at half precision, so the corpus m
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from torch import Tensor
 
-from allophone.config import config_hash, to_dict
+from allophone.config import config_hash, from_dict, to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.importers.mlsuperb import FEW_SHOT
 from allophone.data.utterance import Utterance
-from allophone.errors import DataError
+from allophone.errors import ConfigError, DataError, suggest
 from allophone.evaluate.measurements import System
 from allophone.evaluate.mlsuperb import SuperbScores, superb_scores
 from allophone.evaluate.mlsuperb_answers import Answer
 from allophone.evaluate.mlsuperb_probe import ProbeClips, SuperbProbeConfig, Task, superb_probe
 from allophone.evaluate.mlsuperb_reference import DEFAULT_SET, Amount, reference_set
-from allophone.evaluate.mlsuperb_tables import superb_markdown
+from allophone.evaluate.mlsuperb_tables import superb_markdown, superb_rows_markdown
+from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.sources import extract_all
 from allophone.models.conversion import model_hash
 from allophone.recipes.ledger import systems_of
+from allophone.run.base import Base
 from allophone.run.execute import fit_threads
+from allophone.run.origin import ORIGIN, require_origin, write_origin
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
+from allophone.seeding import numpy_generator
 from allophone.text.published import ml_superb_1
 
 MONOLINGUAL = ("eng", "fra", "deu", "rus", "swa", "swe", "xty")
@@ -38,16 +43,25 @@ MONOLINGUAL = ("eng", "fra", "deu", "rus", "swa", "swe", "xty")
 LONGEST_SECONDS = 20.0
 """Training utterances beyond are left out."""
 FEW_UTTERANCES = 5
+LANGUAGES = 143
+"""Of the benchmark."""
 NOT_PUBLISHED = "The probes were not trained by the published schedule, so these numbers are not the benchmark's"
+Row = Literal["model", "random encoder", "filter bank", "chance"]
+ROWS: tuple[Row, ...] = get_args(Row)
+"""What is read by the same probes; ``chance`` answers each test utterance with some training utterance's text and
+language."""
+Answers = dict[str, list[Answer]]
+"""Of each task."""
+Splits = tuple[list[Utterance], list[Utterance], list[Utterance]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuperbRun:
     """What a run leaves."""
 
-    scores: SuperbScores
-    answers: dict[str, tuple[Answer, ...]]
-    """Task to its answers; also in ``answers.jsonl``."""
+    scores: dict[Row, SuperbScores]
+    answers: dict[Row, list[Answers]]
+    """Of each seed; also in ``answers/ROW-SEED.jsonl``."""
     table: Path
     """``mlsuperb.md``."""
 
@@ -58,56 +72,174 @@ def ml_superb(
     *,
     out: Path,
     amount: Amount = "10min",
-    system: System = "before",
+    rows: Sequence[Row] = ROWS,
+    seeds: Sequence[int] = (0,),
+    fast: bool = False,
     reference: str = DEFAULT_SET,
     config: SuperbProbeConfig | None = None,
     report: Report = silent,
 ) -> SuperbRun:
-    """Train and score the probes of all four tasks.
+    """Train and score the probes of all four tasks, of a model and of what it must beat.
 
     Args:
         model: ``starter``, a model folder or a hub id.
         corpus: The folder of ML-SUPERB as it is handed out, or the corpus made of it.
-        out: Receives ``mlsuperb.md``, ``result.json`` and ``answers.jsonl``.
+        out: Receives ``mlsuperb.md``, ``result.json`` and ``answers/``; the same call goes on with rows and seeds that
+            are not there yet.
         amount: Training audio of each language and source.
-        system: ``before`` is the model; ``random encoder`` and ``filter bank`` are its controls.
+        rows: The model and its controls.
+        seeds: Of probes and of the random encoder.
+        fast: Small probes and short schedules, whose numbers are not the benchmark's.
         reference: Set between whose rows SUPERB_s is placed.
-        config: Of every probe; None = the published schedule of each task.
+        config: Of every probe, whatever ``fast`` says; its seed is replaced.
         report: Told how far each stage is.
 
     Raises:
+        ConfigError: There is no such row.
         DataError: The corpus has no utterance of a task.
+        CheckpointError: ``out`` holds another run.
     """
+    for row in rows:
+        if row not in ROWS:
+            raise ConfigError(f"Unknown row {row!r}. {suggest(row, ROWS)}")
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     splits = protocol_rows(opened, amount)
     base, _ = open_base(model)
     fit_threads(base.encoder)
-    source = systems_of(base, None, 0)[system]
-    rows = [row for split in splits for row in split]
-    progress = counted(report("Hidden states, once"))
-    states = extract_all(source, [opened.audio(row) for row in rows], progress)
-    kept = {row.id: state.half() for row, state in zip(rows, states, strict=True)}
-    answers: dict[str, list[Answer]] = {}
-    jobs = _jobs(splits[2])
-    told = report("Probes")
-    for done, (task, key) in enumerate(jobs):
-        chosen = [_clips([row for row in split if key is None or _set_of(row) == key], kept) for split in splits]
-        schedule = config or SuperbProbeConfig.published(task, amount)
-        read = superb_probe(task, *chosen, frame_rate=source.frame_rate, config=schedule)
-        answers.setdefault(task, []).extend(read.answers)
-        told(done + 1, len(jobs), {})
-    scores = superb_scores(answers, reference_set(amount, reference))
-    if config is not None:
-        scores = replace(scores, warnings=(f"{NOT_PUBLISHED} ({config_hash(config)}).", *scores.warnings))
-    signature = {
-        "model": model_hash(base.encoder) if system == "before" else system,
+
+    def schedule(task: Task, seed: int) -> SuperbProbeConfig:
+        if config is not None:
+            return replace(config, seed=seed)
+        return SuperbProbeConfig.fast(task, seed) if fast else SuperbProbeConfig.published(task, amount, seed)
+
+    origin = {
+        "model": model_hash(base.encoder),
         "corpus": opened.hash,
-        "probe": "published" if config is None else config_hash(config),
+        "amount": amount,
+        "probe": {task: config_hash(schedule(task, 0)) for task in ("monolingual", "multilingual")},
+        "preset": "custom" if config is not None else "fast" if fast else "published",
     }
-    return _write(out, scores, answers, signature)
+    if (out / ORIGIN).exists():
+        require_origin(out, origin)
+    write_origin(out, origin)
+    job = _Job(base=base, corpus=opened, splits=splits, schedule=schedule, out=out, report=report)
+    answers = {row: _answers(job, row, seeds) for row in rows}
+    chosen = reference_set(amount, reference)
+    warnings = _warnings(splits, None if config is None and not fast else config_hash(schedule("joint", 0)))
+    scores = {}
+    for row, (first, *others) in answers.items():
+        found = superb_scores(first, chosen, other_seeds=others)
+        scores[row] = replace(found, warnings=(*warnings, *found.warnings))
+    return SuperbRun(scores=scores, answers=answers, table=_write(out, scores, {**origin, "seeds": list(seeds)}))
 
 
-def protocol_rows(corpus: Corpus, amount: Amount) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What the rows of a run share."""
+
+    base: Base
+    corpus: Corpus
+    splits: Splits
+    schedule: Callable[[Task, int], SuperbProbeConfig]
+    out: Path
+    report: Report
+
+
+_SYSTEMS: dict[Row, System] = {"model": "before", "random encoder": "random encoder", "filter bank": "filter bank"}
+
+
+def _answers(job: _Job, row: Row, seeds: Sequence[int]) -> list[Answers]:
+    """What the probes of one row read, of each seed, from disk where it lies there.
+
+    Only a random encoder has other states with another seed.
+    """
+    found: list[Answers] = []
+    states: dict[str, Tensor] = {}
+    for seed in seeds:
+        path = job.out / "answers" / f"{row.replace(' ', '-')}-{seed}.jsonl"
+        if not path.exists():
+            source = None if row == "chance" else systems_of(job.base, None, seed)[_SYSTEMS[row]]
+            if source is not None and (not states or row == "random encoder"):
+                states = _hidden_states(source, job)
+            _save_answers(path, _read_all(job, row, seed, source, states))
+        found.append(_load_answers(path))
+    return found
+
+
+def _read_all(job: _Job, row: Row, seed: int, source: FrameSource | None, states: Mapping[str, Tensor]) -> Answers:
+    """Train the probes of all tasks and let them read; without a source, chance."""
+    told, jobs = job.report(f"Probes: {row}, seed {seed}"), _jobs(job.splits[2])
+    found: Answers = {}
+    for done, (task, key) in enumerate(jobs):
+        train, dev, test = ([one for one in split if key is None or _set_of(one) == key] for split in job.splits)
+        if source is None:
+            read: Sequence[Answer] = _chance(task, train, test, seed)
+        else:
+            clips = [_clips(rows, states) for rows in (train, dev, test)]
+            config = job.schedule(task, seed)
+            read = superb_probe(task, *clips, frame_rate=source.frame_rate, config=config).answers
+        found.setdefault(task, []).extend(read)
+        told(done + 1, len(jobs), {})
+    return found
+
+
+def _save_answers(path: Path, answers: Answers) -> None:
+    """A line an answer; whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    lines = [
+        json.dumps({"task": task, **to_dict(one)}, ensure_ascii=False) for task in answers for one in answers[task]
+    ]
+    partial = path.with_name(f".{path.name}")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _load_answers(path: Path) -> Answers:
+    found: Answers = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        values = json.loads(line)
+        found.setdefault(values.pop("task"), []).append(from_dict(Answer, values, f"{path}, line {number}"))
+    return found
+
+
+def _hidden_states(source: FrameSource, job: _Job) -> dict[str, Tensor]:
+    """Of every utterance, once for all probes and epochs; in half precision."""
+    rows = [row for split in job.splits for row in split]
+    progress = counted(job.report(f"Hidden states: {source.name}"))
+    states = extract_all(source, [job.corpus.audio(row) for row in rows], progress)
+    return {row.id: state.half() for row, state in zip(rows, states, strict=True)}
+
+
+def _chance(task: Task, train: Sequence[Utterance], test: Sequence[Utterance], seed: int) -> list[Answer]:
+    """Each test utterance answered with the text and language of a training utterance drawn by seed."""
+    drawn = numpy_generator(seed, "ml-superb chance", task).integers(len(train), size=len(test))
+    named = task == "language_identification"
+    return [
+        Answer(
+            id=row.id,
+            language=_code(row),
+            reference="" if named else ml_superb_1(row.text or ""),
+            hypothesis="" if named else ml_superb_1(train[index].text or ""),
+            guess=_code(train[index]),
+            dataset=row.source or "",
+        )
+        for row, index in zip(test, drawn, strict=True)
+    ]
+
+
+def _warnings(splits: Splits, probe: str | None) -> tuple[str, ...]:
+    """What a reader must know before believing the numbers."""
+    found = [] if probe is None else [f"{NOT_PUBLISHED} ({probe})."]
+    languages = {_code(row) for row in splits[2]}
+    if len(languages) != LANGUAGES:
+        found.append(
+            f"The recordings are not the benchmark's ({len(languages)} languages of {LANGUAGES}), so SUPERB_s places a "
+            "row among rows of other data."
+        )
+    return tuple(found)
+
+
+def protocol_rows(corpus: Corpus, amount: Amount) -> Splits:
     """Training, dev and test utterances of the protocol.
 
     Raises:
@@ -145,7 +277,7 @@ def _jobs(test: Sequence[Utterance]) -> list[tuple[Task, tuple[str, str] | None]
     return [*jobs, ("multilingual", None), ("language_identification", None), ("joint", None)]
 
 
-def _clips(rows: Sequence[Utterance], states: dict[str, Tensor]) -> ProbeClips:
+def _clips(rows: Sequence[Utterance], states: Mapping[str, Tensor]) -> ProbeClips:
     return ProbeClips(
         ids=tuple(row.id for row in rows),
         languages=tuple(_code(row) for row in rows),
@@ -155,21 +287,18 @@ def _clips(rows: Sequence[Utterance], states: dict[str, Tensor]) -> ProbeClips:
     )
 
 
-def _write(out: Path, scores: SuperbScores, answers: dict[str, list[Answer]], signature: dict[str, str]) -> SuperbRun:
-    out.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps({"task": task, **to_dict(one)}, ensure_ascii=False) for task in answers for one in answers[task]
-    ]
-    (out / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _write(out: Path, scores: dict[Row, SuperbScores], signature: Mapping[str, object]) -> Path:
+    first = next(iter(scores.values()))
     result = {
-        "format": "allophone-mlsuperb-1",
+        "format": "allophone-mlsuperb-2",
         "signature": signature,
-        "reference_set": {"name": scores.reference.name, "hash": scores.reference.hash},
-        "normalizer": scores.normalizer,
-        "scores": [to_dict(one) for one in (*scores.columns, scores.score)],
-        "warnings": list(scores.warnings),
+        "reference_set": {"name": first.reference.name, "hash": first.reference.hash},
+        "normalizer": first.normalizer,
+        "rows": {row: [to_dict(one) for one in (*found.columns, found.score)] for row, found in scores.items()},
+        "warnings": list(first.warnings),
     }
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    parts = [superb_markdown(first)] if len(scores) == 1 else [superb_markdown(first), superb_rows_markdown(scores)]
     table = out / "mlsuperb.md"
-    table.write_text(superb_markdown(scores), encoding="utf-8")
-    return SuperbRun(scores=scores, answers={task: tuple(found) for task, found in answers.items()}, table=table)
+    table.write_text("\n".join(parts), encoding="utf-8")
+    return table
