@@ -39,7 +39,7 @@ SECOND = replace(RUN, name="iteration-2", targets=replace(RUN.targets, front_end
 @pytest.fixture
 def one_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every probe takes a second, so that what is tested is the arithmetic and not the machine."""
-    monkeypatch.setattr("allophone.run.plan._seconds", lambda work, repeats=3: work() or 1.0)
+    monkeypatch.setattr("allophone.run.plan.timed", lambda work, repeats=3: work() or 1.0)
 
 
 def test_the_plan_of_a_pretraining_adds_up_its_stages(one_second: None) -> None:

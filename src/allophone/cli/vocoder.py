@@ -1,18 +1,24 @@
-"""``allophone vocoder train`` and ``allophone resynthesize``."""
+"""``allophone vocoder train|score`` and ``allophone resynthesize``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allophone.cli.console import ended, remember, say, stages, wrote
-from allophone.cli.parser import Parser, Verbs, add_corpus, add_group, add_out, add_verb
+from allophone.cli.parser import Parser, Verbs, add_corpus, add_group, add_out, add_plan, add_verb
 from allophone.cli.places import model_folder, open_corpus
+
+if TYPE_CHECKING:
+    from allophone.data.corpus import Corpus
 
 
 def add(verbs: Verbs) -> None:
     """Add the verbs."""
-    _add_train(add_group(verbs, "vocoder", summary="Vocoders: from discrete units to speech."))
+    group = add_group(verbs, "vocoder", summary="Vocoders: from discrete units to speech.")
+    _add_train(group)
+    _add_score(group)
     _add_resynthesize(verbs)
 
 
@@ -50,16 +56,28 @@ def _add_train(group: Verbs) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
     add_out(parser, "the run", Path("runs/vocoder"))
+    add_plan(parser)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train a vocoder."""
     from allophone.distributed import process_group
-    from allophone.recipes.vocoder import train_vocoder
+    from allophone.recipes.vocoder import plan_training, train_vocoder
 
-    corpus = open_corpus(arguments.corpus)
-    if arguments.language is not None:
-        corpus = corpus.where(language=arguments.language)
+    corpus = _corpus(arguments)
+    if arguments.plan:
+        plan = plan_training(
+            corpus,
+            model=arguments.model,
+            codebook=arguments.codebook,
+            units=arguments.units,
+            recipe=arguments.recipe,
+            pitch=arguments.pitch,
+            steps=arguments.steps,
+            seed=arguments.seed,
+        )
+        say(str(plan))
+        return 0
     remember(arguments)
     with stages() as report, process_group():
         result = train_vocoder(
@@ -77,6 +95,61 @@ def run_train(arguments: argparse.Namespace) -> int:
     for one in result.results:
         say(f"{one.name:<32} {one.text} {one.unit}")
     return ended(result.finished, result.folder)
+
+
+def _corpus(arguments: argparse.Namespace) -> Corpus:
+    corpus = open_corpus(arguments.corpus)
+    return corpus if arguments.language is None else corpus.where(language=arguments.language)
+
+
+def _add_score(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "score",
+        run_score,
+        summary="Have a vocoder's speech judged: transcripts, predicted opinions, pitch, voices.",
+        details="Held-out clips with a text become units and speech again. A recognizer transcribes the recordings,\n"
+        "the speech, and speech of shuffled units; errors are counted with texts normalized and as they are.",
+        example="allophone vocoder score --vocoder runs/vocoder/model --model starter --corpus starter --language ita "
+        "--transcriber openai/whisper-base --out runs/heard",
+    )
+    parser.add_argument("--vocoder", type=Path, required=True, metavar="FOLDER", help="what `vocoder train` wrote")
+    add_corpus(parser)
+    parser.add_argument("--language", metavar="CODE", help="only this language of the corpus (default: all)")
+    _add_encoder(parser)
+    parser.add_argument(
+        "--transcriber", required=True, metavar="MODEL", help="speech recognizer of transformers: folder or hub id"
+    )
+    parser.add_argument(
+        "--mos", type=Path, metavar="FOLDER", help="what scripts/get_mos_predictor.py wrote (default: no opinions)"
+    )
+    parser.add_argument(
+        "--voices", type=Path, metavar="FOLDER", help="what `tune --label speaker` wrote (default: no voices compared)"
+    )
+    parser.add_argument("--clips", type=int, default=60, metavar="N", help="at most so many (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the clips (default: 0)")
+    add_out(parser, "the scores", Path("runs/heard"))
+
+
+def run_score(arguments: argparse.Namespace) -> None:
+    """Judge a vocoder."""
+    from allophone.recipes.resynthesis_score import open_judges, score_vocoder
+
+    heard_by = open_judges(arguments.transcriber, arguments.mos, arguments.voices)
+    with stages() as report:
+        found = score_vocoder(
+            arguments.vocoder,
+            _corpus(arguments),
+            arguments.out,
+            model=arguments.model and model_folder(arguments.model),
+            codebook=arguments.codebook,
+            heard_by=heard_by,
+            clips=arguments.clips,
+            seed=arguments.seed,
+            report=report,
+        )
+    say(found.scores.read_text(encoding="utf-8"))
+    wrote(found.transcripts)
 
 
 def _add_resynthesize(verbs: Verbs) -> None:

@@ -1,4 +1,4 @@
-"""Transcripts by another model, for the row that every retrieval of speech has to be compared with.
+"""Transcripts by another model: what retrieval of speech is compared with, and what speech that was made is scored by.
 
 The cascade transcribes first and then compares texts. Any speech recognizer of ``transformers`` will do (Whisper, CTC).
 """
@@ -6,6 +6,7 @@ The cascade transcribes first and then compares texts. Any speech recognizer of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,80 @@ from transformers import pipeline
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError, DataError
-from allophone.frames import SAMPLE_RATE
+from allophone.frames import SAMPLE_RATE, samples_to_seconds
+from allophone.models.conversion import model_hash
+from allophone.text.languages import parse_language
 
 Transcribe = Callable[[Sequence[Tensor]], list[str]]
 """Texts of waveforms ``(S,)`` at 16 kHz."""
 CHUNK = 8
 """Recordings transcribed at once."""
+TOKENS_A_SECOND = 20
+WHISPERS = {"jw": "jv"}
+"""Its own codes to ISO 639."""
 
 
-def load_transcriber(folder_or_hub_id: str | Path) -> Transcribe:
-    """A speech recognizer of ``transformers``, which finds out the language itself where it has several.
+def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) -> Transcribe:
+    """A speech recognizer of ``transformers``.
+
+    Args:
+        folder_or_hub_id: Which.
+        language: What is spoken, for a recognizer of several languages that generates text; None = it finds out itself.
+            With a language it also stops at 20 tokens a second, because what is made of noise may not end by itself.
+
+    Raises:
+        CheckpointError: There is no such recognizer.
+        DataError: It does not know the language.
+    """
+    recognizer = _recognizer(str(folder_or_hub_id))
+    told = None if language is None else _told(recognizer, language)
+
+    def transcribe(waveforms: Sequence[Tensor]) -> list[str]:
+        given = [{"raw": waveform.numpy(), "sampling_rate": SAMPLE_RATE} for waveform in waveforms]
+        options: dict[str, Any] = {}
+        if told is not None:
+            longest = samples_to_seconds(max(len(waveform) for waveform in waveforms))
+            options = {"generate_kwargs": {**told, "max_new_tokens": min(400, 8 + int(TOKENS_A_SECOND * longest))}}
+        with torch.inference_mode():
+            found = recognizer(given, batch_size=len(given), **options)
+        return [" ".join(str(one["text"]).split()) for one in found]
+
+    return transcribe
+
+
+def transcriber_hash(folder_or_hub_id: str | Path) -> str:
+    """First 16 hex digits of the SHA-256 over the recognizer's parameters.
 
     Raises:
         CheckpointError: There is no such recognizer.
     """
+    return model_hash(_recognizer(str(folder_or_hub_id)).model)
+
+
+@lru_cache(maxsize=1)
+def _recognizer(folder_or_hub_id: str) -> Any:
     try:
-        recognizer: Any = pipeline("automatic-speech-recognition", model=str(folder_or_hub_id), device="cpu")
+        return pipeline("automatic-speech-recognition", model=folder_or_hub_id, device="cpu", dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder_or_hub_id}: not a speech recognizer that transformers can load "
             f"({' '.join(str(error).split())}). Name one such as openai/whisper-base, or its folder."
         ) from error
 
-    def transcribe(waveforms: Sequence[Tensor]) -> list[str]:
-        given = [{"raw": waveform.numpy(), "sampling_rate": SAMPLE_RATE} for waveform in waveforms]
-        with torch.inference_mode():
-            return [" ".join(str(found["text"]).split()) for found in recognizer(given, batch_size=len(given))]
 
-    return transcribe
+def _told(recognizer: Any, language: str) -> dict[str, str] | None:
+    """What a recognizer that generates is told of the language; None where it has but one."""
+    tokens = (
+        getattr(recognizer.model.generation_config, "lang_to_id", None) if recognizer.model.can_generate() else None
+    )
+    if tokens is None:
+        return None
+    wanted = parse_language(language).code
+    for token in tokens:
+        code = token.strip("<|>")
+        if parse_language(WHISPERS.get(code, code)).code == wanted:
+            return {"language": code, "task": "transcribe"}
+    raise DataError(f"The recognizer was not trained on {language}; take one that was, or leave its language out.")
 
 
 def transcribe_all(

@@ -24,10 +24,12 @@ from allophone.nn.codebook import Codebook
 from allophone.run.base import Base
 from allophone.run.config import DataConfig
 from allophone.run.origin import require_origin, write_origin
+from allophone.run.plan import Plan
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
 from allophone.run.targets import usable
 from allophone.run.vocoder import Listen, VocoderRunConfig, concerned, execute_vocoder, voices_of
+from allophone.run.vocoder_plan import plan_vocoder
 from allophone.train.config import TrainConfig
 from allophone.units.encode import Units, encode_units
 
@@ -146,10 +148,7 @@ def train_vocoder(
         AllophoneError: What opening them and the run itself raise.
     """
     require_shared(out)
-    if recipe not in RECIPES:
-        raise ConfigError(f"Unknown vocoder recipe {recipe!r}. {suggest(recipe, RECIPES)}")
-    if (model is None) == (units is None):
-        raise ConfigError("Say whose units the vocoder is for: either a model (and codebook), or a file of units.")
+    _check(recipe, model, units)
     listen: Listen | None = None
     if model is None:
         assert units is not None
@@ -158,16 +157,69 @@ def train_vocoder(
         base, book = with_codebook(model, codebook)
         made = _encoded(corpus, base, book, out, report)
         listen = _listener(corpus, base, book)
-    heard = usable(corpus, _data(made.clock, SEGMENTS[recipe], clips=1))[0]
-    config = RECIPES[recipe](made.clock, made.num_units, voices_of(heard, made.codebook_hash), seed)
-    config = replace(config, vocoder=replace(config.vocoder, pitch=pitch))
-    if steps is not None:
-        warmup = min(config.train.warmup_steps, steps // 10)
-        config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
+    config = _config(corpus, made.clock, made.num_units, made.codebook_hash, recipe, pitch, steps, seed)
     result = execute_vocoder(config, corpus, made, out, listen=listen, report=report)
     scored = out / "result.json"
     results = tuple(load_results(scored)) if scored.exists() else ()
     return TrainedVocoder(folder=out / "model", finished=result.stopped == "finished", results=results)
+
+
+def _check(recipe: str, model: str | Path | None, units: Path | None) -> None:
+    if recipe not in RECIPES:
+        raise ConfigError(f"Unknown vocoder recipe {recipe!r}. {suggest(recipe, RECIPES)}")
+    if (model is None) == (units is None):
+        raise ConfigError("Say whose units the vocoder is for: either a model (and codebook), or a file of units.")
+
+
+def _config(
+    corpus: Corpus,
+    clock: FrameClock,
+    num_units: int,
+    codebook_hash: str,
+    recipe: str,
+    pitch: bool,
+    steps: int | None,
+    seed: int,
+) -> VocoderRunConfig:
+    """The recipe for the voices that are long enough to be heard."""
+    heard = usable(corpus, _data(clock, SEGMENTS[recipe], clips=1))[0]
+    config = RECIPES[recipe](clock, num_units, voices_of(heard, codebook_hash), seed)
+    config = replace(config, vocoder=replace(config.vocoder, pitch=pitch))
+    if steps is not None:
+        warmup = min(config.train.warmup_steps, steps // 10)
+        config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
+    return config
+
+
+def plan_training(
+    corpus: Corpus,
+    *,
+    model: str | Path | None = None,
+    codebook: Path | None = None,
+    units: Path | None = None,
+    recipe: str = "small",
+    pitch: bool = False,
+    steps: int | None = None,
+    seed: int = 0,
+) -> Plan:
+    """What :func:`train_vocoder` would do; nothing is written.
+
+    Raises:
+        ConfigError: As :func:`train_vocoder`.
+    """
+    _check(recipe, model, units)
+    encoder, book = None, None
+    if model is None:
+        assert units is not None
+        made = Units.load(units)
+        clock, num_units, codebook_hash = made.clock, made.num_units, made.codebook_hash
+    else:
+        base, book = with_codebook(model, codebook)
+        encoder, clock, num_units, codebook_hash = base.encoder, book.info.clock, book.info.num_units, book.hash
+    config = _config(corpus, clock, num_units, codebook_hash, recipe, pitch, steps, seed)
+    hours = sum(usable(corpus, config.data)[0].hours().values())
+    encoded = sum(concerned(corpus).hours().values()) if book is not None else 0.0
+    return plan_vocoder(config, clock, hours, encoder, book, encoded)
 
 
 def with_codebook(model: str | Path, codebook: Path | None) -> tuple[Base, Codebook]:

@@ -138,7 +138,7 @@ def plan_pretraining(configs: Sequence[RunConfig], hours: float, notes: tuple[st
     own = sum(config.continues is None for config in configs)
     runs = f"{own} iterations" + (f" and {len(configs) - own} further stage" if own < len(configs) else "")
     title = f"Pretraining in {runs} on {hours:.2f} h"
-    return replace(_plan(title, stages, parameters, keep * len(configs)), notes=notes, costs=tuple(costs))
+    return replace(summed(title, stages, parameters, keep * len(configs)), notes=notes, costs=tuple(costs))
 
 
 def compare_costs(configs: Mapping[str, RunConfig]) -> tuple[Cost, ...]:
@@ -152,7 +152,7 @@ def compare_costs(configs: Mapping[str, RunConfig]) -> tuple[Cost, ...]:
         short[name] = replace(config, data=replace(config.data, collate=collate, batch_seconds=COMPARED_SECONDS))
     methods = {name: _method(build_encoder(config.encoder), config) for name, config in short.items()}
     steps = {name: _step(methods[name], config) for name, config in short.items()}
-    turns = [{name: _seconds(step, repeats=1) for name, step in steps.items()} for _ in range(3)]
+    turns = [{name: timed(step, repeats=1) for name, step in steps.items()} for _ in range(3)]
     return tuple(
         _cost(name, config, _size(methods[name]), min(turn[name] for turn in turns)) for name, config in short.items()
     )
@@ -191,16 +191,16 @@ def plan_expansion(base: Base, config: ExpandConfig, hours: float) -> Plan:
         seconds = control.seconds * config.head_steps / config.steps
         work = f"{config.head_steps} steps"
         stages.append(Stage(name=f"{run.name}: head for its own units", work=work, seconds=seconds))
-    return _plan(f"Expansion on {hours:.2f} h", stages, parameters, 6 * config.iterations)
+    return summed(f"Expansion on {hours:.2f} h", stages, parameters, 6 * config.iterations)
 
 
 def plan_evaluation(base: Base, seeds: int, hours: float) -> Plan:
     """Hidden states of the encoder, and of a random one for each seed, on so many hours; probes are not in it."""
     extractor = FrameExtractor("model", base.encoder.eval(), base.encoder.num_layers)
     waveform = torch.randn(seconds_to_samples(PROBE_SECONDS), generator=torch_generator(0, "plan")) / 10
-    once = hours * 3600 / PROBE_SECONDS * _seconds(lambda: _exhaust(extractor, waveform))
+    once = hours * 3600 / PROBE_SECONDS * timed(lambda: _exhaust(extractor, waveform))
     work = f"{hours:.2f} h by {1 + seeds} encoders"
-    return _plan("Evaluation", [Stage(name="frames", work=work, seconds=(1 + seeds) * once)], _size(base.encoder), 0)
+    return summed("Evaluation", [Stage(name="frames", work=work, seconds=(1 + seeds) * once)], _size(base.encoder), 0)
 
 
 def plan_tuning(
@@ -224,7 +224,7 @@ def plan_tuning(
         parameters = _size(method)
         rows = len(batch.ids)
         work = f"{seeds} x {config.steps} steps of {rows} x {config.crop_seconds:g} s"
-        stages.append(Stage(name=name, work=work, seconds=seeds * config.steps * _seconds(_method_step(method, batch))))
+        stages.append(Stage(name=name, work=work, seconds=seeds * config.steps * timed(_method_step(method, batch))))
     speech = fresh_embedder(encoder, config)
     waveform = torch.randn(1, seconds_to_samples(PROBE_SECONDS), generator=torch_generator(0, "plan")) / 10
 
@@ -234,10 +234,10 @@ def plan_tuning(
 
     # The frozen encoder, once in all layers, a random one a seed, and each stopping point; the chosen one twice.
     passes = 2 + seeds + len(methods) * seeds * (config.points + 1)
-    pace = _seconds(once) / PROBE_SECONDS
+    pace = timed(once) / PROBE_SECONDS
     stages.append(Stage(name="probing", work=f"{passes} x {hours:.2f} h", seconds=passes * hours * 3600 * pace))
     checkpoints = len(methods) * seeds * config.points
-    return _plan(f"Tuning to tell {num_classes} classes apart", stages, parameters, checkpoints)
+    return summed(f"Tuning to tell {num_classes} classes apart", stages, parameters, checkpoints)
 
 
 def plan_texts(
@@ -246,9 +246,9 @@ def plan_texts(
     """Training on what utterances say, by the time that one of its batches takes; scoring is not in it."""
     fit_threads(method)
     method.train()
-    seconds = seeds * train.steps * train.microbatches * _seconds(_method_step(method, batch))
+    seconds = seeds * train.steps * train.microbatches * timed(_method_step(method, batch))
     work = f"{seeds} x {train.steps} steps of {batch.waveform.numel() / SAMPLE_RATE:.0f} s"
-    plan = _plan(title, [Stage(name="training", work=work, seconds=seconds)], _size(method), train.keep_checkpoints + 1)
+    plan = summed(title, [Stage(name="training", work=work, seconds=seconds)], _size(method), train.keep_checkpoints + 1)
     return replace(plan, notes=notes)
 
 
@@ -280,7 +280,8 @@ def _exhaust(extractor: FrameExtractor, waveform: Tensor) -> None:
         pass
 
 
-def _plan(title: str, stages: list[Stage], parameters: int, checkpoints: int) -> Plan:
+def summed(title: str, stages: list[Stage], parameters: int, checkpoints: int) -> Plan:
+    """Stages as a plan, with the disk that so many checkpoints take and the memory that was used up to now."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     return Plan(
         title=title,
@@ -312,14 +313,14 @@ def _targets(config: RunConfig, teacher: Encoder | None, hours: float) -> Stage:
     fitted = min(targets.fit_hours, hours)
     passes = hours if teacher is not None else hours + fitted  # an encoder's frames stay in memory between passes
     work = f"clusters of {fitted:.2f} h, units of {hours:.2f} h"
-    return Stage(name=f"{config.name}: units", work=work, seconds=passes * 3600 / PROBE_SECONDS * _seconds(one_pass))
+    return Stage(name=f"{config.name}: units", work=work, seconds=passes * 3600 / PROBE_SECONDS * timed(one_pass))
 
 
 def _training(name: str, method: MaskedPrediction, config: RunConfig) -> Stage:
     """Forward and backward of every micro-batch; the update itself is small beside them."""
     train = config.train
     work = f"{train.steps} steps of {train.microbatches} x {config.data.batch_seconds:g} s"
-    return Stage(name=name, work=work, seconds=train.steps * train.microbatches * _seconds(_step(method, config)))
+    return Stage(name=name, work=work, seconds=train.steps * train.microbatches * timed(_step(method, config)))
 
 
 def _step(method: MaskedPrediction, config: RunConfig) -> Callable[[], None]:
@@ -359,7 +360,7 @@ def random_batch(config: RunConfig, clock: FrameClock) -> SpeechBatch:
     ).validate()
 
 
-def _seconds(work: Callable[[], None], repeats: int = 3) -> float:
+def timed(work: Callable[[], None], repeats: int = 3) -> float:
     """Median time of ``work`` after one unmeasured call."""
     work()
     times = []

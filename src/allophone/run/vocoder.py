@@ -5,7 +5,7 @@ Like every run: what is finished is not made again, and what was interrupted goe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from allophone.data.utterance import Utterance
 from allophone.distributed import on_rank_zero
 from allophone.evaluate.result import Result, Signature, result_from_interval, save_results
 from allophone.evaluate.resynthesis import Resynthesis, chance_of_same_units, score_resynthesis
+from allophone.frames import FrameClock
 from allophone.methods.unit_vocoding import UnitVocoding, UnitVocodingConfig
 from allophone.metrics.intervals import bootstrap
 from allophone.models.unit_vocoder import UnitVocoder, UnitVocoderConfig
@@ -168,23 +169,35 @@ def _judge(
     results: list[Result] = []
     data_hash = corpus.with_utterances(tuple(rows)).hash
     for name, (vocoder, given) in systems.items():
-        made = {
-            row.id: speak(
-                vocoder,
-                given[row.id],
-                units.clock,
-                speaker=voices.speaker(row.speaker or UNKNOWN),
-                language=voices.language(row.language),
-                recorded=recorded[row.id],
-            )
-            for row in rows
-        }
+        made = speak_rows(vocoder, voices, rows, given, units.clock, recorded)
         scores = score_resynthesis(recorded, made, kept, None if listen is None else listen(made))
         model = vocoder_hash(vocoder) if vocoder is trained else "untrained"
         signature = Signature(data_hash=data_hash, model_hash=model, normalizer="none", seed=config.seed)
         results += _results(name, scores, signature, (config.seed,))
     chance = chance_of_same_units(list(kept.values()), units.num_units)
     save_results([*results, _chance(chance, len(rows), data_hash, config.seed)], run_dir / "result.json")
+
+
+def speak_rows(
+    vocoder: UnitVocoder,
+    voices: Voices,
+    rows: Sequence[Utterance],
+    units: Mapping[str, Tensor],
+    clock: FrameClock,
+    recorded: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Units ``(T,)`` of utterances in their own voices, by id; as :func:`~allophone.run.speaking.speak` has it."""
+    return {
+        row.id: speak(
+            vocoder,
+            units[row.id],
+            clock,
+            speaker=voices.speaker(row.speaker or UNKNOWN),
+            language=voices.language(row.language),
+            recorded=recorded[row.id],
+        )
+        for row in rows
+    }
 
 
 def concerned(corpus: Corpus) -> Corpus:
