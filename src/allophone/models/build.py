@@ -8,9 +8,12 @@ from allophone.models.mr_hubert import MrHubert, MrHubertConfig
 from allophone.models.multi_resolution import FusedEncoder, FusionConfig
 from allophone.models.wav2vec2_bert import Wav2Vec2Bert, Wav2Vec2BertConfig
 from allophone.models.wavlm import Wavlm, WavlmConfig
+from allophone.models.whisper import Whisper, WhisperConfig
 
-EncoderConfig = HubertConfig | LasrConfig | Wav2Vec2BertConfig | WavlmConfig | MrHubertConfig | FusionConfig
-Encoder = Hubert | Lasr | Wav2Vec2Bert | Wavlm | MrHubert | FusedEncoder
+EncoderConfig = (
+    HubertConfig | LasrConfig | Wav2Vec2BertConfig | WavlmConfig | WhisperConfig | MrHubertConfig | FusionConfig
+)
+Encoder = Hubert | Lasr | Wav2Vec2Bert | Wavlm | Whisper | MrHubert | FusedEncoder
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
@@ -30,6 +33,8 @@ def build_encoder(config: EncoderConfig) -> Encoder:
             return Wav2Vec2Bert(config)
         case WavlmConfig():
             return Wavlm(config)
+        case WhisperConfig():
+            return Whisper(config)
         case MrHubertConfig():
             return MrHubert(config)
         case FusionConfig():
@@ -39,7 +44,7 @@ def build_encoder(config: EncoderConfig) -> Encoder:
 def attention_projections(encoder: Encoder) -> tuple[str, ...]:
     """Names of the query, key, value and output projections of every layer, as PEFT's ``target_modules`` takes them."""
     match encoder:
-        case Hubert() | Wavlm() | MrHubert() | FusedEncoder():
+        case Hubert() | Wavlm() | Whisper() | MrHubert() | FusedEncoder():
             return ("q_proj", "k_proj", "v_proj", "out_proj")
         case Lasr():
             return ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -52,5 +57,7 @@ def feed_forward_projections(encoder: Encoder) -> tuple[str, ...]:
     match encoder:
         case Lasr():
             return ("linear1", "linear2")
+        case Whisper():
+            return ("fc1", "fc2")
         case Hubert() | Wav2Vec2Bert() | Wavlm() | MrHubert() | FusedEncoder():
             return ("intermediate_dense", "output_dense")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, suggest
 from allophone.frames import SAMPLE_RATE
-from allophone.models import hubert, lasr, mr_hubert, wav2vec2_bert, waveform_encoder, wavlm
+from allophone.models import hubert, lasr, mr_hubert, wav2vec2_bert, waveform_encoder, wavlm, whisper
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 from allophone.models.multi_resolution import FusionConfig
 
@@ -33,8 +33,8 @@ LINEAGE_FORMAT = "allophone-model-1"
 FUSION = "allophone-fusion"
 OWN_TYPES = (FUSION, "mr-hubert")
 """Of folders that ``transformers`` has no class for."""
-MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert", "wavlm", *OWN_TYPES)
-PREFIXES = ("hubert.", "wav2vec2.", "wav2vec2_bert.", "wavlm.")
+MODEL_TYPES = ("hubert", "lasr_encoder", "wav2vec2", "wav2vec2-bert", "wavlm", "whisper", *OWN_TYPES)
+PREFIXES = ("hubert.", "wav2vec2.", "wav2vec2_bert.", "wavlm.", "model.encoder.")
 """What stands before an encoder's parameter names in a file that also holds a head."""
 WEIGHT_NORM = {
     "pos_conv_embed.conv.weight_g": "pos_conv_embed.conv.parametrizations.weight.original0",
@@ -225,6 +225,8 @@ def _read_config(folder: Path) -> EncoderConfig:
             return wav2vec2_bert.from_transformers(values, preprocessor)
         if model_type == "wavlm":
             return wavlm.from_transformers(values, preprocessor)
+        if model_type == "whisper":
+            return whisper.from_transformers(values, preprocessor)
         if model_type == "mr-hubert":
             return mr_hubert.from_config(values, preprocessor)
         if model_type == FUSION:
@@ -258,6 +260,8 @@ def _to_transformers(config: EncoderConfig) -> tuple[dict[str, Any], dict[str, A
             return wavlm.to_transformers(config), waveform_encoder.preprocessor_to_transformers(config)
         case lasr.LasrConfig():
             return lasr.to_transformers(config), lasr.preprocessor_to_transformers(config)
+        case whisper.WhisperConfig():
+            return whisper.to_transformers(config), whisper.preprocessor_to_transformers(config)
         case wav2vec2_bert.Wav2Vec2BertConfig():
             return wav2vec2_bert.to_transformers(config), wav2vec2_bert.preprocessor_to_transformers(config)
         case mr_hubert.MrHubertConfig():

@@ -15,6 +15,7 @@ from allophone.models.mr_hubert import MrHubertConfig
 from allophone.models.multi_resolution import FusionConfig
 from allophone.models.wav2vec2_bert import NUM_MELS, Wav2Vec2BertConfig
 from allophone.models.waveform_encoder import WaveformConfig
+from allophone.models.whisper import WhisperConfig
 from allophone.nn.convolution import convolution_clock
 
 
@@ -42,6 +43,8 @@ def multiplications(config: EncoderConfig, samples: int) -> int:
             return _lasr(config, samples)
         case Wav2Vec2BertConfig():
             return _wav2vec2_bert(config, samples)
+        case WhisperConfig():
+            return _whisper(config, samples)
         case WaveformConfig():
             layers = config.num_hidden_layers
             return _front_end(config, samples) + layers * _layer(config, config.clock.count(samples))
@@ -110,6 +113,13 @@ def _wav2vec2_bert(config: Wav2Vec2BertConfig, samples: int) -> int:
     distances = frames * dim * (config.left_max_position_embeddings + config.right_max_position_embeddings + 1)
     layer = _conformer_layer(frames, dim, config.intermediate_size, config.conv_depthwise_kernel_size)
     return frames * NUM_MELS * config.feature_stride * dim + config.num_hidden_layers * (layer + distances)
+
+
+def _whisper(config: WhisperConfig, samples: int) -> int:
+    dim = config.d_model
+    frames = config.max_source_positions if config.whole_window else config.clock.count(samples)
+    layer = frames * (4 * dim * dim + 2 * dim * config.encoder_ffn_dim) + 2 * frames * frames * dim
+    return 2 * frames * 3 * config.num_mel_bins * dim + frames * 3 * dim * dim + config.encoder_layers * layer
 
 
 def frame_milliseconds(config: EncoderConfig) -> tuple[float, ...]:
