@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(NICE) $(BIN)/python -
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench evidence parity slow cluster coverage starter clean
+.PHONY: help install demo test check format bench evidence parity slow browser cluster coverage starter clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,11 @@ parity: $(READY)  ## every comparison with an independent implementation, slow o
 
 slow: $(READY)  ## the tests that take minutes
 	@$(PYTEST) -m "slow and not gpu and not network" $(ARGS)
+
+browser: $(READY)  ## the pages in a headless Chromium (Debian, Ubuntu: apt install chromium)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+	  echo "There is no Chromium here. On Debian: sudo apt install chromium"; exit 1; }
+	@$(PYTEST) -n 0 -m browser $(ARGS)
 
 cluster: $(READY)  ## corpus jobs on a Ray cluster of three nodes here, two of them killed (installs Ray)
 	@$(PIP) install -c constraints.txt -e '.[ray]'

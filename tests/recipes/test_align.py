@@ -155,3 +155,19 @@ def test_two_corpora_of_one_name_are_not_mixed(run: Path, tmp_path: Path, capsys
     assert main([*words[:2], str(tmp_path / "a"), *words[3:]]) == 0
     assert main([*words[:2], str(tmp_path / "b"), *words[3:]]) == 1
     assert "under the same two names" in capsys.readouterr().err
+
+
+def test_official_folds_teach_and_judge(run: Path, tmp_path: Path) -> None:
+    """Each fold is judged by examples of the others, and none is drawn."""
+    opened = Corpus.open(run / "corpus")
+    rows = tuple(
+        replace(row, label=(row.text or "").split()[0], split=None, extra={"fold": 1 + number % 3})
+        for number, row in enumerate(one for one in opened if one.language == "eng_Latn")
+    )
+    Corpus(folder=run / "corpus", utterances=rows, name="folds").save(tmp_path / "folds")
+    words = ["classify", str(run / "align" / "model"), "--corpus", str(tmp_path / "folds"), "--labels", "ari,bri,cri"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    tables = (tmp_path / "out" / "scores.md").read_text()
+    assert "18 clips of 3 classes" in tables and "| 1 examples a class |" in tables
+    results = {one["name"]: one for one in json.loads((tmp_path / "out" / "result.json").read_text())}
+    assert results["1 examples a class"]["n"] == results["zero-shot"]["n"]

@@ -76,6 +76,7 @@ def test_the_page_needs_nothing_else_and_quotes_what_it_shows(speech: Callable[.
     assert "http" not in text.replace("http-equiv", "")
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 def test_a_word_is_typed_and_an_answer_is_played(tmp_path: Path, speech: Callable[..., Tensor]) -> None:
     told: queue.Queue[str] = queue.Queue()

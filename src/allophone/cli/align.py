@@ -43,7 +43,10 @@ def add(verbs: Verbs) -> None:
         help="languages whose recordings are not heard, though their texts are read and their test recordings scored",
     )
     parser.add_argument(
-        "--recipe", default="small", metavar="NAME", help="'small': one CPU; 'standard': a GPU (default: small)"
+        "--recipe",
+        default="small",
+        metavar="NAME",
+        help="'small': one CPU; 'frozen': the same, but the speech encoder stays; 'standard': a GPU (default: small)",
     )
     parser.add_argument(
         "--transcriber",

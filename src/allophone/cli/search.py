@@ -58,23 +58,32 @@ def _add_search(verbs: Verbs) -> None:
         "search",
         run_search,
         summary="Find recordings by a text or by a clip: file, time and score.",
+        details="With --serve, a page in the browser of this machine asks, shows and plays, until it is interrupted.",
         example="allophone search index/ bonjour --language fra --html found.html",
     )
     parser.add_argument("index", type=Path, metavar="INDEX", help="what `index` wrote")
-    parser.add_argument("query", metavar="QUERY", help="a text, or the path of a recording")
+    parser.add_argument("query", metavar="QUERY", nargs="?", help="a text, or the path of a recording")
     parser.add_argument("--language", metavar="CODE", help="only answers in this language: fra, fr or fra_Latn")
     parser.add_argument("--speaker", metavar="NAME", help="only answers of this speaker")
     parser.add_argument("--source", metavar="NAME", help="only answers of this source")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="most answers (default: 10)")
     parser.add_argument("--model", metavar="MODEL", help="the index' model, if it lies elsewhere now")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the answers as a page with players")
+    parser.add_argument("--serve", action="store_true", help="ask on a page in the browser instead")
+    parser.add_argument("--port", type=int, default=8765, metavar="N", help="of the page (default: 8765; 0: any)")
 
 
 def run_search(arguments: argparse.Namespace) -> None:
     """Ask an index."""
+    from allophone.errors import ConfigError
     from allophone.recipes.search import search
     from allophone.search.page import clock
 
+    if (arguments.query is None) != arguments.serve:
+        raise ConfigError("Give either a query or --serve.")
+    if arguments.serve:
+        _serve(arguments)
+        return
     hits = search(
         arguments.index,
         arguments.query,
@@ -93,3 +102,13 @@ def run_search(arguments: argparse.Namespace) -> None:
         say("nothing found; the index has no recording that these options leave")
     if arguments.html:
         wrote(arguments.html)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from allophone.recipes.search import open_search
+    from allophone.recipes.search_server import search_server
+
+    server = search_server(open_search(arguments.index, arguments.model), port=arguments.port, top=arguments.top)
+    say(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)")
+    with server:
+        server.serve_forever()

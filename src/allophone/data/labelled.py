@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from allophone.data.corpus import Corpus
+from allophone.data.folds import official_folds, with_fold
 from allophone.data.splits import Link, split_corpus
 from allophone.data.utterance import Utterance
 from allophone.errors import DataError
@@ -44,7 +45,7 @@ class LabelledParts:
 
 
 def label_parts(
-    corpus: Corpus, label: Label, *, min_train: int = 8, share_speakers: bool = False, seed: int = 0
+    corpus: Corpus, label: Label, *, min_train: int = 8, share_speakers: bool = False, fold: int = 1, seed: int = 0
 ) -> LabelledParts:
     """Part a corpus for tuning and probing.
 
@@ -53,6 +54,7 @@ def label_parts(
         label: The column.
         min_train: Classes with fewer training utterances, or without one in dev and test, are left out.
         share_speakers: Where splits are drawn, let speakers be in several parts; for corpora of few voices.
+        fold: That is tested, of a corpus with official folds.
         seed: Of splits that are drawn.
 
     Raises:
@@ -69,6 +71,9 @@ def label_parts(
     if {"train", "test"} <= given:
         parted = _with_dev(known, seed)
         notes.append("Splits are those of the corpus.")
+    elif folds := official_folds(known):
+        parted = with_fold(known, fold)
+        notes.append(f"Official fold {fold} of {len(folds)} is tested, the next one chooses; a score is that of all.")
     else:
         parted = _drawn(known, label, links, seed)
         notes.append(f"Splits were drawn so that none shares {' or '.join(links)} with another.")

@@ -33,6 +33,7 @@ from allophone.losses.contrastive import (
     sigmoid_loss,
 )
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, freeze_unused
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_embedder import TextEmbedder
 
@@ -51,6 +52,8 @@ class AudioTextContrastConfig:
     """Where the learned bias of the sigmoid loss starts (SigLIP -10)."""
     train_encoder: bool = True
     """Whether the speech encoder is trained, or only what stands behind it."""
+    remember_gibibytes: float = 4.0
+    """Memory for what a frozen speech encoder made of recordings; what it heard before is not computed again."""
     text_lr_scale: float = 1.0
     """Learning rate of the text encoder (or its LoRA) over the run's."""
     chunk_rows: int = 64
@@ -62,6 +65,8 @@ class AudioTextContrastConfig:
                 f"Contrast needs 0 < min_temperature <= temperature and chunk_rows >= 1; got {self.min_temperature}, "
                 f"{self.temperature} and {self.chunk_rows}."
             )
+        if self.remember_gibibytes < 0:
+            raise ConfigError(f"remember_gibibytes is {self.remember_gibibytes}; expected 0 (keep nothing) or more.")
 
 
 class AudioTextContrast(nn.Module):
@@ -86,6 +91,11 @@ class AudioTextContrast(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
         self.bias = nn.Parameter(torch.tensor(config.bias)) if config.loss == "sigmoid" else None
         freeze_unused(speech.encoder, config.train_encoder)
+        self._frozen = FrozenStates(
+            speech.encoder,
+            all_layers=speech.layer_weights is not None,
+            most_bytes=int(config.remember_gibibytes * 2**30),
+        )
 
     def train(self, mode: bool = True) -> AudioTextContrast:
         """As any module, but a frozen encoder stays in evaluation mode."""
@@ -129,12 +139,16 @@ class AudioTextContrast(nn.Module):
     def _embed_speech(self, batch: SpeechBatch) -> Tensor:
         """Shape ``(B, E)``."""
         rows = self.config.chunk_rows
+        if not self.config.train_encoder:
+            return self.speech.pool(self._frozen(batch.waveform, batch.waveform_lengths))
         parts = zip(batch.waveform.split(rows), batch.waveform_lengths.split(rows), strict=True)
         return embed_in_chunks(self.speech, [(waveform, lengths) for waveform, lengths in parts])
 
     def _embed_texts(self, captions: Captions) -> Tensor:
         """Shape ``(B, E)``."""
         rows, texts = self.config.chunk_rows, captions.texts
+        if self.text.config.training == "frozen":
+            return self.text.embed_again(texts)
         starts = range(0, len(texts), rows)
         return embed_in_chunks(self.text, [self.text.tokenize(texts[start : start + rows]) for start in starts])
 

@@ -24,6 +24,7 @@ from allophone.frames import SAMPLE_RATE
 from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_folder, model_hash, replace_file, save_encoder, write_json
 from allophone.nn.pooling import AttentionPooling, LayerWeights, MeanPooling
+from allophone.nn.transformer import SelfAttention, TransformerLayer
 
 WEIGHTS_FILE, INFO_FILE = "embedder.safetensors", "embedder.json"
 FORMAT = "allophone-embedder-1"
@@ -38,6 +39,8 @@ class SpeechEmbedderConfig:
     """E, values of an embedding."""
     layers: Literal["last", "weighted"] = "weighted"
     """The last hidden state, or a learned mean of all."""
+    context_layers: int = 0
+    """Transformer layers of our own between the encoder and the pooling; for an encoder that is not trained."""
     pooling: Literal["mean", "attention"] = "attention"
     """How frames become one vector."""
     pooling_dim: int = 128
@@ -48,8 +51,14 @@ class SpeechEmbedderConfig:
     """None (``dim`` must be D), Linear, Linear - GELU - Linear through D values, or Linear - tanh (SAMU-XLS-R)."""
 
     def __post_init__(self) -> None:
-        if min(self.dim, self.pooling_heads) < 1 or self.pooling_dim < 0:
+        if min(self.dim, self.pooling_heads) < 1 or min(self.pooling_dim, self.context_layers) < 0:
             raise ConfigError(f"A speech embedder needs dims and heads of at least 1; got {self}.")
+
+
+def _context_layer(dim: int) -> TransformerLayer:
+    """Heads of 64 dims, where these divide, an inner width of two, a dropout of a tenth."""
+    attention = SelfAttention(dim, dim // 64 if dim % 64 == 0 else 1, dropout=0.1)
+    return TransformerLayer(dim, attention, 2 * dim, norm_first=True, dropout=0.1, inner_dropout=0.1)
 
 
 def build_projection(dim_in: int, dim_out: int, kind: Literal["none", "linear", "mlp", "tanh"]) -> nn.Sequential:
@@ -84,6 +93,7 @@ class SpeechEmbedder(nn.Module):
         self.dim = config.dim
         self.clock = encoder.clock
         self.layer_weights = LayerWeights(encoder.num_layers + 1) if config.layers == "weighted" else None
+        self.context = nn.ModuleList(_context_layer(encoder.dim) for _ in range(config.context_layers))
         self.pooling = (
             AttentionPooling(encoder.dim, config.pooling_dim, config.pooling_heads)
             if config.pooling == "attention"
@@ -109,6 +119,8 @@ class SpeechEmbedder(nn.Module):
     def pool(self, states: Sequence[Packed]) -> Tensor:
         """What stands behind the encoder: hidden states of a batch, each ``(N, D)``, to ``(B, E)``."""
         mixed: Packed = states[-1] if self.layer_weights is None else self.layer_weights(states)
+        for layer in self.context:
+            mixed = layer(mixed)
         embedding: Tensor = self.projection(self.pooling(mixed))
         return embedding
 

@@ -27,6 +27,8 @@ from allophone.models.speech_embedder import build_projection
 
 WEIGHTS_FILE, INFO_FILE = "text_embedder.safetensors", "text_embedder.json"
 FORMAT = "allophone-text-embedder-1"
+MOST_REMEMBERED = 200_000
+"""Texts whose vectors a frozen encoder keeps (384 values each: 300 MB)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,7 @@ class TextEmbedder(nn.Module):
         self.encoder_hash = model_hash(model)
         self.encoder = self._prepare(model)
         self.projection = build_projection(settings.hidden_size, config.dim, config.projection)
+        self._known: dict[str, Tensor] = {}
 
     def _prepare(self, model: nn.Module) -> nn.Module:
         """The encoder with what is to be trained set so."""
@@ -137,14 +140,39 @@ class TextEmbedder(nn.Module):
         Returns:
             Shape ``(B, E)``, not normalized.
         """
+        embedding: Tensor = self.projection(self._pool(ids, real))
+        return embedding
+
+    def _pool(self, ids: Tensor, real: Tensor) -> Tensor:
+        """What stands before the projection. Shape ``(B, hidden)``."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.training != "frozen"):
             hidden: Tensor = self.encoder(input_ids=ids, attention_mask=real).last_hidden_state
         if self.config.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            weights = real[..., None].to(hidden.dtype)
-            pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        embedding: Tensor = self.projection(pooled)
+            return hidden[:, 0]
+        weights = real[..., None].to(hidden.dtype)
+        pooled: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        return pooled
+
+    def embed_again(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts that a training meets over and over: a frozen encoder hears each once, the projection always.
+
+        Returns:
+            Shape ``(B, E)``, with gradients to the projection, not normalized.
+
+        Raises:
+            ConfigError: The encoder is trained.
+        """
+        if self.config.training != "frozen":
+            raise ConfigError(f"Only a frozen text encoder gives the same again; this one is {self.config.training}.")
+        found = {text: self._known[text] for text in texts if text in self._known}
+        fresh = sorted(set(texts) - found.keys(), key=lambda text: (len(text), text))
+        for start in range(0, len(fresh), 32):
+            part = fresh[start : start + 32]
+            with torch.no_grad():
+                found.update(zip(part, self._pool(*self.tokenize(part)), strict=True))
+        for text in fresh[: max(0, MOST_REMEMBERED - len(self._known))]:
+            self._known[text] = found[text]
+        embedding: Tensor = self.projection(torch.stack([found[text] for text in texts]))
         return embedding
 
     def embed(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:

@@ -82,7 +82,22 @@ def standard(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -
     )
 
 
-RECIPES = {"small": small, "standard": standard}
+def frozen(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> AlignConfig:
+    """For one CPU and an encoder that knows much (Whisper): it stays as it is, and what it made of a clip is kept.
+
+    One transformer layer is trained on top, in batches of 192 s (some 120 clips), 600 updates. All of it is our choice.
+    """
+    config = small(languages, from_nothing=from_nothing, seed=seed)
+    return replace(
+        config,
+        speech=SpeechEmbedderConfig(dim=256, layers="last", context_layers=1, pooling_heads=8),
+        method=replace(config.method, train_encoder=False),
+        data=replace(config.data, batch_seconds=192.0, collate=replace(config.data.collate, crop_seconds=15.0)),
+        train=replace(config.train, steps=600, learning_rate=1e-3),
+    )
+
+
+RECIPES = {"small": small, "frozen": frozen, "standard": standard}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

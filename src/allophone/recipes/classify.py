@@ -13,13 +13,14 @@ from torch import Tensor
 from allophone.audio.io import load_audio
 from allophone.config import to_dict
 from allophone.data.corpus import Corpus
+from allophone.data.folds import official_folds
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError
 from allophone.evaluate.few_shot import FewShot, few_shot
 from allophone.evaluate.result import Result, Signature, result_from_interval, save_results
 from allophone.evaluate.zero_shot import ZeroShot, class_probabilities, class_prompts, class_vectors, zero_shot
-from allophone.metrics.intervals import Interval
+from allophone.metrics.intervals import Interval, bootstrap
 from allophone.models.aligned import Aligned
 from allophone.models.conversion import model_folder
 from allophone.recipes.align_scores import embedded, random_embedder
@@ -165,7 +166,9 @@ def _few(
     seed: int,
     report: Report,
 ) -> list[FewShot]:
-    """Examples from the training split; none where there is no such split or a class has no example there."""
+    """Examples from the training split, or from all folds but the judged one; none where a class has none there."""
+    if folds := official_folds(corpus):
+        return _few_by_fold(labels, judged, folds, speech, groups, seed)
     rows = [row for row in corpus if row.label in labels and row.split == "train"]
     if {row.label for row in rows} != set(labels):
         return []
@@ -178,6 +181,40 @@ def _few(
         groups=groups,
         seed=seed,
     )
+
+
+def _few_by_fold(
+    labels: Sequence[str],
+    judged: Sequence[Utterance],
+    folds: Sequence[int],
+    speech: Tensor,
+    groups: Sequence[str],
+    seed: int,
+) -> list[FewShot]:
+    """Each official fold judged by examples from the others; scores are those of all folds together."""
+    truth, of = np.array([str(row.label) for row in judged]), np.array([int(row.extra["fold"]) for row in judged])
+    vectors, parts = speech.double().numpy(), []
+    for fold in folds:
+        inside = of == fold
+        if not inside.any() or set(truth[~inside]) != set(labels):
+            return []
+        judge = few_shot(vectors[~inside], truth[~inside].tolist(), vectors[inside], truth[inside].tolist(), seed=seed)
+        parts.append((np.flatnonzero(inside), {one.shots: one.hits for one in judge}))
+    found = []
+    for shots in sorted(set.intersection(*(set(hits) for _, hits in parts))):
+        hits = np.zeros((len(parts[0][1][shots]), len(judged)))
+        for places, of_fold in parts:
+            hits[:, places] = of_fold[shots]
+        found.append(
+            FewShot(
+                shots=shots,
+                accuracy=bootstrap(hits, groups=groups, seed=seed).scaled(100.0),
+                deviation=100 * float(hits.mean(axis=1).std()),
+                chance=100.0 / len(labels),
+                hits=hits,
+            )
+        )
+    return found
 
 
 def _result(

@@ -24,7 +24,7 @@ from allophone.models.speech_embedder import SpeechEmbedder, load_speech_embedde
 from allophone.run.execute import fit_threads
 from allophone.run.progress import Report, silent
 from allophone.search.index import Entry, Hit, IndexInfo, VectorIndex
-from allophone.search.page import Shown, search_page
+from allophone.search.page import SearchForm, Shown, search_page
 
 SKIPPED = "skipped.tsv"
 BATCH = 256
@@ -204,6 +204,34 @@ def _decoded(
     return entries, waves
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Searcher:
+    """An open index with its model."""
+
+    index: VectorIndex
+    towers: Towers
+
+    def page(
+        self, query: str, hits: Sequence[Hit], *, clip: Tensor | None = None, form: SearchForm | None = None
+    ) -> str:
+        """Answers as HTML with players; with ``form``, one that asks the next question."""
+        shown = [Shown(hit=hit, sound=_sound(hit)) for hit in hits]
+        asked = "" if clip is None else opus_address(clip.numpy())
+        return search_page(query, shown, self.index.info, spoken_query=asked, form=form)
+
+
+def open_search(index_folder: Path, model: str | Path | None = None) -> Searcher:
+    """Open an index, and its model from where it lay or from where it lies now.
+
+    Raises:
+        CheckpointError: The model is not the one that the index was made with.
+    """
+    index = VectorIndex.open(index_folder)
+    towers = open_towers(index.info.model if model is None else model)
+    index.require_model(towers.hash)
+    return Searcher(index=index, towers=towers)
+
+
 def search(
     index_folder: Path,
     query: str,
@@ -236,19 +264,15 @@ def search(
     """
     if top < 1:
         raise ConfigError(f"--top is {top}; expected at least 1 answer.")
-    index = VectorIndex.open(index_folder)
-    towers = open_towers(index.info.model if model is None else model)
-    index.require_model(towers.hash)
-    clip = _clip(query)
+    opened = open_search(index_folder, model)
+    towers, clip = opened.towers, _clip(query)
     if clip is not None and towers.speech.clock.count(len(clip)) < 1:
         raise ShapeError(f"{query}: {len(clip) / SAMPLE_RATE:.3f} s are shorter than one frame of the model.")
     vector = towers.text_vector(query) if clip is None else towers.vectors([clip])[0]
-    hits = index.search(vector, top, language=language, speaker=speaker, source=source)
+    hits = opened.index.search(vector, top, language=language, speaker=speaker, source=source)
     if page is not None:
-        shown = [Shown(hit=hit, sound=_sound(hit)) for hit in hits]
-        asked = "" if clip is None else opus_address(clip.numpy())
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(search_page(query, shown, index.info, spoken_query=asked), encoding="utf-8")
+        page.write_text(opened.page(query, hits, clip=clip), encoding="utf-8")
     return hits
 
 

@@ -75,6 +75,8 @@ class TuneData:
     """Classes with fewer training utterances are left out."""
     share_speakers: bool = False
     """Where splits are drawn: let speakers be in several parts."""
+    fold: int = 1
+    """Official fold that is tested, where the corpus has folds; the one after it chooses, the others teach."""
     most_train: int = 3000
     """Training utterances that probes learn from; tuning hears all."""
     most_dev: int = 500
@@ -132,7 +134,7 @@ def tune(
         raise ConfigError(f"tune needs at least one method and one seed; got {list(methods)} and {list(seeds)}.")
     started, config, data = time.monotonic(), config or TuneConfig(), data or TuneData()
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    parts = label_parts(opened, label, min_train=data.min_train, share_speakers=data.share_speakers, seed=0)
+    parts = label_parts(opened, label, min_train=data.min_train, share_speakers=data.share_speakers, fold=data.fold)
     loaded, _ = open_base(base)
     encoder = loaded.encoder.to(device())
     fit_threads(encoder)
@@ -187,7 +189,7 @@ def plan(
     data: TuneData,
 ) -> str:
     """What a tuning would do: its parts and classes, then time and disk."""
-    parts = label_parts(corpus, label, min_train=data.min_train, share_speakers=data.share_speakers, seed=0)
+    parts = label_parts(corpus, label, min_train=data.min_train, share_speakers=data.share_speakers, fold=data.fold)
     small = probed_parts(parts, data)
     trained = trained_methods(methods)
     hours = sum(sum(part.hours().values()) for part in (small.train, small.dev, small.test))

@@ -248,7 +248,8 @@ def plan_texts(
     method.train()
     seconds = seeds * train.steps * train.microbatches * timed(_method_step(method, batch))
     work = f"{seeds} x {train.steps} steps of {batch.waveform.numel() / SAMPLE_RATE:.0f} s"
-    plan = summed(title, [Stage(name="training", work=work, seconds=seconds)], _size(method), train.keep_checkpoints + 1)
+    stage = Stage(name="training", work=work, seconds=seconds)
+    plan = summed(title, [stage], _size(method), train.keep_checkpoints + 1)
     return replace(plan, notes=notes)
 
 

@@ -1,4 +1,7 @@
-"""The page that shows what a search found: one file, players inside, nothing loaded from elsewhere."""
+"""The page that shows what a search found: one file, players inside, nothing loaded from elsewhere.
+
+Served, it also asks (:mod:`allophone.recipes.search_server`).
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,16 @@ class Shown:
         return parse_language(self.hit.entry.language).name
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchForm:
+    """What the form of a served page says."""
+
+    language: str = ""
+    """Only answers in this language; empty = in any."""
+    problem: str = ""
+    """Why the question was not answered."""
+
+
 def clock(seconds: float) -> str:
     """Minutes and seconds.
 
@@ -42,7 +55,9 @@ def clock(seconds: float) -> str:
     return f"{tenths // 600}:{tenths // 10 % 60:02d}.{tenths % 10}"
 
 
-def search_page(query: str, shown: Sequence[Shown], info: IndexInfo, *, spoken_query: str = "") -> str:
+def search_page(
+    query: str, shown: Sequence[Shown], info: IndexInfo, *, spoken_query: str = "", form: SearchForm | None = None
+) -> str:
     """HTML of a search.
 
     Args:
@@ -50,6 +65,7 @@ def search_page(query: str, shown: Sequence[Shown], info: IndexInfo, *, spoken_q
         shown: Answers, best first.
         info: Of the index.
         spoken_query: ``data:`` address of the clip that was asked with; empty for a text.
+        form: For a page that is served: a form to ask with. None = the page is a file, and only shows.
     """
     environment = Environment(
         loader=PackageLoader("allophone.search", "templates"),
@@ -59,4 +75,4 @@ def search_page(query: str, shown: Sequence[Shown], info: IndexInfo, *, spoken_q
         lstrip_blocks=True,
     )
     template = environment.get_template("search.html")
-    return template.render(query=query, shown=shown, info=info, spoken_query=spoken_query)
+    return template.render(query=query, shown=shown, info=info, spoken_query=spoken_query, form=form)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from allophone.audio.io import AUDIO_SUFFIXES
 from allophone.data.importers.entry import SPLITS, Entry
@@ -19,6 +19,7 @@ from allophone.data.importers.mlsuperb import (
     read_mlsuperb_challenge,
 )
 from allophone.data.importers.nemo import is_nemo, read_nemo
+from allophone.data.importers.published import PUBLISHED, published_corpus, read_published
 from allophone.data.importers.sounds import read_sounds
 from allophone.data.importers.table import (
     TABLE_SUFFIXES,
@@ -53,6 +54,15 @@ Format: TypeAlias = Literal[
     "europarl-st",
     "must-c",
     "sounds",
+    "CREMA-D",
+    "RAVDESS",
+    "EmoDB",
+    "ESC-50",
+    "UrbanSound8K",
+    "FSD50K",
+    "Speech Commands",
+    "MSWC",
+    "FLEURS",
 ]
 
 
@@ -107,6 +117,8 @@ def read_entries(
         given = Path(source) if isinstance(source, str | Path) else source
         return kind, read_huggingface(given, media=media, language=language)
     path = Path(source)
+    if kind in PUBLISHED:
+        return kind, read_published(kind, path, language=language)
     match kind:
         case "split tables":
             entries = [entry for table in split_tables(path) for entry in _read_split_table(table, media, language)]
@@ -161,6 +173,9 @@ def _folder_format(folder: Path) -> Format:
         return "must-c"
     if is_saved_dataset(folder):
         return "huggingface"
+    published = published_corpus(folder)
+    if published is not None:
+        return cast(Format, published)
     if metadata_files(folder):
         return "audiofolder"
     return "split tables" if split_tables(folder) else "folder"
