@@ -26,7 +26,7 @@ from allophone.run.progress import silent
 from allophone.run.starter import open_base, starter_corpus
 
 pytest.importorskip("allophone_starter")
-QUICK = ("denoising", "relatedness")
+QUICK = ("denoising", "two-stage", "relatedness")
 """The others run in `make slow`."""
 EFFORT = Effort(steps=4, train_clips=24, test_clips=6, probe_steps=12)
 
@@ -88,6 +88,7 @@ def corpus() -> Corpus:
         own = [row for row in whole.where(language=language) if row.text and row.duration_seconds > 0.8]
         trained = {row.speaker for row in own if row.split == "train"}
         rows += [row for row in own if row.split == "train"][: 96 if language == "spa" else 24]
+        rows += [row for row in own if row.split == "dev" and row.speaker in trained][:1]
         rows += [row for row in own if row.split == "test" and row.speaker in trained][:6]
     return whole.with_utterances(tuple(rows))
 

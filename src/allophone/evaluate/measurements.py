@@ -114,6 +114,29 @@ MEASURES: dict[str, Measure] = {
         explanation="How often a small classifier on the frozen model names the language. With one voice a language "
         "it may recognize the voice instead.",
     ),
+    "language_neighbors": Measure(
+        title="Which language is it (20 nearest clips)",
+        unit="percent",
+        scale=100.0,
+        higher_is_better=True,
+        explanation="The same, but nothing is trained: the 20 most similar recordings vote.",
+    ),
+    "language_gap": Measure(
+        title="How far languages lie apart",
+        unit="hundredths",
+        scale=100.0,
+        higher_is_better=True,
+        explanation="By how much recordings of one language are more alike than those of two, as cosines. "
+        "0 = not at all, 100 = as far as can be.",
+    ),
+    "unit_phones": Measure(
+        title="Sounds told by units",
+        unit="percent",
+        scale=100.0,
+        higher_is_better=True,
+        explanation="Short stretches of sound are sorted into units; how often the unit tells which sound a linguist "
+        "heard there, in sentences that were not used to learn it.",
+    ),
 }
 
 

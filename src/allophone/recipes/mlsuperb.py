@@ -173,7 +173,7 @@ def _read_all(job: _Job, row: Row, seed: int, source: FrameSource | None, states
     for done, (task, key) in enumerate(jobs):
         train, dev, test = ([one for one in split if key is None or _set_of(one) == key] for split in job.splits)
         if source is None:
-            read: Sequence[Answer] = _chance(task, train, test, seed)
+            read: Sequence[Answer] = chance_answers(task, train, test, seed)
         else:
             clips = [_clips(rows, states) for rows in (train, dev, test)]
             config = job.schedule(task, seed)
@@ -210,7 +210,7 @@ def _hidden_states(source: FrameSource, job: _Job) -> dict[str, Tensor]:
     return {row.id: state.half() for row, state in zip(rows, states, strict=True)}
 
 
-def _chance(task: Task, train: Sequence[Utterance], test: Sequence[Utterance], seed: int) -> list[Answer]:
+def chance_answers(task: Task, train: Sequence[Utterance], test: Sequence[Utterance], seed: int) -> list[Answer]:
     """Each test utterance answered with the text and language of a training utterance drawn by seed."""
     drawn = numpy_generator(seed, "ml-superb chance", task).integers(len(train), size=len(test))
     named = task == "language_identification"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from allophone.errors import ConfigError, suggest
 from allophone.recipes.claims import adding, pretraining
 from allophone.recipes.claims.trial import Claim
+from allophone.recipes.claims.two_stage import TWO_STAGE
 
-CLAIMS: tuple[Claim, ...] = (*pretraining.CLAIMS, *adding.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (*pretraining.CLAIMS, TWO_STAGE, *adding.CLAIMS)
 
 
 def find_claim(name: str) -> Claim:
