@@ -15,15 +15,14 @@ import numpy as np
 from allophone.data.utterance import Utterance
 from allophone.evaluate.claim import UNTRAINED, Contrast, Observation, Scale
 from allophone.evaluate.mlsuperb_answers import Answer, errors_of
-from allophone.evaluate.mlsuperb_probe import ProbeClips, SuperbProbeConfig, superb_probe
-from allophone.evaluate.sources import extract_all
+from allophone.evaluate.mlsuperb_probe import SuperbProbeConfig, superb_probe
 from allophone.models.build import Encoder
 from allophone.recipes.claims.adding import first_minutes
 from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, balanced, small, two_stage
 from allophone.recipes.claims.reading import source_of
 from allophone.recipes.claims.trial import Claim, Trial
-from allophone.recipes.ledger import draw_rows, main_voices, spoken
-from allophone.recipes.mlsuperb import chance_answers
+from allophone.recipes.ledger import draw_rows, main_voices
+from allophone.recipes.mlsuperb import chance_answers, hidden_states, probe_clips
 from allophone.recipes.stages import named_balance
 from allophone.text.published import ml_superb_1
 
@@ -62,8 +61,7 @@ def _score(trial: Trial, encoder: Encoder | None) -> list[Observation]:
     states = {}
     if source is not None:
         every = {row.id: row for parts in rows.values() for part in parts for row in part}
-        clips = spoken(trial.corpus, every.values())
-        states = dict(zip(clips.ids, extract_all(source, clips.waveforms), strict=True))
+        states = hidden_states(source, trial.corpus, list(every.values()), trial.report)
     found: list[Observation] = []
     for amount, parts in rows.items():
         if source is None:
@@ -71,17 +69,8 @@ def _score(trial: Trial, encoder: Encoder | None) -> list[Observation]:
         else:
             config = SuperbProbeConfig.fast("joint", trial.seed)
             config = replace(config, iterations=max(1, trial.effort.probe_steps // config.epochs))
-            train, dev, test = (
-                ProbeClips(
-                    ids=tuple(row.id for row in part),
-                    languages=tuple(_code(row) for row in part),
-                    texts=tuple(ml_superb_1(row.text or "") for row in part),
-                    datasets=tuple(row.source or "" for row in part),
-                    frames=[states[row.id] for row in part],
-                )
-                for part in parts
-            )
-            answers = superb_probe("joint", train, dev, test, frame_rate=source.frame_rate, config=config).answers
+            clips = [probe_clips(part, states) for part in parts]
+            answers = superb_probe("joint", *clips, frame_rate=source.frame_rate, config=config).answers
         for language in LANGUAGES:
             found += _observed(
                 trial, _condition(language, amount), [one for one in answers if one.language == language]
@@ -120,10 +109,6 @@ def _observed(trial: Trial, condition: str, answers: Sequence[Answer]) -> list[O
         )
         for measure, (numerators, denominators) in counts.items()
     ]
-
-
-def _code(row: Utterance) -> str:
-    return row.language.split("_")[0]
 
 
 def _condition(language: str, amount: str) -> str:
