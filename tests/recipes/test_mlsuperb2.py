@@ -70,6 +70,8 @@ def test_every_measure_is_scored_and_told(world, tmp_path, monkeypatch, capsys) 
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(lines) == len(ROWS) * (9 + 6) and {line["row"] for line in lines} == set(ROWS)
     assert lines[0]["reference"].startswith("Wort, ")  # as it was said, not as the probe learns it
+    assert main(["mlsuperb", model, "--corpus", data, "--version", "2", "--seeds", "0,1"]) == 1
+    assert "--version 2 takes one seed; got 2" in capsys.readouterr().err
     again = ml_superb_2_run(model, data, out=tmp_path / "again", rows=("model",), config=PROBE)
     assert json.loads((tmp_path / "again" / "result.json").read_text())["rows"]["model"] == result["rows"]["model"]
     assert len(again.answers["model"]) == 15

@@ -42,10 +42,13 @@ def add(verbs: Verbs) -> None:
 
 def command(arguments: argparse.Namespace) -> None:
     """Train and score the probes."""
+    from allophone.errors import ConfigError
     from allophone.recipes.mlsuperb import ROWS, ml_superb
     from allophone.recipes.mlsuperb2 import ml_superb_2_run
 
     if arguments.version == "2":
+        if len(arguments.seeds) > 1:
+            raise ConfigError(f"--version 2 takes one seed; got {len(arguments.seeds)}. Run it once a seed.")
         with stages() as report:
             challenge = ml_superb_2_run(
                 arguments.model,

@@ -99,9 +99,7 @@ def ml_superb(
         DataError: The corpus has no utterance of a task.
         CheckpointError: ``out`` holds another run.
     """
-    for row in rows:
-        if row not in ROWS:
-            raise ConfigError(f"Unknown row {row!r}. {suggest(row, ROWS)}")
+    require_rows(rows)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     splits = protocol_rows(opened, amount)
     base, _ = open_base(model)
@@ -133,6 +131,13 @@ def ml_superb(
     multilingual = answers[rows[0]][0]["multilingual"]
     table = _write(out, scores, multilingual, {**origin, "seeds": list(seeds)})
     return SuperbRun(scores=scores, answers=answers, table=table)
+
+
+def require_rows(rows: Sequence[str]) -> None:
+    """Raise ``ConfigError`` where a row is none of :data:`ROWS`."""
+    for row in rows:
+        if row not in ROWS:
+            raise ConfigError(f"Unknown row {row!r}. {suggest(row, ROWS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

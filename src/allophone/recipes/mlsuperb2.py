@@ -31,6 +31,7 @@ from allophone.recipes.mlsuperb import (
     five_of_few_shot,
     hidden_states,
     probe_clips,
+    require_rows,
     source_of_row,
     with_texts,
 )
@@ -93,8 +94,10 @@ def ml_superb_2_run(
         report: Told how far each stage is.
 
     Raises:
+        ConfigError: There is no such row.
         DataError: A split has no utterance with a text.
     """
+    require_rows(rows)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     chosen = challenge_rows(opened)
     base, _ = open_base(model)
