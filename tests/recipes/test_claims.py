@@ -20,13 +20,14 @@ from allophone.recipes.claims import adding, reading
 from allophone.recipes.claims.all import CLAIMS, find_claim
 from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, without_kept_out
 from allophone.recipes.claims.trial import Effort, Trial, run_claim
+from allophone.recipes.claims.two_stage import FAMILIES, TWO_STAGE, labelled_rows
 from allophone.recipes.pretrain import pretrain, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.run.progress import silent
 from allophone.run.starter import open_base, starter_corpus
 
 pytest.importorskip("allophone_starter")
-QUICK = ("denoising", "two-stage", "relatedness")
+QUICK = ("denoising", "relatedness")
 """The others run in `make slow`."""
 EFFORT = Effort(steps=4, train_clips=24, test_clips=6, probe_steps=12)
 
@@ -126,6 +127,25 @@ def test_pretraining_hears_no_language_that_is_read(corpus: Corpus, tmp_path: Pa
     heard = without_kept_out(trial).corpus
     assert {row.language[:3] for row in heard} == set(HEARD)
     assert not {row.id for row in heard} & {row.id for name in KEPT_OUT for row in corpus.where(language=name)}
+
+
+def test_families_are_all_languages_and_the_smaller_amount_decides() -> None:
+    assert sorted(one for members in FAMILIES.values() for one in members) == sorted((*HEARD, *KEPT_OUT))
+    first, *others = TWO_STAGE.contrasts
+    assert len(first.conditions) == 11 and all(condition.endswith(", 10 min") for condition in first.conditions)
+    assert any(one.conditions == ("ell, 1 h",) for one in others)
+    assert {one.measure for one in others} == {scale.measure for scale in TWO_STAGE.scales}
+
+
+def test_labelled_minutes_are_of_every_language_and_nested(corpus: Corpus, tmp_path: Path) -> None:
+    trial = Trial(arm="chance", seed=0, steps=1, effort=EFFORT, corpus=corpus, out=tmp_path, report=silent)
+    less, more = labelled_rows(trial, 0.2), labelled_rows(trial, 2.0)
+    for small, large in zip(less, more, strict=True):
+        assert {row.language for row in small} == {row.language for row in large} == set(corpus.languages)
+    assert {row.id for row in less[0]} < {row.id for row in more[0]}
+    assert [row.id for row in less[2]] == [row.id for row in more[2]]
+    scored = TWO_STAGE.score(trial, None)
+    assert {one.condition for one in scored} == {c for one in TWO_STAGE.contrasts for c in one.conditions}
 
 
 def test_noises_have_their_ratio_and_are_the_same_every_time(corpus: Corpus) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from test_mlsuperb import PROBE
 from tiny_model import LASR
 
 from allophone.cli.main import main
@@ -21,6 +20,9 @@ from allophone.models.lasr import Lasr
 from allophone.recipes.mlsuperb import ROWS
 from allophone.recipes.mlsuperb2 import challenge_rows, ml_superb_2_run
 
+PROBE = SuperbProbeConfig(
+    epochs=1, iterations=3, batch_size=4, accumulate=1, average=1, channels=4, dim=16, heads=2, inner_dim=16
+)
 LISTS = {"train": 7, "dev": 3, "dev_dialect": 2}
 
 

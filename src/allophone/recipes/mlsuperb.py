@@ -327,7 +327,7 @@ def _write(out: Path, scores: dict[Row, SuperbScores], read: Sequence[Answer], s
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     parts = [superb_markdown(first)]
     if len(scores) > 1:
-        parts.append(superb_rows_markdown(scores))
+        parts.append(superb_rows_markdown({str(row): found for row, found in scores.items()}))
     parts.append(scripts_markdown(rates_by_script(read)))
     table = out / "mlsuperb.md"
     table.write_text("\n".join(parts), encoding="utf-8")

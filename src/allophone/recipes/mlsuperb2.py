@@ -104,8 +104,8 @@ def ml_superb_2_run(
     fit_threads(base.encoder)
     published = SuperbProbeConfig.published_2(seed)
     probe = config or (SuperbProbeConfig.fast("joint", seed) if fast else published)
-    warnings = () if probe == published else (f"{NOT_PUBLISHED} ({config_hash(probe)}).",)
-    warnings += (ON_DEV,) if chosen.test is chosen.dev else ()
+    warnings = [] if probe == published else [f"{NOT_PUBLISHED} ({config_hash(probe)})."]
+    warnings += [ON_DEV] if chosen.test is chosen.dev else []
     answers: dict[Row, list[Answer]] = {}
     scores: dict[Row, ChallengeScores] = {}
     for row in rows:

@@ -57,7 +57,7 @@ NAMED = Scale(
 
 def _score(trial: Trial, encoder: Encoder | None) -> list[Observation]:
     source = source_of(trial, encoder, small(trial.seed, trial.steps)[0], stack=4)
-    rows = {amount: _rows(trial, minutes) for amount, minutes in AMOUNTS.items()}
+    rows = {amount: labelled_rows(trial, minutes) for amount, minutes in AMOUNTS.items()}
     states = {}
     if source is not None:
         every = {row.id: row for parts in rows.values() for part in parts for row in part}
@@ -78,7 +78,7 @@ def _score(trial: Trial, encoder: Encoder | None) -> list[Observation]:
     return found
 
 
-def _rows(trial: Trial, minutes: float) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+def labelled_rows(trial: Trial, minutes: float) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
     """Training utterances of so many minutes a language, dev and test; of main voices that have texts."""
     found: tuple[list[Utterance], list[Utterance], list[Utterance]] = ([], [], [])
     effort = trial.effort
