@@ -33,7 +33,7 @@ def run(
     *,
     model: str = "hubert-base",
     head: Head = "fast",
-    clips: int = 40,
+    clips: int = 16,
     epochs: int = 30,
     timing: Timing | None = None,
     progress: Callable[[int, int], None] | None = None,
