@@ -38,7 +38,7 @@ class Measure:
     title: str
     """Short name for tables."""
     unit: str
-    """``percent`` or ``nats``."""
+    """``percent``, ``nats`` or ``hundredths``."""
     scale: float
     """Factor from the ratio of sums to ``unit``."""
     higher_is_better: bool

@@ -167,7 +167,7 @@ def _from_to(change: Change, cells: Sequence[Score]) -> str:
         for one in cells
         if (one.measure, one.language) == (change.measure, change.language)
     }
-    unit = " %" if measure.unit == "percent" else " nats"
+    unit = " %" if measure.unit == "percent" else f" {measure.unit}"
     pair = [f"{number(values[system], measure.unit)}{unit}" for system in (measure.baseline, "after")]
     return (
         f"from {pair[0]} ({measure.baseline}) to {pair[1]}"
