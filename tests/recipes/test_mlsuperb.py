@@ -59,6 +59,8 @@ def test_the_protocol_chooses_its_utterances(world) -> None:
     train, dev, test = protocol_rows(corpus, "10min")
     assert [sum(row.language == tag for row in train) for tag in ("deu_Latn", "fra_Latn", "lit_Latn")] == [14, 7, 5]
     assert len(protocol_rows(corpus, "1h")[0]) == 8 * 3 + 5 and (len(dev), len(test)) == (8, 12)
+    with pytest.raises(DataError, match="no few-shot language in the test set, which has deu, fra"):
+        ml_superb("nowhere", corpus.where(language=["deu", "fra"]), out=Path("unused"))
     with pytest.raises(DataError, match="0 utterances marked train_10min"):
         protocol_rows(corpus.where(split="test"), "10min")
 

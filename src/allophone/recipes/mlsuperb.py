@@ -96,12 +96,13 @@ def ml_superb(
 
     Raises:
         ConfigError: There is no such row.
-        DataError: The corpus has no utterance of a task.
+        DataError: The corpus has no utterance of a task, which is found out before anything is trained.
         CheckpointError: ``out`` holds another run.
     """
     require_rows(rows)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     splits = protocol_rows(opened, amount)
+    _require_tasks(splits[2], opened.name)
     base, _ = open_base(model)
     fit_threads(base.encoder)
 
@@ -131,6 +132,19 @@ def ml_superb(
     multilingual = answers[rows[0]][0]["multilingual"]
     table = _write(out, scores, multilingual, {**origin, "seeds": list(seeds)})
     return SuperbRun(scores=scores, answers=answers, table=table)
+
+
+def _require_tasks(test: Sequence[Utterance], name: str) -> None:
+    """Every column needs a language: SUPERB_s is of all four tasks."""
+    codes = {code_of(row) for row in test}
+    wanted = {"monolingual task": codes & set(MONOLINGUAL), "few-shot": codes & FEW_SHOT, "other": codes - FEW_SHOT}
+    missing = [task for task, found in wanted.items() if not found]
+    if missing:
+        raise DataError(
+            f"{name}: no {' and no '.join(missing)} language in the test set, which has {', '.join(sorted(codes))}. "
+            f"SUPERB_s needs some of {', '.join(MONOLINGUAL)} (monolingual), some of {', '.join(sorted(FEW_SHOT))} "
+            "(few-shot), and others. `--version 2` takes any languages."
+        )
 
 
 def require_rows(rows: Sequence[str]) -> None:
