@@ -131,7 +131,7 @@ def test_languages_are_told_from_what_was_heard_already(world, monkeypatch, tmp_
         return original(self, waveforms)
 
     monkeypatch.setattr(RememberingSource, "extract", counting)
-    settings = replace(CONFIG, most_probed=None, most_pairs=None, min_pair_prompts=50)
+    settings = replace(CONFIG, most_probed=None, most_pairs=None, min_pair_prompts=50, min_phone_clips=50)
     evaluate(folder / "model0", corpus, out=tmp_path, config=settings)
     probed = sum(len(corpus.where(split=split, speaker=v)) for split in ("train", "test") for v in ("a", "b"))
     assert len([one for one in extracted if one[0] == "before"]) == probed
