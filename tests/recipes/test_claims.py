@@ -20,6 +20,7 @@ from allophone.recipes.claims import adding, reading
 from allophone.recipes.claims.all import CLAIMS, find_claim
 from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, without_kept_out
 from allophone.recipes.claims.trial import Effort, Trial, run_claim
+from allophone.recipes.claims.two_stage import FAMILIES, TWO_STAGE, labelled_rows
 from allophone.recipes.ledger import LedgerConfig, voice_pair
 from allophone.recipes.pretrain import pretrain, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
@@ -89,6 +90,7 @@ def corpus() -> Corpus:
         own = [row for row in whole.where(language=language) if row.text and row.duration_seconds > 0.8]
         trained = {row.speaker for row in own if row.split == "train"}
         rows += [row for row in own if row.split == "train"][: 96 if language == "spa" else 24]
+        rows += [row for row in own if row.split == "dev" and row.speaker in trained][:1]
         rows += [row for row in own if row.split == "test" and row.speaker in trained][:6]
     rows += [row for name in ("ita", "spa") for row in second_voice(whole.where(language=name))]
     return whole.with_utterances(tuple({row.id: row for row in rows}.values()))
@@ -133,6 +135,25 @@ def test_pretraining_hears_no_language_that_is_read(corpus: Corpus, tmp_path: Pa
     heard = without_kept_out(trial).corpus
     assert {row.language[:3] for row in heard} == set(HEARD)
     assert not {row.id for row in heard} & {row.id for name in KEPT_OUT for row in corpus.where(language=name)}
+
+
+def test_families_are_all_languages_and_the_smaller_amount_decides() -> None:
+    assert sorted(one for members in FAMILIES.values() for one in members) == sorted((*HEARD, *KEPT_OUT))
+    first, *others = TWO_STAGE.contrasts
+    assert len(first.conditions) == 11 and all(condition.endswith(", 10 min") for condition in first.conditions)
+    assert any(one.conditions == ("ell, 1 h",) for one in others)
+    assert {one.measure for one in others} == {scale.measure for scale in TWO_STAGE.scales}
+
+
+def test_labelled_minutes_are_of_every_language_and_nested(corpus: Corpus, tmp_path: Path) -> None:
+    trial = Trial(arm="chance", seed=0, steps=1, effort=EFFORT, corpus=corpus, out=tmp_path, report=silent)
+    less, more = labelled_rows(trial, 0.2), labelled_rows(trial, 2.0)
+    for small, large in zip(less, more, strict=True):
+        assert {row.language for row in small} == {row.language for row in large} == set(corpus.languages)
+    assert {row.id for row in less[0]} < {row.id for row in more[0]}
+    assert [row.id for row in less[2]] == [row.id for row in more[2]]
+    scored = TWO_STAGE.score(trial, None)
+    assert {one.condition for one in scored} == {c for one in TWO_STAGE.contrasts for c in one.conditions}
 
 
 def test_noises_have_their_ratio_and_are_the_same_every_time(corpus: Corpus) -> None:

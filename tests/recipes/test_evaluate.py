@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -55,7 +57,14 @@ def write_corpus(folder: Path, speech) -> Corpus:
                 }
             )
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Corpus.open(folder)
+    corpus = Corpus.open(folder).save(folder)
+    phones = [
+        {"phone": phone, "start_seconds": start, "end_seconds": start + 0.2}
+        for phone, start in (("a", 0.0), ("b", 0.2), ("a", 0.4))
+    ]
+    table = pa.table({"id": [row.id for row in corpus.where(language="spa")][:12], "phones": [phones] * 12})
+    pq.write_table(table, folder / "phones.parquet")
+    return corpus
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +88,12 @@ def test_every_score_has_its_controls(world) -> None:
         assert ("character_error_all", "spa_Latn", system) in cells
         assert ("retrieval_dtw", "bul_Cyrl", system) in cells
         assert ("language_identification", "bul_Cyrl", system) in cells
+        assert ("language_neighbors", "bul_Cyrl", system) in cells and ("language_gap", "spa_Latn", system) in cells
+        assert ("unit_phones", "spa_Latn", system) in cells and ("unit_phones", "bul_Cyrl", system) not in cells
+    summaries = json.loads((results["model0"].page.parent / "result.json").read_text())["summaries"]["0"]
+    assert set(summaries["geometry"]) == {"filter bank", "random encoder", "before"}
+    assert 0 < summaries["geometry"]["before"]["effective_rank"] <= 24
+    assert 0 <= summaries["units"]["spa_Latn"]["before"]["pnmi"] <= 1
     assert ("retrieval_dtw", "spa_Latn", "before") not in cells  # the pair on which the layer was chosen
 
 
@@ -116,7 +131,7 @@ def test_languages_are_told_from_what_was_heard_already(world, monkeypatch, tmp_
         return original(self, waveforms)
 
     monkeypatch.setattr(RememberingSource, "extract", counting)
-    settings = replace(CONFIG, most_probed=None, most_pairs=None, min_pair_prompts=50)
+    settings = replace(CONFIG, most_probed=None, most_pairs=None, min_pair_prompts=50, min_phone_clips=50)
     evaluate(folder / "model0", corpus, out=tmp_path, config=settings)
     probed = sum(len(corpus.where(split=split, speaker=v)) for split in ("train", "test") for v in ("a", "b"))
     assert len([one for one in extracted if one[0] == "before"]) == probed

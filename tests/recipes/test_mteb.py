@@ -61,8 +61,6 @@ def test_mteb_scores_our_encoder_on_our_recordings(corpus, encoder) -> None:
     found = scored.scores["test"][0]
     assert found["accuracy"] > 0.9  # three tones; chance is a third
     assert len(found["scores_per_experiment"]) == 10
-    (again,) = mteb.evaluate(model, local_task(TASK, corpus), cache=None, show_progress_bar=False).task_results
-    assert again.scores["test"][0]["accuracy"] == found["accuracy"]
 
 
 def test_vectors_are_the_encoders_own_in_any_batch(corpus, encoder) -> None:

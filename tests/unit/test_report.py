@@ -382,8 +382,10 @@ def test_the_terminal_summary_is_short_and_tells_what_broke(content: ReportConte
             everything += cells(measure, language, "after", 6.0 + gain, 2)
     lines = terminal_summary(replace(content, measurements=tuple(everything))).splitlines()
     assert len(lines) <= 10
-    assert sum(line.startswith("  better") for line in lines) == 4 and "and 5 more" in "\n".join(lines)
-    assert sum("worse" in line for line in lines) == 2 and "; and 22 more" in "\n".join(lines)
+    assert sum(line.startswith("  better") for line in lines) == 4
+    assert f"and {len(MEASURES) - 3} more" in "\n".join(lines)
+    assert sum("worse" in line for line in lines) == 2
+    assert f"; and {3 * len(MEASURES) - 2} more" in "\n".join(lines)
     assert lines[-1].endswith("runs/demo/pack")
     assert "nothing is clearly worse" in terminal_summary(poor())
 

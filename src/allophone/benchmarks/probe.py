@@ -33,7 +33,7 @@ def run(
     *,
     model: str = "hubert-base",
     head: Head = "fast",
-    clips: int = 40,
+    clips: int = 16,
     epochs: int = 30,
     timing: Timing | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -71,7 +71,7 @@ def run(
         return superb_probe("multilingual", *parts, frame_rate=source.frame_rate, config=config)
 
     ways: dict[str, Callable[[], SuperbProbeResult]] = {
-        OURS: lambda: train(lambda heard: list(_EachTime(source, heard))),
+        OURS: lambda: train(lambda heard: [_states(source, waveform) for waveform in heard]),
         EACH_EPOCH: lambda: train(lambda heard: _EachTime(source, heard)),
     }
     found: dict[str, SuperbProbeResult] = {}
@@ -104,7 +104,12 @@ class _EachTime:
         return len(self.waveforms)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.source.extract([self.waveforms[index]])[0].half()
+        return _states(self.source, self.waveforms[index])
+
+
+def _states(source: EncoderSource, waveform: Tensor) -> Tensor:
+    """Of one waveform ``(S,)``, shape ``(L, T, D)``, as they are kept."""
+    return source.extract([waveform])[0].half()
 
 
 def _spoken(count: int) -> tuple[list[str], list[Tensor]]:

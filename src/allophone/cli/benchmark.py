@@ -110,7 +110,7 @@ def _add_probe(names: Verbs) -> None:
     )
     parser.add_argument("--model", default="hubert-base", metavar="NAME", help="or wavlm-base (default: hubert-base)")
     parser.add_argument("--head", choices=("fast", "published"), default="fast", help="its size (default: fast)")
-    parser.add_argument("--clips", type=int, default=40, metavar="N", help="to train on (default: 40)")
+    parser.add_argument("--clips", type=int, default=16, metavar="N", help="to train on (default: 16)")
     parser.add_argument("--epochs", type=int, default=30, metavar="N", help="default: 30, as published")
 
 

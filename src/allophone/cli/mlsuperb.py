@@ -15,13 +15,16 @@ def add(verbs: Verbs) -> None:
         verbs,
         "mlsuperb",
         command,
-        summary="Score an encoder, frozen, and its controls by ML-SUPERB 1, on its folder as it is handed out.",
+        summary="Score an encoder, frozen, and its controls by ML-SUPERB, on its folder as it is handed out.",
         details="Without --fast the probes train as published: days on one machine. "
         "`allophone corpus export --to mlsuperb` makes such a folder of a corpus of yours.",
         example="allophone mlsuperb starter --corpus eighth_version/ --amount 10min --fast --out runs/mlsuperb",
     )
     parser.add_argument("model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")
     add_corpus(parser)
+    parser.add_argument(
+        "--version", choices=("1", "2"), default="1", help="2: that of 2.0 and the 2025 challenge (default: 1)"
+    )
     parser.add_argument("--amount", choices=("10min", "1h"), default="10min", help="training audio (default: 10min)")
     parser.add_argument(
         "--rows",
@@ -39,8 +42,26 @@ def add(verbs: Verbs) -> None:
 
 def command(arguments: argparse.Namespace) -> None:
     """Train and score the probes."""
+    from allophone.errors import ConfigError
     from allophone.recipes.mlsuperb import ROWS, ml_superb
+    from allophone.recipes.mlsuperb2 import ml_superb_2_run
 
+    if arguments.version == "2":
+        if len(arguments.seeds) > 1:
+            raise ConfigError(f"--version 2 takes one seed; got {len(arguments.seeds)}. Run it once a seed.")
+        with stages() as report:
+            challenge = ml_superb_2_run(
+                arguments.model,
+                arguments.corpus,
+                out=arguments.out,
+                rows=arguments.rows or ROWS,
+                seed=arguments.seeds[0],
+                fast=arguments.fast,
+                report=report,
+            )
+        say(challenge.table.read_text(encoding="utf-8"))
+        wrote(challenge.table)
+        return
     with stages() as report:
         run = ml_superb(
             arguments.model,

@@ -50,7 +50,8 @@ def write_mlsuperb(corpus: Corpus, out: Path, *, fewest_test: int = FEWEST_TEST)
         if not row.text or row.split not in ("train", "dev", "test"):
             left_out["without text or split"] += 1
             continue
-        splits = sets.setdefault((row.source or corpus.name, row.language.split("_")[0]), {})
+        code = str(row.extra.get("code") or row.language.split("_")[0])
+        splits = sets.setdefault((row.source or corpus.name, code), {})
         splits.setdefault(row.split, []).append(row)
     whole = {key: s for key, s in sets.items() if len(s) == 3 and len(s["test"]) >= fewest_test}
     left_out[f"of a set without train and dev, or with fewer than {fewest_test} test utterances"] = sum(

@@ -38,7 +38,7 @@ class Measure:
     title: str
     """Short name for tables."""
     unit: str
-    """``percent`` or ``nats``."""
+    """``percent``, ``nats`` or ``hundredths``."""
     scale: float
     """Factor from the ratio of sums to ``unit``."""
     higher_is_better: bool
@@ -113,6 +113,29 @@ MEASURES: dict[str, Measure] = {
         higher_is_better=True,
         explanation="How often a small classifier on the frozen model names the language. With one voice a language "
         "it may recognize the voice instead.",
+    ),
+    "language_neighbors": Measure(
+        title="Which language is it (20 nearest clips)",
+        unit="percent",
+        scale=100.0,
+        higher_is_better=True,
+        explanation="The same, but nothing is trained: the 20 most similar recordings vote.",
+    ),
+    "language_gap": Measure(
+        title="How far languages lie apart",
+        unit="hundredths",
+        scale=100.0,
+        higher_is_better=True,
+        explanation="By how much recordings of one language are more alike than those of two, as cosines. "
+        "0 = not at all, 100 = as far as can be.",
+    ),
+    "unit_phones": Measure(
+        title="Sounds told by units",
+        unit="percent",
+        scale=100.0,
+        higher_is_better=True,
+        explanation="Short stretches of sound are sorted into units; how often the unit tells which sound a linguist "
+        "heard there, in sentences that were not used to learn it.",
     ),
 }
 

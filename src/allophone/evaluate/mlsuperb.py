@@ -222,7 +222,7 @@ def _by_language(answers: Sequence[Answer], counted: _Set) -> _Set:
     names = list(dict.fromkeys(one.language for one in answers))
     index = np.array([names.index(one.language) for one in answers])
     numerators, denominators = (
-        np.stack([np.bincount(index, weights=row) for row in part])
+        np.stack([np.bincount(index, weights=row).astype(np.float64) for row in part])
         for part in (counted.numerators, counted.denominators)
     )
     return _Set(tuple(names), numerators, denominators)

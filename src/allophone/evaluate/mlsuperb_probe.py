@@ -85,6 +85,11 @@ class SuperbProbeConfig:
         return cls(iterations=iterations, seed=seed)
 
     @classmethod
+    def published_2(cls, seed: int = 0) -> SuperbProbeConfig:
+        """The schedule of the 2.0 baseline; what its paper does not say is as in version 1."""
+        return cls(epochs=20, iterations=20_000, learning_rate=2e-4, seed=seed)
+
+    @classmethod
     def fast(cls, task: Task, seed: int = 0) -> SuperbProbeConfig:
         """A small probe and a short schedule: minutes on a CPU, to compare models with each other.
 

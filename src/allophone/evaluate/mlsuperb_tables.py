@@ -62,17 +62,19 @@ def challenge_markdown(scores: ChallengeScores, scripts: Sequence[ScriptRates] =
         ),
     ]
     if scripts:
-        normalizers = list(scripts[0].rates)
-        heads = " | ".join("raw" if name == "none" else name for name in normalizers)
-        lines += [
-            "",
-            f"| script | languages | utterances | {heads} |",
-            "|---|---|---:" + "|---:" * len(normalizers) + "|",
-        ]
-        for one in scripts:
-            rates = " | ".join("–" if math.isnan(rate) else f"{rate:.1f}" for rate in one.rates.values())
-            lines.append(f"| {one.script} | {', '.join(one.languages)} | {one.utterances} | {rates} |")
+        lines += ["", scripts_markdown(scripts).rstrip()]
     return "\n".join([*lines, *_notes(scores.warnings)]) + "\n"
+
+
+def scripts_markdown(scripts: Sequence[ScriptRates]) -> str:
+    """Character errors of each script, raw beside normalized."""
+    normalizers = list(scripts[0].rates)
+    heads = " | ".join("raw" if name == "none" else name for name in normalizers)
+    lines = [f"| script | languages | utterances | {heads} |", "|---|---|---:" + "|---:" * len(normalizers) + "|"]
+    for one in scripts:
+        rates = " | ".join("–" if math.isnan(rate) else f"{rate:.1f}" for rate in one.rates.values())
+        lines.append(f"| {one.script} | {', '.join(one.languages)} | {one.utterances} | {rates} |")
+    return "\n".join(lines) + "\n"
 
 
 def _rows(measures: Sequence[Measured]) -> list[str]:

@@ -22,6 +22,9 @@ PHRASES: dict[str, str] = {
     "masked_loss_own_units": "guessing hidden sounds (new units)",
     "masked_loss_base_units": "guessing hidden sounds (original units)",
     "retrieval_mean": "finding the sentence by one average",
+    "language_neighbors": "telling the language by its nearest recordings",
+    "language_gap": "keeping languages apart",
+    "unit_phones": "telling sounds by units",
 }
 """Each measure as an activity, in the order in which they are told."""
 
@@ -167,7 +170,7 @@ def _from_to(change: Change, cells: Sequence[Score]) -> str:
         for one in cells
         if (one.measure, one.language) == (change.measure, change.language)
     }
-    unit = " %" if measure.unit == "percent" else " nats"
+    unit = " %" if measure.unit == "percent" else f" {measure.unit}"
     pair = [f"{number(values[system], measure.unit)}{unit}" for system in (measure.baseline, "after")]
     return (
         f"from {pair[0]} ({measure.baseline}) to {pair[1]}"

@@ -91,8 +91,8 @@ def language_name(tag: str) -> str:
 
 
 def number(value: float, unit: str) -> str:
-    """A value in a measure's unit: one decimal for percent, three for nats; a true minus sign."""
-    return f"{value:.1f}".replace("-", "−") if unit == "percent" else f"{value:.3f}".replace("-", "−")
+    """A value in a measure's unit: three decimals for nats, else one; a true minus sign."""
+    return f"{value:.1f}".replace("-", "−") if unit != "nats" else f"{value:.3f}".replace("-", "−")
 
 
 def bounds(interval: Interval, unit: str) -> str:

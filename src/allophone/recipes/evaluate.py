@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from allophone.recipes.ledger import (
     LedgerConfig,
     base_posteriors,
     compared_pairs,
+    draw_rows,
     labelled_rows,
     language_rows,
     named_rows,
@@ -30,6 +31,8 @@ from allophone.recipes.ledger import (
     systems_of,
     text_rows,
 )
+from allophone.recipes.phones import read_phone_table
+from allophone.recipes.suite_scores import Summaries, phone_rows, space_rows
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
 from allophone.run.progress import Report, silent
@@ -43,6 +46,7 @@ QUICK = LedgerConfig(
     most_prompts=60,
     most_pairs=1,
     most_probed=3,
+    most_phone_clips=60,
 )
 """For every change: 3 minutes on two cores for the starter encoder on the starter corpus. It has fewer clips and steps
 than ``full``, so ``allophone compare`` refuses to put numbers of both into one table."""
@@ -75,7 +79,7 @@ def evaluate(
     config: LedgerConfig | None = None,
     report: Report = silent,
 ) -> Evaluated:
-    """Score a model on each language of a corpus: same prompt in another voice, linear text probes, languages.
+    """Score a model on each language of a corpus: prompts in another voice, text probes, languages, units, geometry.
 
     Args:
         model: ``starter``, a model folder or a hub id.
@@ -99,7 +103,8 @@ def evaluate(
         raise DataError(f"{opened.name}: no utterance in {', '.join(languages)}; it has {', '.join(opened.languages)}.")
     base, _ = open_base(model)
     fit_threads(base.encoder)
-    found = [one for seed in seeds for one in _measure(base, chosen, settings, seed, report)]
+    measured = [_measure(base, chosen, settings, seed, report) for seed in seeds]
+    found = [one for part, _ in measured for one in part]
     signature = Signature(
         data_hash=chosen.hash,
         model_hash=model_hash(base.encoder),
@@ -107,7 +112,8 @@ def evaluate(
         seed=0,
         settings=config_hash(settings),
     )
-    return _write(out, found, signature, model, chosen, "custom" if config else suite, seeds)
+    summaries = {str(seed): more for seed, (_, more) in zip(seeds, measured, strict=True)}
+    return _write(out, found, summaries, signature, model, chosen, "custom" if config else suite)
 
 
 def suite_config(suite: str) -> LedgerConfig:
@@ -128,6 +134,9 @@ def heard_hours(corpus: Corpus, settings: LedgerConfig) -> float:
     rows |= {row.id: row for pair in compared_pairs(corpora, settings)[1].values() for side in pair for row in side}
     for one in probed_languages(corpora, settings).values():
         rows |= {row.id: row for side in labelled_rows(one, settings) for row in side}
+    for one in corpora.values():
+        phones = read_phone_table(one)
+        rows |= {row.id: row for row in draw_rows([r for r in one if r.id in phones], settings.most_phone_clips)}
     return sum(row.duration_seconds for row in rows.values()) / 3600
 
 
@@ -135,7 +144,9 @@ def _by_language(corpus: Corpus) -> dict[str, Corpus]:
     return {tag: corpus.where(language=tag) for tag in corpus.languages}
 
 
-def _measure(base: Base, corpus: Corpus, settings: LedgerConfig, seed: int, report: Report) -> list[Measurement]:
+def _measure(
+    base: Base, corpus: Corpus, settings: LedgerConfig, seed: int, report: Report
+) -> tuple[list[Measurement], Summaries]:
     """All that is measured with one seed. Languages come last: their vectors are means of what was heard by then."""
     systems: dict[System, FrameSource] = {
         name: RememberingSource(source) for name, source in systems_of(base, None, seed).items()
@@ -147,27 +158,32 @@ def _measure(base: Base, corpus: Corpus, settings: LedgerConfig, seed: int, repo
     )
     found = retrieval_rows(systems, base_posteriors(base), pairs, choosing, seed, report)
     found += text_rows(systems, probed_languages(corpora, settings), settings, seed, report)
-    return found + language_rows(systems, corpora, settings, seed, report)
+    phones, units = phone_rows(systems, corpora, base.encoder.clock, settings, seed, report)
+    found += [*phones, *language_rows(systems, corpora, settings, seed, report)]
+    space, geometry = space_rows(systems, corpora, settings, seed, report)
+    return found + space, {"geometry": geometry, "units": units}
 
 
 def _write(
     out: Path,
     found: Sequence[Measurement],
+    summaries: Mapping[str, Summaries],
     signature: Signature,
     model: str | Path,
     corpus: Corpus,
     suite: str,
-    seeds: Sequence[int],
 ) -> Evaluated:
+    seeds = [int(seed) for seed in summaries]
     out.mkdir(parents=True, exist_ok=True)
     save_measurements(found, out / "measurements.parquet", signature)
     cells, warnings = scores(found), _warnings(found, seeds)
     result = {
         "format": "allophone-result-1",
         "suite": suite,
-        "seeds": list(seeds),
+        "seeds": seeds,
         "signature": to_dict(signature),
         "scores": [to_dict(cell) for cell in cells],
+        "summaries": summaries,
         "warnings": list(warnings),
     }
     (out / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

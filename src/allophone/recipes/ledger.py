@@ -66,6 +66,12 @@ class LedgerConfig:
     """Languages whose two voices are compared, those with most shared prompts; None = all."""
     most_probed: int | None = None
     """Languages with a text probe, those with most labelled training clips; None = all."""
+    most_phone_clips: int = 130
+    """Clips with phone labels; half of them to fit units on."""
+    min_phone_clips: int = 12
+    """Fewest of them in a language."""
+    phone_units: int = 100
+    """Units that are compared with phones."""
 
 
 def spoken(corpus: Corpus, rows: Iterable[Utterance], *, sample_rate: int = SAMPLE_RATE) -> Spoken:

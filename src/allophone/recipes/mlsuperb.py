@@ -22,10 +22,10 @@ from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError, suggest
 from allophone.evaluate.measurements import System
 from allophone.evaluate.mlsuperb import SuperbScores, superb_scores
-from allophone.evaluate.mlsuperb_answers import Answer
+from allophone.evaluate.mlsuperb_answers import Answer, rates_by_script
 from allophone.evaluate.mlsuperb_probe import ProbeClips, SuperbProbeConfig, Task, superb_probe
 from allophone.evaluate.mlsuperb_reference import DEFAULT_SET, Amount, reference_set
-from allophone.evaluate.mlsuperb_tables import superb_markdown, superb_rows_markdown
+from allophone.evaluate.mlsuperb_tables import scripts_markdown, superb_markdown, superb_rows_markdown
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.sources import extract_all
 from allophone.models.conversion import model_hash
@@ -36,7 +36,7 @@ from allophone.run.origin import ORIGIN, require_origin, write_origin
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
 from allophone.seeding import numpy_generator
-from allophone.text.published import ml_superb_1
+from allophone.text.published import Normalizer, ml_superb_1, normalize_as
 
 MONOLINGUAL = ("eng", "fra", "deu", "rus", "swa", "swe", "xty")
 """Languages of the monolingual task, as the folders name them; one probe a language and source."""
@@ -96,14 +96,13 @@ def ml_superb(
 
     Raises:
         ConfigError: There is no such row.
-        DataError: The corpus has no utterance of a task.
+        DataError: The corpus has no utterance of a task, which is found out before anything is trained.
         CheckpointError: ``out`` holds another run.
     """
-    for row in rows:
-        if row not in ROWS:
-            raise ConfigError(f"Unknown row {row!r}. {suggest(row, ROWS)}")
+    require_rows(rows)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     splits = protocol_rows(opened, amount)
+    _require_tasks(splits[2], opened.name)
     base, _ = open_base(model)
     fit_threads(base.encoder)
 
@@ -130,7 +129,29 @@ def ml_superb(
     for row, (first, *others) in answers.items():
         found = superb_scores(first, chosen, other_seeds=others)
         scores[row] = replace(found, warnings=(*warnings, *found.warnings))
-    return SuperbRun(scores=scores, answers=answers, table=_write(out, scores, {**origin, "seeds": list(seeds)}))
+    multilingual = answers[rows[0]][0]["multilingual"]
+    table = _write(out, scores, multilingual, {**origin, "seeds": list(seeds)})
+    return SuperbRun(scores=scores, answers=answers, table=table)
+
+
+def _require_tasks(test: Sequence[Utterance], name: str) -> None:
+    """Every column needs a language: SUPERB_s is of all four tasks."""
+    codes = {code_of(row) for row in test}
+    wanted = {"monolingual task": codes & set(MONOLINGUAL), "few-shot": codes & FEW_SHOT, "other": codes - FEW_SHOT}
+    missing = [task for task, found in wanted.items() if not found]
+    if missing:
+        raise DataError(
+            f"{name}: no {' and no '.join(missing)} language in the test set, which has {', '.join(sorted(codes))}. "
+            f"SUPERB_s needs some of {', '.join(MONOLINGUAL)} (monolingual), some of {', '.join(sorted(FEW_SHOT))} "
+            "(few-shot), and others. `--version 2` takes any languages."
+        )
+
+
+def require_rows(rows: Sequence[str]) -> None:
+    """Raise ``ConfigError`` where a row is none of :data:`ROWS`."""
+    for row in rows:
+        if row not in ROWS:
+            raise ConfigError(f"Unknown row {row!r}. {suggest(row, ROWS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +166,12 @@ class _Job:
     report: Report
 
 
-_SYSTEMS: dict[Row, System] = {"model": "before", "random encoder": "random encoder", "filter bank": "filter bank"}
+def source_of_row(base: Base, row: Row, seed: int) -> FrameSource | None:
+    """Frames of a row; None = chance."""
+    if row == "chance":
+        return None
+    system: System = "before" if row == "model" else row
+    return systems_of(base, None, seed)[system]
 
 
 def _answers(job: _Job, row: Row, seeds: Sequence[int]) -> list[Answers]:
@@ -158,9 +184,10 @@ def _answers(job: _Job, row: Row, seeds: Sequence[int]) -> list[Answers]:
     for seed in seeds:
         path = job.out / "answers" / f"{row.replace(' ', '-')}-{seed}.jsonl"
         if not path.exists():
-            source = None if row == "chance" else systems_of(job.base, None, seed)[_SYSTEMS[row]]
+            source = source_of_row(job.base, row, seed)
             if source is not None and (not states or row == "random encoder"):
-                states = _hidden_states(source, job)
+                every = [one for split in job.splits for one in split]
+                states = hidden_states(source, job.corpus, every, job.report)
             _save_answers(path, _read_all(job, row, seed, source, states))
         found.append(_load_answers(path))
     return found
@@ -173,11 +200,12 @@ def _read_all(job: _Job, row: Row, seed: int, source: FrameSource | None, states
     for done, (task, key) in enumerate(jobs):
         train, dev, test = ([one for one in split if key is None or _set_of(one) == key] for split in job.splits)
         if source is None:
-            read: Sequence[Answer] = _chance(task, train, test, seed)
+            read: Sequence[Answer] = chance_answers(task, train, test, seed)
         else:
-            clips = [_clips(rows, states) for rows in (train, dev, test)]
+            clips = [probe_clips(rows, states) for rows in (train, dev, test)]
             config = job.schedule(task, seed)
             read = superb_probe(task, *clips, frame_rate=source.frame_rate, config=config).answers
+            read = read if task == "language_identification" else with_texts(read, test)
         found.setdefault(task, []).extend(read)
         told(done + 1, len(jobs), {})
     return found
@@ -202,25 +230,30 @@ def _load_answers(path: Path) -> Answers:
     return found
 
 
-def _hidden_states(source: FrameSource, job: _Job) -> dict[str, Tensor]:
-    """Of every utterance, once for all probes and epochs; in half precision."""
-    rows = [row for split in job.splits for row in split]
-    progress = counted(job.report(f"Hidden states: {source.name}"))
-    states = extract_all(source, [job.corpus.audio(row) for row in rows], progress)
+def hidden_states(source: FrameSource, corpus: Corpus, rows: Sequence[Utterance], report: Report) -> dict[str, Tensor]:
+    """Of every utterance, shape ``(L, T, D)``, once for all probes and epochs; in half precision."""
+    progress = counted(report(f"Hidden states: {source.name}"))
+    states = extract_all(source, [corpus.audio(row) for row in rows], progress)
     return {row.id: state.half() for row, state in zip(rows, states, strict=True)}
 
 
-def _chance(task: Task, train: Sequence[Utterance], test: Sequence[Utterance], seed: int) -> list[Answer]:
+def with_texts(answers: Sequence[Answer], rows: Sequence[Utterance]) -> list[Answer]:
+    """The same answers beside what was said as the corpus has it, so that normalizers can be compared."""
+    texts = {row.id: row.text or "" for row in rows}
+    return [replace(one, reference=texts[one.id]) for one in answers]
+
+
+def chance_answers(task: Task, train: Sequence[Utterance], test: Sequence[Utterance], seed: int) -> list[Answer]:
     """Each test utterance answered with the text and language of a training utterance drawn by seed."""
     drawn = numpy_generator(seed, "ml-superb chance", task).integers(len(train), size=len(test))
     named = task == "language_identification"
     return [
         Answer(
             id=row.id,
-            language=_code(row),
-            reference="" if named else ml_superb_1(row.text or ""),
-            hypothesis="" if named else ml_superb_1(train[index].text or ""),
-            guess=_code(train[index]),
+            language=code_of(row),
+            reference="" if named else row.text or "",
+            hypothesis="" if named else train[index].text or "",
+            guess=code_of(train[index]),
             dataset=row.source or "",
         )
         for row, index in zip(test, drawn, strict=True)
@@ -230,7 +263,7 @@ def _chance(task: Task, train: Sequence[Utterance], test: Sequence[Utterance], s
 def _warnings(splits: Splits, probe: str | None) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
     found = [] if probe is None else [f"{NOT_PUBLISHED} ({probe})."]
-    languages = {_code(row) for row in splits[2]}
+    languages = {code_of(row) for row in splits[2]}
     if len(languages) != LANGUAGES:
         found.append(
             f"The recordings are not the benchmark's ({len(languages)} languages of {LANGUAGES}), so SUPERB_s places a "
@@ -247,11 +280,7 @@ def protocol_rows(corpus: Corpus, amount: Amount) -> Splits:
     """
     rows = [row for row in corpus if row.text and ml_superb_1(row.text)]
     train = [row for row in rows if row.extra.get(f"train_{amount}") and row.duration_seconds <= LONGEST_SECONDS]
-    few: dict[str, list[Utterance]] = {}
-    for row in sorted(train, key=lambda row: row.id):
-        few.setdefault(_code(row), []).append(row)
-    left_out = {row.id for code in few if code in FEW_SHOT for row in few[code][FEW_UTTERANCES:]}
-    train = [row for row in train if row.id not in left_out]
+    train = five_of_few_shot(train)
     dev, test = ([row for row in rows if row.split == split] for split in ("dev", "test"))
     if not (train and dev and test):
         raise DataError(
@@ -261,33 +290,45 @@ def protocol_rows(corpus: Corpus, amount: Amount) -> Splits:
     return train, dev, test
 
 
-def _code(row: Utterance) -> str:
+def five_of_few_shot(train: Sequence[Utterance]) -> list[Utterance]:
+    """Without the training utterances of few-shot languages beyond the first five by id."""
+    few: dict[str, list[Utterance]] = {}
+    for row in sorted(train, key=lambda row: row.id):
+        few.setdefault(code_of(row), []).append(row)
+    left_out = {row.id for code in few if code in FEW_SHOT for row in few[code][FEW_UTTERANCES:]}
+    return [row for row in train if row.id not in left_out]
+
+
+def code_of(row: Utterance) -> str:
     """As the folders name the language; our table may know it by another code (``swa`` as ``swh``)."""
     return str(row.extra.get("code") or row.language.split("_")[0])
 
 
 def _set_of(row: Utterance) -> tuple[str, str]:
-    return _code(row), row.source or ""
+    return code_of(row), row.source or ""
 
 
 def _jobs(test: Sequence[Utterance]) -> list[tuple[Task, tuple[str, str] | None]]:
     """Task, and the language and source of a monolingual probe."""
-    single = sorted({_set_of(row) for row in test if _code(row) in MONOLINGUAL})
+    single = sorted({_set_of(row) for row in test if code_of(row) in MONOLINGUAL})
     jobs: list[tuple[Task, tuple[str, str] | None]] = [("monolingual", key) for key in single]
     return [*jobs, ("multilingual", None), ("language_identification", None), ("joint", None)]
 
 
-def _clips(rows: Sequence[Utterance], states: Mapping[str, Tensor]) -> ProbeClips:
+def probe_clips(
+    rows: Sequence[Utterance], states: Mapping[str, Tensor], normalizer: Normalizer = "ml-superb-1"
+) -> ProbeClips:
+    """What a probe needs of utterances; texts as the normalizer leaves them."""
     return ProbeClips(
         ids=tuple(row.id for row in rows),
-        languages=tuple(_code(row) for row in rows),
-        texts=tuple(ml_superb_1(row.text or "") for row in rows),
+        languages=tuple(code_of(row) for row in rows),
+        texts=tuple(normalize_as(normalizer, row.text or "", code_of(row)) for row in rows),
         datasets=tuple(row.source or "" for row in rows),
         frames=[states[row.id] for row in rows],
     )
 
 
-def _write(out: Path, scores: dict[Row, SuperbScores], signature: Mapping[str, object]) -> Path:
+def _write(out: Path, scores: dict[Row, SuperbScores], read: Sequence[Answer], signature: Mapping[str, object]) -> Path:
     first = next(iter(scores.values()))
     result = {
         "format": "allophone-mlsuperb-2",
@@ -298,7 +339,10 @@ def _write(out: Path, scores: dict[Row, SuperbScores], signature: Mapping[str, o
         "warnings": list(first.warnings),
     }
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    parts = [superb_markdown(first)] if len(scores) == 1 else [superb_markdown(first), superb_rows_markdown(scores)]
+    parts = [superb_markdown(first)]
+    if len(scores) > 1:
+        parts.append(superb_rows_markdown({str(row): found for row, found in scores.items()}))
+    parts.append(scripts_markdown(rates_by_script(read)))
     table = out / "mlsuperb.md"
     table.write_text("\n".join(parts), encoding="utf-8")
     return table

@@ -7,8 +7,15 @@ from typing import Any
 from allophone.errors import ConfigError, suggest
 from allophone.recipes.claims import adding, few_labels, pretraining, tuning
 from allophone.recipes.claims.trial import Claim
+from allophone.recipes.claims.two_stage import TWO_STAGE
 
-CLAIMS: tuple[Claim[Any], ...] = (*pretraining.CLAIMS, *adding.CLAIMS, few_labels.FEW_LABELS, *tuning.CLAIMS)
+CLAIMS: tuple[Claim[Any], ...] = (
+    *pretraining.CLAIMS,
+    TWO_STAGE,
+    *adding.CLAIMS,
+    few_labels.FEW_LABELS,
+    *tuning.CLAIMS,
+)
 
 
 def find_claim(name: str) -> Claim[Any]:

@@ -37,7 +37,7 @@ def without_kept_out(trial: Trial) -> Trial:
     )
 
 
-def _small(seed: int, steps: int) -> tuple[RunConfig, ...]:
+def small(seed: int, steps: int) -> tuple[RunConfig, ...]:
     """First iteration of the starter recipe, whose encoder reads nearly as well as the finished one (docs/LOG.md)."""
     return recipe_configs("starter", seed, (steps,), iterations=1)
 
@@ -50,7 +50,7 @@ NOISE_LANGUAGE = "bul"
 
 def _denoised(law: str, *, perturbed: bool = False) -> Callable[[Trial], Encoder | None]:
     def train(trial: Trial) -> Encoder | None:
-        configs = _small(trial.seed, trial.steps)
+        configs = small(trial.seed, trial.steps)
         if not perturbed:
             configs = tuple(
                 replace(one, data=replace(one.data, collate=replace(one.data.collate, augment=None))) for one in configs
@@ -62,7 +62,7 @@ def _denoised(law: str, *, perturbed: bool = False) -> Callable[[Trial], Encoder
 
 
 def _score_noise(trial: Trial, encoder: Encoder | None) -> list[Observation]:
-    source = source_of(trial, encoder, _small(trial.seed, trial.steps)[0], stack=4)
+    source = source_of(trial, encoder, small(trial.seed, trial.steps)[0], stack=4)
     conditions = {"clean": None, **noises(trial.corpus, NOISE_LANGUAGE, ("spa", "fra", "rus"))}
     return reading_errors(trial, source, NOISE_LANGUAGE, conditions)
 
@@ -95,7 +95,7 @@ DENOISING = Claim[Encoder](
     "and with the recipe's own perturbation (vocal tract, bandwidth, colored noise). A linear probe learns from "
     "clean Bulgarian clips and reads held-out ones, clean and with babble or speech-shaped noise.",
     steps=700,
-    like=_small,
+    like=small,
     arms={
         "clean pretraining": _denoised("none"),
         "wavlm": _denoised("wavlm"),
@@ -114,7 +114,7 @@ SUBSETS = (1, 2, 4)
 """Hours of each language in the second stage, as multiples of the smallest of :data:`HEARD`."""
 
 
-def _balanced(balance: Callable[[Trial], Balance]) -> Callable[[Trial], Encoder | None]:
+def balanced(balance: Callable[[Trial], Balance]) -> Callable[[Trial], Encoder | None]:
     """Train under a law of sampling; a second stage's updates are taken from the first's, so that all have as many."""
 
     def train(trial: Trial) -> Encoder | None:
@@ -132,7 +132,9 @@ def _balanced(balance: Callable[[Trial], Balance]) -> Callable[[Trial], Encoder 
     return train
 
 
-def _two_stage(times: int) -> Callable[[Trial], Balance]:
+def two_stage(times: int) -> Callable[[Trial], Balance]:
+    """A quarter of the updates on so many times what the smallest language has, of each."""
+
     def law(trial: Trial) -> Balance:
         hours = [
             sum(row.duration_seconds for row in trial.corpus.where(language=language, split="train")) / 3600
@@ -144,7 +146,7 @@ def _two_stage(times: int) -> Callable[[Trial], Balance]:
 
 
 def _score_languages(trial: Trial, encoder: Encoder | None) -> list[Observation]:
-    source = source_of(trial, encoder, _small(trial.seed, trial.steps)[0], stack=4)
+    source = source_of(trial, encoder, small(trial.seed, trial.steps)[0], stack=4)
     return [one for language in HEARD for one in reading_errors(trial, source, language, {language: None})]
 
 
@@ -186,12 +188,12 @@ BALANCE = Claim[Encoder](
     "and with a quarter of the updates on a balanced subset of one, two or four times what the smallest language has. "
     "All arms have the same number of updates. A linear probe reads held-out clips of each language.",
     steps=700,
-    like=_small,
+    like=small,
     arms={
-        "natural": _balanced(lambda trial: named_balance("none")),
-        "temperature": _balanced(lambda trial: named_balance("temperature")),
-        "upsampling": _balanced(lambda trial: named_balance("upsampling")),
-        **{f"two-stage {times}x": _balanced(_two_stage(times)) for times in SUBSETS},
+        "natural": balanced(lambda trial: named_balance("none")),
+        "temperature": balanced(lambda trial: named_balance("temperature")),
+        "upsampling": balanced(lambda trial: named_balance("upsampling")),
+        **{f"two-stage {times}x": balanced(two_stage(times)) for times in SUBSETS},
     },
     score=_score_languages,
     untrained=UNTRAINED,
