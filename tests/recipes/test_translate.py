@@ -78,6 +78,8 @@ def test_a_file_is_translated_with_a_confidence(run: Path, capsys: pytest.Captur
     assert said.startswith(f"{clip} 0.0-0.6 s  (0.")
     assert main(f"translate run {clip} --to deu --model {run}/run/first/seed-0/model".split()) == 1
     assert "no token for deu_Latn" in capsys.readouterr().err
+    assert main(f"translate run {clip} --model {run}/none".split()) == 1
+    assert "no translator there. Name one, or make one" in capsys.readouterr().err
 
 
 def test_the_same_call_again_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,9 @@ from allophone.cli.parser import Verbs, add_corpus, add_group, add_out, add_plan
 from allophone.cli.places import open_corpus
 
 OPTIONS = "allophone.recipes.translate:TranslateOptions"
+OUT = Path("runs/translate")
+DEFAULT = OUT / "starter" / "seed-0" / "model"
+"""What `allophone translate train --corpus starter` makes."""
 
 
 def add(verbs: Verbs) -> None:
@@ -57,7 +60,7 @@ def _add_train(group: Verbs) -> None:
         help="languages whose recordings are not heard in training; their test recordings are scored (zero-shot)",
     )
     parser.add_argument("--seeds", type=counts, default=(0,), metavar="A,B,...", help="of training (default: 0)")
-    add_out(parser, "the run", Path("runs/translate"))
+    add_out(parser, "the run", OUT)
     add_plan(parser)
     add_options(parser, OPTIONS)
 
@@ -116,15 +119,16 @@ def _add_run(group: Verbs) -> None:
         run_files,
         summary="Write what recordings say in another language, with a confidence from 0 to 1.",
         details="Long recordings are cut where they are quietest.",
-        example="allophone translate run clip.wav --to eng --model runs/translate/starter/seed-0/model",
+        example="allophone translate run clip.wav --to eng",
     )
     parser.add_argument("audio", type=Path, nargs="+", metavar="FILE", help="recordings")
     parser.add_argument("--to", default="eng", metavar="LANGUAGE", help="language to write (default: eng)")
     parser.add_argument(
         "--model",
-        default="starter",
+        type=Path,
+        default=DEFAULT,
         metavar="FOLDER",
-        help="what `translate train` wrote, or 'starter', knows its own sentences and little else (default: starter)",
+        help=f"what `translate train` wrote (default: {DEFAULT})",
     )
     parser.add_argument("--beams", type=int, default=5, metavar="N", help="texts kept in the search (default: 5)")
 

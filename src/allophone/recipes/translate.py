@@ -18,7 +18,7 @@ from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.data.splits import split_corpus
 from allophone.distributed import on_rank_zero, require_shared
-from allophone.errors import ConfigError, suggest
+from allophone.errors import CheckpointError, ConfigError, suggest
 from allophone.evaluate.result import Result
 from allophone.evaluate.scores_page import saved_rows
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
@@ -46,9 +46,9 @@ from allophone.recipes.written import Asked, WrittenPiece, examples_of, unmet, w
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, silent
-from allophone.run.starter import STARTER, open_base, starter_translator
+from allophone.run.starter import open_base
 from allophone.run.texts import TextRun, heard_with_texts, text_stream, without
-from allophone.run.translation import NewDecoder, TranslateConfig, build_translator, execute_translation
+from allophone.run.translation import NewDecoder, TranslateConfig, build_translator, execute_translation, is_translator
 from allophone.text.languages import parse_language
 from allophone.train.config import TrainConfig
 
@@ -334,7 +334,7 @@ def translate_file(model: str | Path, audio: Path, language: str, *, beams: int 
     """Translate a recording of any length, cut where it is quietest.
 
     Args:
-        model: 'starter' or what ``translate train`` wrote.
+        model: Folder that ``translate train`` wrote.
         audio: Sound file.
         language: To write, in any tag.
         beams: Texts kept in the search.
@@ -343,7 +343,12 @@ def translate_file(model: str | Path, audio: Path, language: str, *, beams: int 
         DataError: The model does not write the language, or the file cannot be read.
         CheckpointError: The model cannot be read.
     """
-    translator = load_speech_translator(starter_translator() if str(model) == STARTER else Path(model))
+    folder = Path(model)
+    if not is_translator(folder):
+        raise CheckpointError(
+            f"{folder}: no translator there. Name one, or make one: `allophone translate train --corpus starter`."
+        )
+    translator = load_speech_translator(folder)
     search = SearchConfig(beams=beams, max_tokens=translator.decoder.max_positions)
 
     def write(waveform: Tensor) -> tuple[str, float]:
