@@ -63,6 +63,7 @@ def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
     assert all(row == names["translator: first"] for row in names.values())
     assert "chrF2++, all to spa_Latn" in names["translator: first"]
     page = (run / "run" / "report.html").read_text()
+    assert "30 utterances, 0.01 h, none of them synthetic speech" in page
     assert "fra_Latn *" in page and "difference: other less first" in page
 
 
