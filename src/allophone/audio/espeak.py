@@ -77,4 +77,4 @@ class Espeak:
         self._library.espeak_Synchronize()
         if sum(map(len, self._parts)) < SHORTEST_SECONDS * self._rate:
             raise DataError(f"espeak-ng says nothing for {text!r} with voice {voice!r}.")
-        return to_16k(np.concatenate(self._parts).astype(np.float32) / 32768, self._rate)
+        return to_16k((np.concatenate(self._parts) / 32768).astype(np.float32), self._rate)

@@ -15,7 +15,7 @@ from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.splits import split_corpus
 from allophone.data.utterance import Utterance
-from allophone.distributed import on_rank_zero, require_shared
+from allophone.distributed import on_rank_zero, rank_zero_first, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import Rows, saved_rows
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
@@ -175,7 +175,6 @@ def distill(
         )
         if runs[seed].result.stopped == "signal":
             return STOPPED
-    folders = tuple(run.folder for run in runs.values())
     folders = {seed: run.folder for seed, run in runs.items()}
     found: list[tuple[Path, Rows]] = []
     judged = meaning_judged(model, whole, runs[seeds[0]], table)
@@ -200,7 +199,8 @@ def open_teacher(
 
     pairs = corpus_texts(corpus)
     texts = [text for _, text in pairs] + [wrong for found in nearly_right(pairs).values() for wrong in found]
-    table = cached_vectors(texts, teacher, encoder.name, cache, progress=counted(report("Teacher's vectors")))
+    with rank_zero_first():
+        table = cached_vectors(texts, teacher, encoder.name, cache, progress=counted(report("Teacher's vectors")))
     return table, teacher
 
 
