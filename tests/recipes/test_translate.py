@@ -107,7 +107,12 @@ def test_a_pretrained_decoder_gets_adapters(folder: Path, tmp_path: Path) -> Non
     assert main([*words.split(), "--decoder", str(pretrained), "--out", f"{tmp_path}/run"]) == 0
     model = load_speech_translator(tmp_path / "run" / "encoder" / "seed-0" / "model")
     assert set(model.adapters) == {"encoder", "decoder"}
-    assert model.decoder_stays
+    assert model.decoder_stays and model.config.train_layer_norms and model.config.length_layers == 1
+
+
+def test_a_decoder_that_is_named_gets_adapters_of_the_published_size() -> None:
+    config = translate.translate_config(translate.TranslateOptions(), ("eng_Latn",), 0, "some/decoder")
+    assert config.decoder is None and config.translator.adapter_dim == 512
 
 
 @pytest.mark.parametrize(

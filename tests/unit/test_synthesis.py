@@ -52,8 +52,8 @@ def test_a_corpus_is_labelled_and_its_splits_share_nothing(tmp_path: Path) -> No
     first = corpus.utterances[0]
     assert first.translations.keys() == {"spa_Latn"} and first.label in KINDS
     assert corpus.audio(first).abs().max() > 0.05
-    again = synthesize(tmp_path / "b", languages=["spa", "deu"], phrases=30, voices=2)
-    assert {(row.id, row.text, row.speaker, row.split) for row in again} == {
+    fewer = synthesize(tmp_path / "b", languages=["spa", "deu"], phrases=5, voices=2)
+    assert {(row.id, row.text, row.speaker, row.split) for row in fewer} < {
         (row.id, row.text, row.speaker, row.split) for row in corpus
     }
     assert Corpus.open(tmp_path / "a").hash == corpus.hash

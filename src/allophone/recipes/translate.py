@@ -197,7 +197,7 @@ def train_translators(
 def translate_config(
     options: TranslateOptions, languages: tuple[str, ...], seed: int, decoder: str | Path | None
 ) -> TranslateConfig:
-    """The recipe with what a user chose.
+    """The recipe with what a user chose; a decoder that is named stays and gets adapters, in any recipe.
 
     Raises:
         ConfigError: There is no such recipe.
@@ -206,6 +206,8 @@ def translate_config(
         raise ConfigError(f"Unknown translate recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
     config = RECIPES[options.recipe](languages, seed)
     chosen = config.translator
+    if decoder is not None:
+        chosen = SpeechTranslatorConfig(length_layers=chosen.length_layers)
     if options.adapter_dim is not None:
         chosen = replace(chosen, adapter_dim=options.adapter_dim)
     training = options.training or ("adapters" if decoder is not None else "decoder")
