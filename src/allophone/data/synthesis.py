@@ -102,5 +102,5 @@ def _spoken(espeak: Espeak, out: Path, phrase: Phrase, tag: str, number: int, se
         source=SOURCE,
         licence=f"made by espeak-ng {espeak.version} (GPL-3.0-or-later) from CLDR (Unicode-3.0)",
         synthetic=True,
-        sha256=samples_sha256(samples.astype(np.float32) / 32768),
+        sha256=samples_sha256((samples / 32768).astype(np.float32)),
     )
