@@ -63,6 +63,7 @@ def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
     assert all(row == names["translator: first"] for row in names.values())
     assert "chrF2++, all to spa_Latn" in names["translator: first"]
     page = (run / "run" / "report.html").read_text()
+    assert "30 utterances, 0.01 h, none of them synthetic speech" in page
     assert "fra_Latn *" in page and "difference: other less first" in page
 
 
@@ -78,6 +79,8 @@ def test_a_file_is_translated_with_a_confidence(run: Path, capsys: pytest.Captur
     assert said.startswith(f"{clip} 0.0-0.6 s  (0.")
     assert main(f"translate run {clip} --to deu --model {run}/run/first/seed-0/model".split()) == 1
     assert "no token for deu_Latn" in capsys.readouterr().err
+    assert main(f"translate run {clip} --model {run}/none".split()) == 1
+    assert "no translator there. Name one, or make one" in capsys.readouterr().err
 
 
 def test_the_same_call_again_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +107,12 @@ def test_a_pretrained_decoder_gets_adapters(folder: Path, tmp_path: Path) -> Non
     assert main([*words.split(), "--decoder", str(pretrained), "--out", f"{tmp_path}/run"]) == 0
     model = load_speech_translator(tmp_path / "run" / "encoder" / "seed-0" / "model")
     assert set(model.adapters) == {"encoder", "decoder"}
-    assert model.decoder_stays
+    assert model.decoder_stays and model.config.train_layer_norms and model.config.length_layers == 1
+
+
+def test_a_decoder_that_is_named_gets_adapters_of_the_published_size() -> None:
+    config = translate.translate_config(translate.TranslateOptions(), ("eng_Latn",), 0, "some/decoder")
+    assert config.decoder is None and config.translator.adapter_dim == 512
 
 
 @pytest.mark.parametrize(

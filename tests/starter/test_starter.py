@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from allophone.data.corpus import Corpus
+from allophone.models.text_teacher import load_teacher_table
+
 STARTER = Path(__file__).parents[2] / "starter"
 CORPUS = STARTER / "src/allophone_starter/corpus"
 SECOND_VOICES = {
@@ -168,6 +171,20 @@ def test_size_and_licences() -> None:
     assert sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()) <= 40_000_000
     names = {path.name for path in (CORPUS / "licences").iterdir()}
     assert {"CREDITS.md", "GPL-2.0.txt", "GPL-3.0.txt", "festvox-ru.copyright.txt"} <= names
+
+
+def test_teacher_vectors_are_those_of_the_corpus(table: pa.Table) -> None:
+    folder = STARTER / "src/allophone_starter/teacher"
+    teacher = load_teacher_table(folder)
+    rows = table.select(["language", "text", "translations"]).to_pylist()
+    spoken = {row["language"] for row in rows if row["text"]}
+    said = {row["text"] for row in rows if row["text"]}
+    said |= {text for row in rows for language, text in row["translations"] if language in spoken}
+    assert teacher.dim == 384 and not teacher.missing(sorted(said)) and len(teacher.keys) > len(said)
+    digest = hashlib.sha256((folder / "teacher.safetensors").read_bytes()).hexdigest()
+    assert digest in (folder / "README.md").read_text(encoding="utf-8")
+    assert Corpus.open(CORPUS).hash in (folder / "README.md").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in CORPUS.parent.rglob("*") if path.is_file()) <= 60_000_000
 
 
 def test_split_is_a_function_of_the_component(build_scripts: None) -> None:

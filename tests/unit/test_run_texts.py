@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_corpus import corpus
 
+from allophone.audio.augment import AugmentConfig
 from allophone.data.collate import CollateConfig
 from allophone.errors import DataError
 from allophone.run.config import DataConfig
-from allophone.run.texts import heard_with_texts, texts_of_row, without
+from allophone.run.texts import heard_with_texts, texts_of_row, undisturbed, without
 
 DATA = DataConfig(collate=CollateConfig(crop_seconds=1.0, equal_lengths=False), batch_seconds=4.0, min_seconds=0.3)
 
@@ -28,6 +29,11 @@ def test_long_utterances_and_those_without_a_text_are_left_out_and_counted(tmp_p
     assert len(translated.corpus) == 59  # its translation is still there
     with pytest.raises(DataError, match=r"none of 60 utterances of the training split has a text in deu_Latn"):
         heard_with_texts(changed, DATA, ["deu_Latn"])
+
+
+def test_what_is_perturbed_sounds_different_each_time() -> None:
+    assert undisturbed(DATA)
+    assert not undisturbed(replace(DATA, collate=replace(DATA.collate, augment=AugmentConfig())))
 
 
 def test_texts_by_language(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, MBartConfig
 
 from allophone.errors import CheckpointError, ConfigError, ShapeError
-from allophone.models.conversion import load_encoder, save_encoder
+from allophone.models.conversion import load_encoder
 from allophone.models.hubert import published_config
 from allophone.models.speech_translator import (
     INFO_FILE,
@@ -178,17 +178,3 @@ def test_a_new_decoder_is_trained_whole_and_alone(folder: Path) -> None:
     with_adapters = translator(folder, replace(config, adapter_dim=4, train_layer_norms=True))
     assert not with_adapters.encoder_is_untouched and set(with_adapters.adapters) == {"encoder"}
     assert count_parameters(with_adapters).layer_norms > 0
-
-
-def test_a_decoder_may_lie_beside_an_encoder_that_is_there_already(folder: Path, tmp_path: Path) -> None:
-    config = SpeechTranslatorConfig(adapter_dim=0, training="decoder", train_layer_norms=False, length_layers=1)
-    model = translator(folder, config)
-    save_encoder(model.encoder, tmp_path / "encoder", "# tiny\n")
-    made = save_speech_translator(model, tmp_path / "translator", "# tiny\n", encoder_folder="../encoder")
-    assert not (made / "encoder").exists()
-    torch.testing.assert_close(logits(load_speech_translator(made)), logits(model))
-    with torch.no_grad():
-        next(model.encoder.parameters()).add_(1)
-    save_encoder(model.encoder, tmp_path / "encoder", "# another\n")
-    with pytest.raises(CheckpointError, match="was written for encoder"):
-        load_speech_translator(made)

@@ -7,11 +7,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allophone.run.duration import duration
+
+if TYPE_CHECKING:
+    from allophone.recipes.write_files import WrittenPiece
 
 STOPPED = 75
 """Exit code of a run that saved and stopped (EX_TEMPFAIL: try again)."""
@@ -48,6 +52,13 @@ def complain(text: str) -> None:
 def wrote(path: Path, what: str = "wrote") -> None:
     """Print where something was written; every verb that writes ends with it."""
     say(f"{what} {path}")
+
+
+def say_pieces(path: Path, pieces: Iterable[WrittenPiece]) -> None:
+    """Print what was written for a recording, a line for each piece: where, how sure, what."""
+    for piece in pieces:
+        where = f"{path} {piece.start_seconds:.1f}-{piece.end_seconds:.1f} s"
+        say(f"{where}  ({piece.confidence:.2f})  {piece.text}")
 
 
 def remember(arguments: argparse.Namespace) -> None:

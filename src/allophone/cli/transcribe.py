@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allophone.cli.console import ended, remember, say, stages, wrote
+from allophone.cli.console import ended, remember, say, say_pieces, stages, wrote
 from allophone.cli.options import add_options, make
 from allophone.cli.parser import Verbs, add_corpus, add_group, add_out, add_plan, add_verb, counts, languages
 from allophone.cli.places import open_corpus
@@ -79,9 +79,7 @@ def _add_run(group: Verbs) -> None:
 
 def run_files(arguments: argparse.Namespace) -> None:
     """Transcribe files."""
-    from allophone.recipes.transcribe import transcribe_file
+    from allophone.recipes.write_files import transcribe_file
 
     for path in arguments.audio:
-        for piece in transcribe_file(arguments.model, path, width=arguments.width):
-            where = f"{path} {piece.start_seconds:.1f}-{piece.end_seconds:.1f} s"
-            say(f"{where}  ({piece.confidence:.2f})  {piece.text}")
+        say_pieces(path, transcribe_file(arguments.model, path, width=arguments.width))

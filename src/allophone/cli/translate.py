@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from allophone.cli.console import ended, remember, say, stages, wrote
+from allophone.cli.console import ended, remember, say, say_pieces, stages, wrote
 from allophone.cli.options import add_options, make
 from allophone.cli.parser import Verbs, add_corpus, add_group, add_out, add_plan, add_verb, counts, languages
 from allophone.cli.places import open_corpus
 
 OPTIONS = "allophone.recipes.translate:TranslateOptions"
+OUT = Path("runs/translate")
+DEFAULT = OUT / "starter" / "seed-0" / "model"
+"""What `allophone translate train --corpus starter` makes."""
 
 
 def add(verbs: Verbs) -> None:
@@ -57,7 +60,7 @@ def _add_train(group: Verbs) -> None:
         help="languages whose recordings are not heard in training; their test recordings are scored (zero-shot)",
     )
     parser.add_argument("--seeds", type=counts, default=(0,), metavar="A,B,...", help="of training (default: 0)")
-    add_out(parser, "the run", Path("runs/translate"))
+    add_out(parser, "the run", OUT)
     add_plan(parser)
     add_options(parser, OPTIONS)
 
@@ -116,24 +119,23 @@ def _add_run(group: Verbs) -> None:
         run_files,
         summary="Write what recordings say in another language, with a confidence from 0 to 1.",
         details="Long recordings are cut where they are quietest.",
-        example="allophone translate run clip.wav --to eng --model runs/translate/starter/seed-0/model",
+        example="allophone translate run clip.wav --to eng",
     )
     parser.add_argument("audio", type=Path, nargs="+", metavar="FILE", help="recordings")
     parser.add_argument("--to", default="eng", metavar="LANGUAGE", help="language to write (default: eng)")
     parser.add_argument(
         "--model",
-        default="starter",
+        type=Path,
+        default=DEFAULT,
         metavar="FOLDER",
-        help="what `translate train` wrote, or 'starter', knows its own sentences and little else (default: starter)",
+        help=f"what `translate train` wrote (default: {DEFAULT})",
     )
     parser.add_argument("--beams", type=int, default=5, metavar="N", help="texts kept in the search (default: 5)")
 
 
 def run_files(arguments: argparse.Namespace) -> None:
     """Translate files."""
-    from allophone.recipes.translate import translate_file
+    from allophone.recipes.write_files import translate_file
 
     for path in arguments.audio:
-        for piece in translate_file(arguments.model, path, arguments.to, beams=arguments.beams):
-            where = f"{path} {piece.start_seconds:.1f}-{piece.end_seconds:.1f} s"
-            say(f"{where}  ({piece.confidence:.2f})  {piece.text}")
+        say_pieces(path, translate_file(arguments.model, path, arguments.to, beams=arguments.beams))

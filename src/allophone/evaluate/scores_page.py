@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from allophone.config import from_dict, to_dict
 from allophone.evaluate.result import Result, ResultTable
 
-RESULT = "result.json"
+RESULT, TABLES, PAGE = "result.json", "scores.md", "report.html"
 Rows = dict[str, list[Result]]
 """Results by system."""
 
@@ -61,9 +61,9 @@ def write_scores(page: ScoresPage, folder: Path) -> Path:
     tables = [(section, _heads(section.table)) for section in page.sections]
     html = environment.get_template("scores.html.jinja").render(page=page, tables=tables)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").write_text(html, encoding="utf-8")
-    (folder / "scores.md").write_text(page.markdown(), encoding="utf-8")
-    return folder / "scores.md"
+    (folder / PAGE).write_text(html, encoding="utf-8")
+    (folder / TABLES).write_text(page.markdown(), encoding="utf-8")
+    return folder / TABLES
 
 
 def _heads(table: ResultTable) -> Sequence[str]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from allophone.errors import DataError
 from allophone.evaluate.result import Result, Signature, result_from_interval
 from allophone.metrics.error_rate import character_error_counts, word_error_counts
 from allophone.metrics.intervals import bootstrap, bootstrap_statistic
-from allophone.metrics.translation import bleu, bleu_counts, chrf, chrf_counts
+from allophone.metrics.translation import BleuCounts, ChrfCounts, bleu, bleu_counts, chrf, chrf_counts
 from allophone.text.languages import parse_language
 from allophone.text.normalize import normalize
 
@@ -87,14 +91,14 @@ def translation_differences(
         ConfigError: sacreBLEU or the tokenizer of the language is not installed.
     """
     found = []
-    sides = {
+    sides: dict[str, Sequence[BleuCounts | ChrfCounts]] = {
         "BLEU": [bleu_counts(texts, references, language) for texts in (first, second)],
         "chrF2++": [chrf_counts(texts, references) for texts in (first, second)],
     }
     for name, (one, other) in sides.items():
         interval = bootstrap_statistic(
             len(references),
-            lambda rows, one=one, other=other: one.score(rows) - other.score(rows),  # type: ignore[misc]
+            partial(_difference, one, other),
             groups=groups,
             resamples=resamples,
             seed=signature.seed,
@@ -102,6 +106,10 @@ def translation_differences(
         own = replace(signature, normalizer=f"difference of {name}")
         found.append(result_from_interval(name, interval, unit="", higher_is_better=True, signature=own, seeds=seeds))
     return found
+
+
+def _difference(first: BleuCounts | ChrfCounts, second: BleuCounts | ChrfCounts, rows: NDArray[np.int64]) -> float:
+    return first.score(rows) - second.score(rows)
 
 
 def transcript_results(

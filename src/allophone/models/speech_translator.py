@@ -317,12 +317,7 @@ def _size(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def save_speech_translator(
-    model: SpeechTranslator,
-    folder: str | Path,
-    card: str,
-    *,
-    created_by: str = "allophone",
-    encoder_folder: str | None = None,
+    model: SpeechTranslator, folder: str | Path, card: str, *, created_by: str = "allophone"
 ) -> Path:
     """Write ``encoder/`` and ``decoder/``, each a folder that ``transformers`` reads, and what joins them beside.
 
@@ -331,7 +326,6 @@ def save_speech_translator(
         folder: Where to.
         card: Text of ``README.md``, the model card.
         created_by: The command or program that made it.
-        encoder_folder: Where the encoder lies already, seen from ``folder``; None = it is written too.
 
     Returns:
         The folder.
@@ -345,15 +339,13 @@ def save_speech_translator(
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(broken[:8])}. The training diverged.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
-    if encoder_folder is None:
-        save_encoder(model.encoder, folder / ENCODER_FOLDER, card, created_by=created_by)
+    save_encoder(model.encoder, folder / ENCODER_FOLDER, card, created_by=created_by)
     model.decoder.save(folder / DECODER_FOLDER)
     replace_file(folder / WEIGHTS_FILE, save(model.new_tensors()))
     replace_file(folder / "README.md", card.encode())
     info = {
         "format": FORMAT,
         "encoder": model_hash(model.encoder),
-        "encoder_folder": encoder_folder or ENCODER_FOLDER,
         "decoder": model_hash(model.decoder.model),
         "decoder_kind": "small" if isinstance(model.decoder, SmallDecoder) else "transformers",
         "config": to_dict(model.config),
@@ -375,8 +367,7 @@ def load_speech_translator(folder: str | Path) -> SpeechTranslator:
             raise CheckpointError(f"the format is not '{FORMAT}'. Update allophone.")
         config = from_dict(SpeechTranslatorConfig, info["config"], str(folder / INFO_FILE))
         load_decoder = load_small_decoder if info["decoder_kind"] == "small" else load_text_decoder
-        place = folder / info.get("encoder_folder", ENCODER_FOLDER)
-        encoder, decoder = load_encoder(place), load_decoder(folder / DECODER_FOLDER)
+        encoder, decoder = load_encoder(folder / ENCODER_FOLDER), load_decoder(folder / DECODER_FOLDER)
         found = {"encoder": model_hash(encoder), "decoder": model_hash(decoder.model)}
         for part, got in found.items():
             if info[part] != got:

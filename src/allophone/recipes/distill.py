@@ -15,10 +15,9 @@ from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.splits import split_corpus
 from allophone.data.utterance import Utterance
-from allophone.distributed import on_rank_zero, require_shared
+from allophone.distributed import on_rank_zero, rank_zero_first, require_shared
 from allophone.errors import ConfigError, suggest
-from allophone.evaluate.result import Result
-from allophone.evaluate.scores_page import saved_rows
+from allophone.evaluate.scores_page import Rows, saved_rows
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, load_speech_embedder
@@ -32,6 +31,7 @@ from allophone.models.text_teacher import (
 )
 from allophone.recipes.align import unheard_pool
 from allophone.recipes.distill_scores import FORMAT, Judged, score_distillation, write_distillation
+from allophone.recipes.written import STOPPED, ScoredRun, in_words
 from allophone.run.config import DataConfig
 from allophone.run.distillation import (
     DistillConfig,
@@ -123,20 +123,6 @@ def standard(objective: Objective, dim: int, *, train_encoder: bool = True, seed
 RECIPES: dict[str, Callable[..., DistillConfig]] = {"small": small, "standard": standard}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DistillResult:
-    """What ``distill`` leaves."""
-
-    folders: tuple[Path, ...]
-    """Model folder of each seed."""
-    finished: bool
-    """False when a signal stopped it; the same call goes on."""
-    tables: Path | None
-    """``scores.md``; None where nothing is held out, or training is not finished."""
-    rows: dict[str, list[Result]]
-    """Results by system."""
-
-
 def distill(
     model: str | Path,
     corpus: Corpus,
@@ -148,7 +134,7 @@ def distill(
     leave_out: Sequence[str] = (),
     transcriber: str | Path | None = None,
     report: Report = silent,
-) -> DistillResult:
+) -> ScoredRun:
     """Distil, and score retrieval of meaning on contents never met.
 
     Args:
@@ -188,16 +174,15 @@ def distill(
             report=report,
         )
         if runs[seed].result.stopped == "signal":
-            return DistillResult(folders=(), finished=False, tables=None, rows={})
-    folders = tuple(run.folder for run in runs.values())
+            return STOPPED
     folders = {seed: run.folder for seed, run in runs.items()}
-    found: list[tuple[Path, dict[str, list[Result]]]] = []
+    found: list[tuple[Path, Rows]] = []
     judged = meaning_judged(model, whole, runs[seeds[0]], table)
     if judged is not None:
         cascade = None if transcriber is None or encode is None else (transcriber, encode)
         on_rank_zero(lambda: found.append(_judge(judged, folders, cascade, str(model), out, report)))
     tables, rows = found[0] if found else (None, {})
-    return DistillResult(folders=tuple(folders.values()), finished=True, tables=tables, rows=rows)
+    return ScoredRun(folders=tuple(folders.values()), finished=True, tables=tables, rows=rows)
 
 
 def open_teacher(
@@ -214,7 +199,8 @@ def open_teacher(
 
     pairs = corpus_texts(corpus)
     texts = [text for _, text in pairs] + [wrong for found in nearly_right(pairs).values() for wrong in found]
-    table = cached_vectors(texts, teacher, encoder.name, cache, progress=counted(report("Teacher's vectors")))
+    with rank_zero_first():
+        table = cached_vectors(texts, teacher, encoder.name, cache, progress=counted(report("Teacher's vectors")))
     return table, teacher
 
 
@@ -251,7 +237,7 @@ def _judge(
     name: str,
     out: Path,
     report: Report,
-) -> tuple[Path, dict[str, list[Result]]]:
+) -> tuple[Path, Rows]:
     models = {seed: load_speech_embedder(folder) for seed, folder in folders.items()}
     made_from = {
         "models": {str(seed): model_hash(one) for seed, one in models.items()},
@@ -266,7 +252,8 @@ def _judge(
     facts = (
         ("Encoder", f"{name} ({made_from['before']})"),
         ("Teacher", judged.table.name),
-        ("Heard", f"{len(judged.heard)} utterances, {sum(judged.heard.hours().values()):.2f} h"),
+        ("Heard", in_words(judged.heard)),
+        ("Asked", in_words(judged.pool.utterances)),
         ("Seeds", ", ".join(map(str, models))),
     )
     return write_distillation(rows, judged, made_from, facts, out), rows

@@ -7,7 +7,7 @@ transcripts, so that what distillation adds is the difference to the last of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -155,13 +155,13 @@ def write_distillation(
             "Over the whole pool",
             f"{len(pool.utterances)} recordings search {len(pool.texts)} texts in {len(pool.written)} languages. Right "
             "is every wording of what is said, in any of them.",
-            _columns(rows, lambda name: name in {f"speech to text: {metric}" for metric in SHOWN}),
+            _columns(rows, tuple(f"speech to text: {metric}" for metric in SHOWN)),
         ),
         *(
             (
                 f"R@1, {where}",
                 f"Right are texts in the {where.replace('own', 'spoken')} alone, by spoken language.",
-                _columns(rows, lambda name, where=where: name.endswith(f"to {where}: R@1")),
+                _columns(rows, (f"to {where}: R@1",)),
             )
             for where in WHERE
         ),
@@ -169,7 +169,7 @@ def write_distillation(
             "Errors",
             "A wrong text is nearer than the right one: among texts of one language (xsim), and among these and texts "
             "that differ in a number, a name or a negation (xsim++, where the right text has such neighbors).",
-            _columns(rows, lambda name: name in KINDS),
+            _columns(rows, KINDS),
         ),
     ]
     sections = tuple(Section(title=title, text=text, table=tabulate(part)) for title, text, part in parts if part)
@@ -181,10 +181,14 @@ def write_distillation(
     return write_scores(page, out)
 
 
-def _columns(rows: Mapping[str, Sequence[Result]], wanted: Callable[[str], bool]) -> dict[str, list[Result]]:
-    """Some results of each system, under shorter names."""
+def _columns(rows: Mapping[str, Sequence[Result]], endings: tuple[str, ...]) -> dict[str, list[Result]]:
+    """Results of each system whose names end so, under shorter names."""
     found = {
-        system: [replace(one, name=one.name.removeprefix("speech to text, ")) for one in results if wanted(one.name)]
+        system: [
+            replace(one, name=one.name.removeprefix("speech to text, "))
+            for one in results
+            if one.name.endswith(endings)
+        ]
         for system, results in rows.items()
     }
     return {system: results for system, results in found.items() if results}

@@ -50,7 +50,7 @@ def baseline_texts(
     rows = list({one.row.id: one.row for one in asked}.values())
     places = {row.id: place for place, row in enumerate(rows)}
     stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
-    sources = {
+    sources: dict[str, EncoderSource | FilterbankSource] = {
         "nearest recording, filter bank": FilterbankSource(stack),
         "nearest recording, random encoder": EncoderSource("random", random_encoder(before, 0), (before.num_layers,)),
         "nearest recording, encoder before": EncoderSource("before", before, (before.num_layers,)),

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from allophone.data.collate import CollateConfig
@@ -20,13 +19,21 @@ from allophone.data.splits import split_corpus
 from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.result import Result, Signature, tabulate
-from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
+from allophone.evaluate.scores_page import TABLES, Rows, ScoresPage, Section, save_rows, saved_rows, write_scores
 from allophone.evaluate.translation import transcript_results
 from allophone.methods.transcription import Transcription, TranscriptionConfig
 from allophone.models.conversion import model_hash
 from allophone.models.transcriber import Transcriber, load_transcriber
 from allophone.recipes.text_baselines import baseline_texts
-from allophone.recipes.written import Asked, WrittenPiece, examples_of, unmet, write_all, written_pieces
+from allophone.recipes.written import (
+    STOPPED,
+    Asked,
+    ScoredRun,
+    examples_of,
+    in_words,
+    unmet,
+    write_all,
+)
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, silent
@@ -94,20 +101,6 @@ def standard(seed: int) -> TranscribeConfig:
 RECIPES: dict[str, Callable[[int], TranscribeConfig]] = {"small": small, "standard": standard}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TranscribeResult:
-    """What training leaves."""
-
-    folders: tuple[Path, ...]
-    """Model folder of each seed."""
-    finished: bool
-    """False when a signal stopped it; the same call goes on."""
-    tables: Path | None
-    """``scores.md``; None where nothing is held out, or training is not finished."""
-    rows: dict[str, list[Result]]
-    """Results by system."""
-
-
 def train_transcribers(
     model: str | Path,
     corpus: Corpus,
@@ -116,7 +109,7 @@ def train_transcribers(
     options: TranscribeOptions | None = None,
     seeds: Sequence[int] = (0,),
     report: Report = silent,
-) -> TranscribeResult:
+) -> ScoredRun:
     """Train a transcriber, and score it on contents never met.
 
     Args:
@@ -142,14 +135,14 @@ def train_transcribers(
         config, encoder = transcribe_config(options, seed), open_base(model)[0].encoder
         runs[seed] = execute_transcription(config, whole, out / f"seed-{seed}", encoder=encoder, report=report)
         if runs[seed].result.stopped == "signal":
-            return TranscribeResult(folders=(), finished=False, tables=None, rows={})
+            return STOPPED
     asked = unmet(whole, None, options.most_test, 1)
-    found: list[tuple[Path, dict[str, list[Result]]]] = []
+    found: list[tuple[Path, Rows]] = []
     if asked:
         on_rank_zero(lambda: found.append(_judge(model, runs, whole, asked, options, out, report)))
     tables, rows = found[0] if found else (None, {})
     folders = tuple(run.folder for run in runs.values())
-    return TranscribeResult(folders=folders, finished=True, tables=tables, rows=rows)
+    return ScoredRun(folders=folders, finished=True, tables=tables, rows=rows)
 
 
 def transcribe_config(options: TranscribeOptions, seed: int) -> TranscribeConfig:
@@ -173,29 +166,33 @@ def _judge(
     options: TranscribeOptions,
     out: Path,
     report: Report,
-) -> tuple[Path, dict[str, list[Result]]]:
+) -> tuple[Path, Rows]:
     loaded = {seed: load_transcriber(run.folder) for seed, run in runs.items()}
     heard, before = next(iter(runs.values())).heard.corpus, open_base(model)[0].encoder
     data_hash = corpus.with_utterances(tuple(one.row for one in asked)).hash
     cache, hashes = WaveformCache(corpus), [model_hash(one) for one in loaded.values()]
+    made_from = {"models": hashes, "before": model_hash(before), "pool": data_hash, "width": options.width}
+    done = saved_rows(out, FORMAT, made_from)
+    if done is not None and (out / TABLES).exists():
+        return out / TABLES, done
     baselines = baseline_texts(before, heard, corpus, asked, same_language=True, report=report)
     written: dict[str, list[list[str]]] = {name: [texts] for name, texts in baselines.items()}
     written["transcriber"] = [
         write_all(asked, cache, partial(_transcripts, one, options.width), report(f"seed {seed}"))
         for seed, one in loaded.items()
     ]
-    rows: dict[str, list[Result]] = {}
+    rows: Rows = {}
     for name, texts in written.items():
         own = name == "transcriber"
         signature = Signature(data_hash=data_hash, model_hash=hashes[0] if own else name, normalizer="", seed=0)
         rows[name] = score_transcripts(asked, texts, signature, tuple(loaded) if own else ())
     facts = (
         ("Encoder", f"{model} ({model_hash(before)})"),
-        ("Heard", f"{len(heard)} utterances, {sum(heard.hours().values()):.2f} h"),
+        ("Heard", in_words(heard)),
+        ("Asked", in_words(one.row for one in asked)),
         ("Seeds", ", ".join(map(str, loaded))),
         ("Search", f"{options.width} texts"),
     )
-    made_from = {"models": hashes, "before": model_hash(before), "pool": data_hash}
     save_rows(rows, out, FORMAT, made_from, {"asked": len(asked)})
     return write_scores(_page(rows, facts, examples_of(asked, written["transcriber"][0])), out), rows
 
@@ -259,24 +256,3 @@ def plan(model: str | Path, corpus: Corpus, options: TranscribeOptions, *, runs:
     hours = sum(heard.corpus.hours().values())
     notes = (f"{len(heard.corpus)} utterances, {len(method.model.alphabet)} characters.",)
     return str(plan_texts(f"Transcription on {hours:.2f} h", method, batch, config.train, seeds=runs, notes=notes))
-
-
-def transcribe_file(model: str | Path, audio: Path, *, width: int = 16) -> list[WrittenPiece]:
-    """Transcribe a recording of any length, cut where it is quietest.
-
-    Args:
-        model: What ``transcribe train`` wrote.
-        audio: Sound file.
-        width: Texts kept in the search; 1 is greedy.
-
-    Raises:
-        DataError: The file cannot be read.
-        CheckpointError: The model cannot be read.
-    """
-    transcriber = load_transcriber(model)
-
-    def write(waveform: Tensor) -> tuple[str, float]:
-        (found,) = transcriber.transcribe(waveform[None], torch.tensor([len(waveform)]), width=width)
-        return found.text, found.confidence
-
-    return written_pieces(audio, transcriber.clock, write)

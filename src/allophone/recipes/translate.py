@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from transformers import MBartConfig
 
@@ -19,8 +18,7 @@ from allophone.data.loader import WaveformCache
 from allophone.data.splits import split_corpus
 from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
-from allophone.evaluate.result import Result
-from allophone.evaluate.scores_page import saved_rows
+from allophone.evaluate.scores_page import TABLES, Rows, saved_rows
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
 from allophone.models.conversion import model_hash
 from allophone.models.hubert import published_config
@@ -42,11 +40,19 @@ from allophone.recipes.translate_scores import (
     shuffled,
     write_translation,
 )
-from allophone.recipes.written import Asked, WrittenPiece, examples_of, unmet, write_all, written_pieces
+from allophone.recipes.written import (
+    STOPPED,
+    Asked,
+    ScoredRun,
+    examples_of,
+    in_words,
+    unmet,
+    write_all,
+)
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, silent
-from allophone.run.starter import STARTER, open_base, starter_translator
+from allophone.run.starter import open_base
 from allophone.run.texts import TextRun, heard_with_texts, text_stream, without
 from allophone.run.translation import NewDecoder, TranslateConfig, build_translator, execute_translation
 from allophone.text.languages import parse_language
@@ -130,20 +136,6 @@ def standard(languages: tuple[str, ...], seed: int) -> TranslateConfig:
 RECIPES: dict[str, Callable[[tuple[str, ...], int], TranslateConfig]] = {"small": small, "standard": standard}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TranslateResult:
-    """What training leaves."""
-
-    folders: tuple[Path, ...]
-    """Model folders, by encoder and seed."""
-    finished: bool
-    """False when a signal stopped it; the same call goes on."""
-    tables: Path | None
-    """``scores.md``; None where nothing is held out, or training is not finished."""
-    rows: dict[str, list[Result]]
-    """Results by system."""
-
-
 def train_translators(
     models: Mapping[str, str | Path],
     corpus: Corpus,
@@ -155,7 +147,7 @@ def train_translators(
     seeds: Sequence[int] = (0,),
     leave_out: Sequence[str] = (),
     report: Report = silent,
-) -> TranslateResult:
+) -> ScoredRun:
     """Train a translator on each of some encoders, and score them side by side on contents never met.
 
     Args:
@@ -192,20 +184,20 @@ def train_translators(
                 report=report,
             )
             if run.result.stopped == "signal":
-                return TranslateResult(folders=(), finished=False, tables=None, rows={})
+                return STOPPED
     folders = tuple(run.folder for found in runs.values() for run in found.values())
     asked = unmet(whole, tags, options.most_test, LEAST)
-    found: list[tuple[Path, dict[str, list[Result]]]] = []
+    found: list[tuple[Path, Rows]] = []
     if asked:
         on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, options, out, report)))
     tables, rows = found[0] if found else (None, {})
-    return TranslateResult(folders=folders, finished=True, tables=tables, rows=rows)
+    return ScoredRun(folders=folders, finished=True, tables=tables, rows=rows)
 
 
 def translate_config(
     options: TranslateOptions, languages: tuple[str, ...], seed: int, decoder: str | Path | None
 ) -> TranslateConfig:
-    """The recipe with what a user chose.
+    """The recipe with what a user chose; a decoder that is named stays and gets adapters, in any recipe.
 
     Raises:
         ConfigError: There is no such recipe.
@@ -214,6 +206,8 @@ def translate_config(
         raise ConfigError(f"Unknown translate recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
     config = RECIPES[options.recipe](languages, seed)
     chosen = config.translator
+    if decoder is not None:
+        chosen = SpeechTranslatorConfig(length_layers=chosen.length_layers)
     if options.adapter_dim is not None:
         chosen = replace(chosen, adapter_dim=options.adapter_dim)
     training = options.training or ("adapters" if decoder is not None else "decoder")
@@ -230,7 +224,7 @@ def _judge(
     options: TranslateOptions,
     out: Path,
     report: Report,
-) -> tuple[Path, dict[str, list[Result]]]:
+) -> tuple[Path, Rows]:
     loaded = {name: {s: load_speech_translator(run.folder) for s, run in found.items()} for name, found in runs.items()}
     heard = next(iter(next(iter(runs.values())).values())).heard
     data_hash = corpus.with_utterances(tuple({one.row.id: one.row for one in asked}.values())).hash
@@ -242,6 +236,9 @@ def _judge(
         "asked": len(asked),
         "beams": options.beams,
     }
+    done = saved_rows(out, FORMAT, made_from)
+    if done is not None and (out / TABLES).exists():
+        return out / TABLES, done
     unheard = sorted({one.row.language for one in asked} - set(heard.corpus.languages))
     search, cache = SearchConfig(beams=options.beams, max_tokens=64), WaveformCache(corpus)
     written = {
@@ -262,16 +259,15 @@ def _judge(
             moved = tuple(shuffled(asked, one) for one in texts)
             written[f"{label}, shuffled"] = replace(written[label], texts=moved)
             examples = examples_of(asked, texts[0])
-    rows = saved_rows(out, FORMAT, made_from)
-    if rows is None:
-        rows = score_texts(asked, written, data_hash)
-        first, *others = models
-        for name in others:
-            sides = written[f"translator: {first}"], written[f"translator: {name}"]
-            rows[f"difference: {name} less {first}"] = score_differences(asked, *sides, data_hash)
+    rows = score_texts(asked, written, data_hash)
+    first, *others = models
+    for name in others:
+        sides = written[f"translator: {first}"], written[f"translator: {name}"]
+        rows[f"difference: {name} less {first}"] = score_differences(asked, *sides, data_hash)
     facts = (
         ("Encoders", ", ".join(f"{name} ({model})" for name, model in models.items())),
-        ("Heard", f"{len(heard.corpus)} utterances, {sum(heard.corpus.hours().values()):.2f} h"),
+        ("Heard", in_words(heard.corpus)),
+        ("Asked", in_words({one.row.id: one.row for one in asked}.values())),
         ("Writes", ", ".join(heard.languages or ())),
         ("Never heard", ", ".join(unheard) or "none of the languages that are scored"),
         ("Search", f"{options.beams} beams"),
@@ -328,26 +324,3 @@ def in_millions(counts: ParameterCounts) -> str:
     """A line for people."""
     parts = ("encoder", "decoder", "length_adaptor", "adapters", "layer_norms", "trained")
     return ", ".join(f"{name.replace('_', ' ')} {getattr(counts, name) / 1e6:.2f} M" for name in parts) + "."
-
-
-def translate_file(model: str | Path, audio: Path, language: str, *, beams: int = 5) -> list[WrittenPiece]:
-    """Translate a recording of any length, cut where it is quietest.
-
-    Args:
-        model: 'starter' or what ``translate train`` wrote.
-        audio: Sound file.
-        language: To write, in any tag.
-        beams: Texts kept in the search.
-
-    Raises:
-        DataError: The model does not write the language, or the file cannot be read.
-        CheckpointError: The model cannot be read.
-    """
-    translator = load_speech_translator(starter_translator() if str(model) == STARTER else Path(model))
-    search = SearchConfig(beams=beams, max_tokens=translator.decoder.max_positions)
-
-    def write(waveform: Tensor) -> tuple[str, float]:
-        (found,) = translator.generate(waveform[None], torch.tensor([len(waveform)]), [language], search)
-        return found.text, found.confidence
-
-    return written_pieces(audio, translator.clock, write)

@@ -60,12 +60,14 @@ def score_differences(asked: Sequence[Asked], first: Written, second: Written, d
     found = []
     for direction, places in directions_of(asked).items():
         many = min(len(first.texts), len(second.texts))
-        sides = [[texts[place] for texts in one.texts[:many] for place in places] for one in (second, first)]
+        new, old = ([texts[place] for texts in one.texts[:many] for place in places] for one in (second, first))
         references = [asked[place].reference for _ in range(many) for place in places]
         groups = [asked[place].content for _ in range(many) for place in places]
         signature = Signature(data_hash=data_hash, model_hash=second.model_hash, normalizer="", seed=0)
         language = asked[places[0]].language
-        for one in translation_differences(*sides, references, language, signature, groups=groups, seeds=second.seeds):
+        for one in translation_differences(
+            new, old, references, language, signature, groups=groups, seeds=second.seeds
+        ):
             found.append(replace(one, name=f"{one.name}, {direction}"))
     return found
 

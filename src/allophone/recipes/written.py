@@ -1,27 +1,42 @@
-"""Writing recordings: those that are scored, in batches, and files of any length, piece by piece."""
+"""Recordings that are to be written, and what writing them leaves."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from allophone.audio.io import load_audio
 from allophone.data.corpus import Corpus
-from allophone.data.decoding import pieces
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
+from allophone.evaluate.scores_page import Rows
 from allophone.evaluate.text_retrieval import held_out
-from allophone.frames import SAMPLE_RATE, FrameClock
 from allophone.run.texts import texts_of_row
 from allophone.seeding import numpy_generator
 
 BATCH = 16
 EXAMPLES = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredRun:
+    """What training and scoring leave."""
+
+    folders: tuple[Path, ...]
+    """Model folders, in the order of encoders and seeds."""
+    finished: bool
+    """False when a signal stopped it; the same call goes on."""
+    tables: Path | None = None
+    """``scores.md``; None where nothing is held out, or training is not finished."""
+    rows: Rows = field(default_factory=dict)
+    """Results by system."""
+
+
+STOPPED = ScoredRun(folders=(), finished=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,47 +114,15 @@ def write_all(
     return texts
 
 
+def in_words(rows: Iterable[Utterance]) -> str:
+    """How much there is, and how much of it is synthetic speech."""
+    every = list(rows)
+    made = sum(row.synthetic for row in every)
+    hours = sum(row.duration_seconds for row in every) / 3600
+    return f"{len(every)} utterances, {hours:.2f} h, {made or 'none'} of them synthetic speech"
+
+
 def examples_of(asked: Sequence[Asked], texts: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
     """Some recordings, evenly over all: name, what is right, what was written."""
     places = range(0, len(asked), max(1, len(asked) // EXAMPLES))
     return tuple((asked[place].row.id, asked[place].reference, texts[place]) for place in places)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WrittenPiece:
-    """A stretch of a recording and what was written for it."""
-
-    start_seconds: float
-    end_seconds: float
-    text: str
-    confidence: float
-    """0 to 1."""
-
-
-def written_pieces(
-    audio: Path, clock: FrameClock, write: Callable[[Tensor], tuple[str, float]], longest_seconds: float = 20.0
-) -> list[WrittenPiece]:
-    """Cut a recording where it is quietest and write every piece that has a frame.
-
-    Args:
-        audio: Sound file.
-        clock: Of the encoder.
-        write: From a waveform ``(S,)`` at 16 kHz to a text and its confidence.
-        longest_seconds: No piece is longer.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    found = []
-    for start, samples in pieces(iter([load_audio(audio).numpy()]), SAMPLE_RATE, longest_seconds):
-        if clock.count(len(samples)):
-            text, confidence = write(torch.from_numpy(samples))
-            found.append(
-                WrittenPiece(
-                    start_seconds=start / SAMPLE_RATE,
-                    end_seconds=(start + len(samples)) / SAMPLE_RATE,
-                    text=text,
-                    confidence=confidence,
-                )
-            )
-    return found

@@ -21,7 +21,7 @@ from allophone.models.text_teacher import TeacherTable
 from allophone.run.config import DataConfig
 from allophone.run.execute import is_finished
 from allophone.run.progress import Report, silent
-from allophone.run.texts import Heard, TextRun, execute_with_texts, heard_with_texts, texts_of_row
+from allophone.run.texts import Heard, TextRun, execute_with_texts, heard_with_texts, texts_of_row, undisturbed
 from allophone.text.perturb import hard_negatives
 from allophone.train.config import TrainConfig
 
@@ -95,7 +95,7 @@ def execute_distillation(
             config.method,
             weights=balance_weights(counts, config.balance),
             negatives=known_negatives(corpus, table) if config.method.contrast_weight > 0 else None,
-            keep_states=True,
+            keep_states=undisturbed(config.data),
         )
 
     def keep(method: SemanticDistillation, folder: Path) -> None:

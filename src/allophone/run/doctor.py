@@ -249,7 +249,7 @@ def check_versions(pinned: Mapping[str, str], installed: Mapping[str, str]) -> C
 
 
 def starter_files() -> dict[str, bool]:
-    """Whether the starter's corpus and encoder lie in its distribution; empty when that is not installed."""
+    """Whether the parts of the starter lie in its distribution; empty when that is not installed."""
     spec = importlib.util.find_spec("allophone_starter")
     if spec is None or spec.origin is None:
         return {}
@@ -257,6 +257,7 @@ def starter_files() -> dict[str, bool]:
     return {
         "corpus": (folder / "corpus/corpus.parquet").is_file(),
         "encoder": (folder / "encoder/config.json").is_file(),
+        "teacher": (folder / "teacher/teacher.json").is_file(),
     }
 
 
@@ -264,7 +265,7 @@ def check_starter(files: Mapping[str, bool]) -> Check:
     """The distribution with the starter corpus and encoder."""
     missing = [name for name, there in files.items() if not there]
     if files and not missing:
-        found = f"allophone-starter {importlib.metadata.version('allophone-starter')}: {' and '.join(files)}"
+        found = f"allophone-starter {importlib.metadata.version('allophone-starter')}: {', '.join(files)}"
         return Check(name="starter", status="good", found=found)
     found = f"allophone-starter without its {' and '.join(missing)}" if files else "no allophone-starter"
     mend = "Needed for `allophone demo` and the encoder 'starter': pip install ./starter (from a checkout)."

@@ -40,23 +40,10 @@ def starter_teacher() -> Path:
     Raises:
         DataError: ``allophone-starter`` is not installed, or older.
     """
-    return _part("teacher_path", "teacher vectors")
-
-
-def starter_translator() -> Path:
-    """Folder of the starter translator.
-
-    Raises:
-        DataError: ``allophone-starter`` is not installed, or older.
-    """
-    return _part("translator_path", "translator")
-
-
-def _part(function: str, what: str) -> Path:
     starter = _starter()
-    if not hasattr(starter, function):
-        raise DataError(f"The allophone-starter that is installed has no {what}. Install the one beside this version.")
-    return Path(getattr(starter, function)())
+    if not hasattr(starter, "teacher_path"):
+        raise DataError("This allophone-starter has no teacher vectors. Install the one beside this version.")
+    return Path(starter.teacher_path())
 
 
 def open_base(name: str | Path) -> tuple[Base, Path | str]:

@@ -136,6 +136,11 @@ def heard_with_texts(corpus: Corpus, data: DataConfig, languages: Sequence[str] 
     )
 
 
+def undisturbed(data: DataConfig) -> bool:
+    """Whether an utterance sounds the same each time, so that states of a frozen encoder can be kept."""
+    return data.collate.augment is None and data.collate.reverb is None and data.collate.mix is None
+
+
 def text_stream(heard: Heard, clock: FrameClock, config: TextConfig) -> BatchStream[Utterance]:
     """Batches of clips of similar length, with a text each."""
     rows, data = heard.corpus.utterances, config.data

@@ -25,7 +25,7 @@ from allophone.models.token_decoder import TokenDecoder
 from allophone.nn.decoder import Decoder, DecoderConfig
 from allophone.run.config import DataConfig
 from allophone.run.progress import Report, silent
-from allophone.run.texts import Heard, TextRun, execute_with_texts, heard_with_texts, texts_of_row
+from allophone.run.texts import Heard, TextRun, execute_with_texts, heard_with_texts, texts_of_row, undisturbed
 from allophone.seeding import derive
 from allophone.train.config import TrainConfig
 
@@ -112,7 +112,8 @@ def execute_translation(
     }
 
     def build() -> SpeechTranslation:
-        return SpeechTranslation(build_translator(config, heard, encoder, decoder), config.method, keep_states=True)
+        model = build_translator(config, heard, encoder, decoder)
+        return SpeechTranslation(model, config.method, keep_states=undisturbed(config.data))
 
     def keep(method: SpeechTranslation, folder: Path) -> None:
         save_speech_translator(method.model, folder, _card(config, heard, begun_from), created_by=CREATED_BY)
