@@ -23,23 +23,22 @@ FFT_SIZE, HOP = 1024, 256
 """Window and step in samples: 64 ms every 16 ms."""
 FLOOR = 1e-5
 """Least amplitude before the logarithm."""
-SHORTEST = (FFT_SIZE - HOP) // 2 + 1
-"""Samples below which there is nothing to reflect."""
 
 
-def log_mel(waveform: Tensor, num_mels: int = 80) -> Tensor:
+def log_mel(waveform: Tensor, num_mels: int = 80, hop: int = HOP) -> Tensor:
     """Natural logarithm of mel amplitudes.
 
     Args:
         waveform: Samples in [-1, 1], 16 kHz. Shape ``(S,)`` or ``(B, S)``, floating point; computed in float32.
         num_mels: Filters between 0 and 8 kHz.
+        hop: Samples from frame to frame, even; frame t lies around the middle of its hop.
 
     Returns:
-        Shape ``(T, num_mels)`` or ``(B, T, num_mels)``, T = S // 256, 62.5 frames a second.
+        Shape ``(T, num_mels)`` or ``(B, T, num_mels)``, T = S // hop; by default 62.5 frames a second.
 
     Raises:
         ShapeError: ``waveform`` is not floating point, or has no or more than two dimensions.
-        AudioError: It is shorter than 385 samples (24 ms).
+        AudioError: It is too short to be reflected: 385 samples (24 ms) by default.
 
     Example:
         >>> log_mel(torch.zeros(16_000)).shape
@@ -50,24 +49,25 @@ def log_mel(waveform: Tensor, num_mels: int = 80) -> Tensor:
             f"waveform: got {waveform.dtype} of shape {tuple(waveform.shape)}, expected floating point of shape "
             "(samples,) or (batch, samples)."
         )
-    if waveform.shape[-1] < SHORTEST:
+    edge = (FFT_SIZE - hop) // 2
+    if waveform.shape[-1] <= edge:
         raise AudioError(
-            f"Audio too short for a mel spectrogram: got {waveform.shape[-1]} samples, need {SHORTEST}. Leave it out."
+            f"Audio too short for a mel spectrogram: got {waveform.shape[-1]} samples, need {edge + 1}. Leave it out."
         )
     with torch.autocast(waveform.device.type, enabled=False):
         samples = waveform.float().reshape(-1, waveform.shape[-1])
-        samples = functional.pad(samples[:, None], ((FFT_SIZE - HOP) // 2,) * 2, mode="reflect")[:, 0]
+        samples = functional.pad(samples[:, None], (edge, edge), mode="reflect")[:, 0]
         window = torch.hann_window(FFT_SIZE, device=samples.device)
-        spectrum = torch.stft(samples, FFT_SIZE, HOP, window=window, center=False, return_complex=True)
+        spectrum = torch.stft(samples, FFT_SIZE, hop, window=window, center=False, return_complex=True)
         # The small number keeps the gradient of the root finite where there is digital silence.
         amplitudes = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt().transpose(1, 2)
-        mels = (amplitudes @ _filters(num_mels).to(amplitudes)).clamp_min(FLOOR).log()
+        mels = (amplitudes @ mel_filters(num_mels).to(amplitudes)).clamp_min(FLOOR).log()
     return mels.reshape(*waveform.shape[:-1], *mels.shape[1:])
 
 
 @cache
 @torch.inference_mode(False)
-def _filters(num_mels: int) -> Tensor:
+def mel_filters(num_mels: int) -> Tensor:
     """Triangles on Slaney's mel scale, each of area 1 in hertz. Shape ``(FFT_SIZE / 2 + 1, num_mels)``, float64."""
     top = _to_mel(SAMPLE_RATE / 2)
     edges = torch.tensor(

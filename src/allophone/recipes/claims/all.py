@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from allophone.errors import ConfigError, suggest
-from allophone.recipes.claims import adding, few_labels, pretraining
+from allophone.recipes.claims import adding, few_labels, pretraining, resynthesis
 from allophone.recipes.claims.trial import Claim
 
-CLAIMS: tuple[Claim, ...] = (*pretraining.CLAIMS, *adding.CLAIMS, few_labels.FEW_LABELS)
+CLAIMS: tuple[Claim, ...] = (*pretraining.CLAIMS, *adding.CLAIMS, few_labels.FEW_LABELS, resynthesis.RESYNTHESIS)
 
 
 def find_claim(name: str) -> Claim:

@@ -43,6 +43,10 @@ class Effort:
     """Held-out clips of a language, at most."""
     probe_steps: int = 1600
     """Updates of each probe."""
+    transcriber: str = "openai/whisper-base"
+    """Speech recognizer of transformers that claim 'resynthesis' is judged by: folder or hub id."""
+    mos: str | None = None
+    """Folder that scripts/get_mos_predictor.py wrote, for the opinions in claim 'resynthesis'; none leaves them out."""
 
     def __post_init__(self) -> None:
         if min(self.steps or 1, self.train_clips, self.test_clips, self.probe_steps) < 1:
