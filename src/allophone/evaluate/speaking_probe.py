@@ -9,7 +9,7 @@ Shape letters: B clips, T units, R mel frames of a unit, M mels, D dim, S sample
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -125,7 +125,7 @@ def train_speaking_probe(
     voices: int,
     clock: FrameClock,
     config: SpeakingProbeConfig,
-    progress: Callable[[int, int, Mapping[str, float]], None] = lambda done, total, facts: None,
+    progress: Callable[[int, int, dict[str, float]], None] = lambda done, total, facts: None,
 ) -> SpeakingProbe:
     """Train a probe on recordings and their units; evaluation mode.
 

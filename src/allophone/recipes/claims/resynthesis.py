@@ -2,7 +2,7 @@
 
 Source: Seamless Language Expansion, arXiv:2406.14092, which trains a HiFi-GAN for each tokenizer and scores
 transcripts. Here each tokenizer is spoken by a probe (:mod:`allophone.evaluate.speaking_probe`) of one budget,
-because a HiFi-GAN wants days of training each (docs/LOG.md). The paper measures forgetting by the old centroids on
+because a HiFi-GAN of the published length wants days each. The paper measures forgetting by the old centroids on
 the new encoder; what new centroids undo is drift of the codebook, and what they leave is lost.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -215,23 +216,26 @@ def score(trial: Trial, encoder: Encoder | None) -> list[Observation]:
         rows = draw_rows(held_out, trial.effort.test_clips)
         clips = clips_of(heard, rows)
         made = [clip.waveform for clip in clips] if encoder is None else _speak(trial, encoder, rows)
-        found += _observations(trial, language, clips, score_spoken(clips, made, judges))
+        found += observations(trial, language, clips, score_spoken(clips, made, judges))
     if encoder is None:
         known.parent.mkdir(parents=True, exist_ok=True)
         save_observations(found, known)
     return found
 
 
-def _observations(trial: Trial, language: str, clips: list[Clip], scores: Spoken) -> list[Observation]:
+def observations(trial: Trial, language: str, clips: list[Clip], scores: Spoken) -> list[Observation]:
+    """Scores of one language, clip by clip; recordings are not compared with themselves."""
     ones = np.ones(len(clips))
-    measured = {
+    measured: dict[str, tuple[ArrayLike, ArrayLike]] = {
         CHARACTERS.measure: (scores.characters.errors, scores.characters.lengths),
         WORDS.measure: (scores.words.errors, scores.words.lengths),
     }
     if scores.mos is not None:
         measured[MOS.measure] = (scores.mos, ones)
     if trial.arm != RECORDINGS:
-        measured |= {PITCH.measure: scores.pitch, VOICING.measure: scores.voicing}
+        measured[VOICING.measure] = scores.voicing
+        if scores.pitch[1].sum():  # no melody where nothing that was made has a voice
+            measured[PITCH.measure] = scores.pitch
     return [
         Observation(
             arm=trial.arm,
