@@ -182,7 +182,9 @@ def convert(files: dict[str, bytes], folder: Path) -> None:
     merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["model"]["merges"])
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     extra = [token["content"] for token in tokenizer["added_tokens"] if token["special"]]
-    WhisperTokenizer.from_pretrained(str(folder), additional_special_tokens=extra).save_pretrained(str(folder))
+    ends = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<|endoftext|>")
+    words = WhisperTokenizer.from_pretrained(str(folder), additional_special_tokens=extra, errors="replace", **ends)
+    words.save_pretrained(str(folder))
     WhisperFeatureExtractor(feature_size=80).save_pretrained(str(folder))
     model.half().save_pretrained(str(folder))
     (folder / "README.md").write_text(

@@ -13,10 +13,12 @@ import torch
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
 from allophone.errors import CheckpointError, ConfigError
+from allophone.evaluate.spoken import Clip, Judges, Spoken
+from allophone.metrics.error_rate import ErrorCounts
 from allophone.models.lasr import LasrConfig
 from allophone.recipes import handing_over
 from allophone.recipes import pretrain as pretrain_module
-from allophone.recipes.claims import adding, reading
+from allophone.recipes.claims import adding, reading, resynthesis
 from allophone.recipes.claims.all import CLAIMS, find_claim
 from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, without_kept_out
 from allophone.recipes.claims.trial import Effort, Trial, run_claim
@@ -24,6 +26,7 @@ from allophone.recipes.claims.two_stage import FAMILIES, TWO_STAGE, labelled_row
 from allophone.recipes.ledger import LedgerConfig, voice_pair
 from allophone.recipes.pretrain import pretrain, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
+from allophone.recipes.resynthesis_score import HeardBy
 from allophone.run.progress import silent
 from allophone.run.starter import open_base, starter_corpus
 
@@ -66,6 +69,8 @@ def small_recipes():
             pretrain_module.RECIPES, name, lambda seed=0, recipe=recipe: tuple(shrink(one) for one in recipe(seed))
         )
     patch.setattr(handing_over, "HEAD_STEPS", 2)
+    listen = Judges(transcribe=lambda language: lambda waveforms: ["uno"] * len(waveforms))
+    patch.setattr(resynthesis, "open_judges", lambda *named: HeardBy(judges=listen, settings=""))
     yield
     patch.undo()
 
@@ -206,3 +211,40 @@ def test_minutes_are_whole_utterances_and_leave_the_test_split(corpus: Corpus) -
     assert 60 - longest < sum(row.duration_seconds for row in heard) <= 60
     assert [row for row in some if row.split == "test"] == [row for row in whole if row.split == "test"]
     assert {row.id for row in heard} != {r.id for r in adding.first_minutes(whole, 1.0, seed=1) if r.split == "train"}
+
+
+def test_a_language_is_resynthesized_in_its_longest_voice_and_old_probes_read_old_ids(corpus: Corpus) -> None:
+    chosen = resynthesis.voices(corpus)
+    assert {row.language[:3] for row in chosen} == {resynthesis.NEW, *resynthesis.KEPT}
+    assert len({row.speaker for row in chosen}) == 3
+    for language in (resynthesis.NEW, *resynthesis.KEPT):
+        seconds: dict = {}
+        for row in corpus.where(language=language):
+            if row.split == "train":
+                seconds[row.speaker] = seconds.get(row.speaker, 0) + row.duration_seconds
+        assert {row.speaker for row in chosen.where(language=language)} == {max(seconds, key=seconds.get)}
+    arms = resynthesis.ARMS
+    assert {one for c in resynthesis.RESYNTHESIS.contrasts for one in (c.arm, c.baseline)} <= arms.keys()
+    for (
+        name,
+        arm,
+    ) in arms.items():  # a probe is trained before others are spoken by it, and never for clusters of others
+        speaker = arms[arm.spoken_by or name]
+        assert list(arms).index(arm.spoken_by or name) <= list(arms).index(name) and speaker.spoken_by is None
+        assert arm.spoken_by is None or arm.units != "new"
+
+
+def test_speech_without_a_voice_has_no_pitch_error(corpus: Corpus, tmp_path: Path) -> None:
+    counts = ErrorCounts(np.array([1, 0]), np.array([4, 5]))
+    nothing = (np.zeros(2), np.zeros(2))
+    scores = Spoken(
+        transcripts=("a", "b"), characters=counts, words=counts, raw_characters=counts, mos=None,
+        pitch=nothing, voicing=(np.ones(2), np.full(2, 9.0)), similarity=None,
+    )  # fmt: skip
+    trial = Trial(arm="before", seed=3, steps=1, effort=EFFORT, corpus=corpus, out=tmp_path, report=silent)
+    clips = [Clip(name=name, waveform=torch.zeros(9), text="x", language="ita", speaker="s") for name in "ab"]
+    found = {one.measure: one for one in resynthesis.observations(trial, "ita", clips, scores)}
+    assert found.keys() == {"heard_characters", "heard_words", "voicing_error"}
+    assert found["heard_characters"].items == ("a", "b") and found["heard_characters"].seed == 3
+    recordings = resynthesis.observations(replace(trial, arm="recordings"), "ita", clips, scores)
+    assert {one.measure for one in recordings} == {"heard_characters", "heard_words"}

@@ -8,19 +8,33 @@ from dataclasses import replace
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 from tiny_model import lasr
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2CodeHifiGan
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
 from allophone.errors import CheckpointError, ConfigError, DataError
+from allophone.evaluate.result import load_results
+from allophone.evaluate.spoken import Judges
 from allophone.frames import FrameClock
 from allophone.methods.unit_vocoding import UnitVocodingConfig
-from allophone.models.conversion import save_encoder
+from allophone.models.conversion import model_hash, save_encoder
+from allophone.models.mos_predictor import FORMAT, INFO_FILE, WEIGHTS_FILE, MosPredictor
+from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, save_speech_embedder
 from allophone.models.vocoder_conversion import Voices, load_vocoder, vocoder_hash
 from allophone.recipes import vocoder as recipes
+from allophone.recipes.resynthesis_score import (
+    AGAINST_RECORDINGS,
+    MADE,
+    ORIGINAL,
+    SHUFFLED,
+    HeardBy,
+    open_judges,
+    score_vocoder,
+)
 from allophone.recipes.resynthesize import resynthesize
-from allophone.recipes.vocoder import RECIPES, small, standard, train_vocoder
+from allophone.recipes.vocoder import RECIPES, plan_training, small, standard, train_vocoder
 from allophone.run.speaking import speak
 from allophone.units.encode import encode
 from allophone.units.fit import fit
@@ -50,7 +64,12 @@ def world(tmp_path_factory, speech):
         name = f"{'ann' if index % 3 else 'bo'}-{index}"
         (folder / "recordings").mkdir(exist_ok=True)
         soundfile.write(folder / f"recordings/{name}.wav", speech(1.0 + 0.1 * index, seed=index), 16_000)
-        row = {"file_name": f"{name}.wav", "language": "spa_Latn", "speaker": name.split("-")[0]}
+        row = {
+            "file_name": f"{name}.wav",
+            "language": "spa_Latn",
+            "speaker": name.split("-")[0],
+            "text": f"Uno {index}",
+        }
         rows.append(row | {"split": "dev" if index in (3, 4, 5) else "train"})
     (folder / "recordings/metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = Corpus.open(folder / "recordings")
@@ -140,11 +159,77 @@ def test_the_verbs(world, tmp_path, capsys) -> None:
     run, out = tmp_path / "run", tmp_path / "again.wav"
     given = ["--model", str(folder / "encoder")]
     train = ["vocoder", "train", "--corpus", str(folder / "recordings"), "--steps", "2", "--out", str(run)]
+    assert main([*train, *given, "--plan"]) == 0 and not run.exists()
+    planned = capsys.readouterr().out
+    assert "units" in planned and "2 steps of 2 x 0.66 s" in planned
     assert main([*train, *given]) == 0
     assert "mel distance, trained" in capsys.readouterr().out
     audio = str(folder / "recordings/bo-3.wav")
     assert main(["resynthesize", "--vocoder", str(run / "model"), "--audio", audio, *given, "--out", str(out)]) == 0
     assert f"wrote {out}" in capsys.readouterr().out and out.exists()
+
+
+def test_a_plan_counts_units_and_steps_and_writes_nothing(world, monkeypatch) -> None:
+    folder, corpus, _ = world
+    monkeypatch.setattr("allophone.run.vocoder_plan.timed", lambda work, repeats=3: work() or 1.0)
+    plan = plan_training(corpus, model=folder / "encoder", steps=7)
+    assert [stage.name for stage in plan.stages] == ["units", "vocoder and discriminators"]
+    assert plan.stages[0].seconds == pytest.approx(sum(corpus.hours().values()) * 360)  # ten seconds of audio a second
+    assert plan.stages[1].seconds == 7
+    assert [stage.name for stage in plan_training(corpus, units=folder / "units.parquet").stages] == [
+        "vocoder and discriminators"
+    ]
+    with pytest.raises(ConfigError, match="either a model"):
+        plan_training(corpus)
+
+
+def listeners(vocoder_hears: str) -> HeardBy:
+    """A recognizer that understands the recordings, and writes one thing of what is whole frames long."""
+
+    def transcribe(language: str):
+        assert language == "spa_Latn"
+        return lambda waves: [vocoder_hears if len(wave) % 640 == 240 else "uno" for wave in waves]
+
+    return HeardBy(judges=Judges(transcribe=transcribe, predict_mos=lambda wave: 3.0), settings="transcriber fake 0")
+
+
+def test_a_vocoder_is_judged_beside_recordings_and_shuffled_units(world, tmp_path, capsys, monkeypatch) -> None:
+    folder, corpus, trained = world
+    given = {"model": folder / "encoder", "heard_by": listeners("dos"), "clips": 2}
+    found = score_vocoder(trained.folder, corpus, tmp_path / "score", **given)
+    rows = {system: {one.name: one for one in row} for system, row in found.rows.items()}
+    assert list(rows) == [ORIGINAL, MADE, SHUFFLED]
+    assert rows[ORIGINAL]["word error"].value == 50 and rows[MADE]["word error"].value == 100
+    assert not set(AGAINST_RECORDINGS) & set(rows[ORIGINAL]) and "voicing error" in rows[MADE]
+    assert rows[MADE]["character error"].signature.settings == "transcriber fake 0"
+    assert rows[MADE]["character error"].n == 2
+    table = found.transcripts.read_text().splitlines()
+    assert table[0].split("\t")[2:] == ["text", ORIGINAL, MADE, SHUFFLED] and len(table) == 3
+    assert table[1].split("\t")[3:] == ["uno", "dos", "dos"]
+    assert len(load_results(tmp_path / "score/result.json")) == sum(map(len, rows.values()))
+    with pytest.raises(DataError, match="No held-out clip with a text"):
+        mute = corpus.with_utterances(tuple(replace(row, text=None) for row in corpus))
+        score_vocoder(trained.folder, mute, tmp_path / "mute", **given)
+    monkeypatch.setattr("allophone.recipes.resynthesis_score.open_judges", lambda *named: listeners("dos"))
+    words = ["--vocoder", str(trained.folder), "--corpus", str(folder / "recordings"), "--transcriber", "x"]
+    model = ["--model", str(folder / "encoder"), "--out", str(tmp_path / "cli"), "--clips", "2"]
+    assert main(["vocoder", "score", *words, *model]) == 0
+    assert "| made of units |" in capsys.readouterr().out
+
+
+def test_judges_are_named_by_their_weights(tmp_path, monkeypatch) -> None:
+    torch.manual_seed(0)
+    predictor = MosPredictor()
+    save_file(predictor.state_dict(), tmp_path / WEIGHTS_FILE)
+    (tmp_path / INFO_FILE).write_text(json.dumps({"format": FORMAT, "model_hash": model_hash(predictor)}))
+    embedder = SpeechEmbedder(lasr(), SpeechEmbedderConfig(dim=8))
+    save_speech_embedder(embedder, tmp_path / "voices", "card")
+    monkeypatch.setattr("allophone.recipes.resynthesis_score.transcriber_hash", lambda name: "0123")
+    heard_by = open_judges("some/whisper", tmp_path, tmp_path / "voices")
+    assert heard_by.settings.startswith(f"transcriber whisper 0123, mos {model_hash(predictor)}, voices ")
+    assert heard_by.judges.embed is not None
+    assert heard_by.judges.embed([torch.randn(16_000)]).shape == (1, 8)
+    assert open_judges("some/whisper").judges.predict_mos is None
 
 
 def test_long_units_are_spoken_in_pieces_without_a_seam(world, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from allophone.benchmarks import encode, environments, kmeans, loader, mfcc, pretrain_step, probe
+from allophone.benchmarks import encode, environments, kmeans, loader, mfcc, pretrain_step, probe, vocoder
 from allophone.benchmarks.roofline import matmul_rate, useful_operations
 from allophone.benchmarks.speech import batches_of, cut_clips
 from allophone.benchmarks.timing import OURS, Measured, Timing, alternated
@@ -36,6 +36,15 @@ def test_encode(model: str, dtype: encode.Dtype) -> None:
     result = encode.run(model=model, dtype=dtype, timing=QUICK)
     complete(result, {encode.SORTED, encode.DEFAULTS, encode.ALONE})
     assert result["least_cosine"] <= 1.0001
+
+
+def test_vocoder_says_how_many_times_faster_than_speech_it_is() -> None:
+    threads = torch.get_num_threads()
+    result = vocoder.run(timing=QUICK)
+    complete(result, {vocoder.THEIRS})
+    assert result["largest_difference"] <= vocoder.TOLERANCE and result["speech_seconds"] > 0.4
+    assert result["faster_than_real_time"] == (result["ours"] > 1)
+    assert torch.get_num_threads() == threads
 
 
 def test_encode_refuses_what_it_does_not_know() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureEx
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError, DataError
-from allophone.evaluate.transcripts import CHUNK, load_transcriber, transcribe_all
+from allophone.evaluate.transcripts import CHUNK, load_transcriber, transcribe_all, transcriber_hash
 
 ROWS = [
     Utterance(id=f"u{number}", path="x", duration_seconds=1.0, sample_rate=16_000, language="fra_Latn")
@@ -73,5 +74,34 @@ def test_a_recognizer_of_transformers(tmp_path: Path) -> None:
     model.save_pretrained(str(tmp_path / "model"))
     texts = load_transcriber(tmp_path / "model")([torch.randn(8_000), torch.randn(12_000)])
     assert texts == ["b", "b"]
+    assert load_transcriber(tmp_path / "model", "fra_Latn")([torch.randn(8_000)]) == ["b"]  # it has but one language
+    assert len(transcriber_hash(tmp_path / "model")) == 16
     with pytest.raises(CheckpointError, match="not a speech recognizer"):
         load_transcriber(tmp_path / "nothing")
+
+
+class Several:
+    """A recognizer that generates in several languages and remembers what it was told."""
+
+    model = SimpleNamespace(generation_config=SimpleNamespace(lang_to_id={"<|fr|>": 1, "<|jw|>": 2, "<|zh|>": 3}))
+
+    def __init__(self) -> None:
+        self.options: list[dict] = []
+
+    def __call__(self, given, batch_size: int, **options) -> list[dict[str, str]]:
+        self.options.append(options)
+        return [{"text": " bon  jour "}] * batch_size
+
+
+def test_a_recognizer_of_several_languages_is_told_which_and_stops_in_time(monkeypatch) -> None:
+    recognizer = Several()
+    monkeypatch.setattr("allophone.evaluate.transcripts._recognizer", lambda folder: recognizer)
+    waveforms = [torch.zeros(16_000), torch.zeros(32_000)]
+    assert load_transcriber("x", "fra_Latn")(waveforms) == ["bon jour", "bon jour"]
+    load_transcriber("x", "jav_Latn")(waveforms)
+    load_transcriber("x")(waveforms)
+    told = [one["generate_kwargs"] for one in recognizer.options[:2]]
+    assert [one["language"] for one in told] == ["fr", "jw"] and told[0]["max_new_tokens"] == 48
+    assert recognizer.options[2] == {}
+    with pytest.raises(DataError, match="not trained on spa_Latn"):
+        load_transcriber("x", "spa_Latn")

@@ -24,8 +24,6 @@ FFT_SIZE, HOP = 1024, 256
 """Window and step in samples: 64 ms every 16 ms."""
 FLOOR = 1e-5
 """Least amplitude before the logarithm."""
-SHORTEST = (FFT_SIZE - HOP) // 2 + 1
-"""Samples below which there is nothing to reflect."""
 WHISPER_FFT = 400
 """Window of Whisper's log-mels in samples: 25 ms."""
 WHISPER_CLOCK = FrameClock(hop=160, receptive_field=160)
@@ -34,33 +32,35 @@ WHISPER_FLOOR, WHISPER_RANGE = 1e-10, 8.0
 """Least energy, and the decades below a clip's loudest band that are kept."""
 
 
-def log_mel(waveform: Tensor, num_mels: int = 80) -> Tensor:
+def log_mel(waveform: Tensor, num_mels: int = 80, hop: int = HOP) -> Tensor:
     """Natural logarithm of mel amplitudes.
 
     Args:
         waveform: Samples in [-1, 1], 16 kHz. Shape ``(S,)`` or ``(B, S)``, floating point; computed in float32.
         num_mels: Filters between 0 and 8 kHz.
+        hop: Samples from frame to frame, even; frame t lies around the middle of its hop.
 
     Returns:
-        Shape ``(T, num_mels)`` or ``(B, T, num_mels)``, T = S // 256, 62.5 frames a second.
+        Shape ``(T, num_mels)`` or ``(B, T, num_mels)``, T = S // hop; by default 62.5 frames a second.
 
     Raises:
         ShapeError: ``waveform`` is not floating point, or has no or more than two dimensions.
-        AudioError: It is shorter than 385 samples (24 ms).
+        AudioError: It is too short to be reflected: 385 samples (24 ms) by default.
 
     Example:
         >>> log_mel(torch.zeros(16_000)).shape
         torch.Size([62, 80])
     """
-    _check(waveform, SHORTEST)
+    edge = (FFT_SIZE - hop) // 2
+    _check(waveform, edge + 1)
     with torch.autocast(waveform.device.type, enabled=False):
         samples = waveform.float().reshape(-1, waveform.shape[-1])
-        samples = functional.pad(samples[:, None], ((FFT_SIZE - HOP) // 2,) * 2, mode="reflect")[:, 0]
+        samples = functional.pad(samples[:, None], (edge, edge), mode="reflect")[:, 0]
         window = torch.hann_window(FFT_SIZE, device=samples.device)
-        spectrum = torch.stft(samples, FFT_SIZE, HOP, window=window, center=False, return_complex=True)
+        spectrum = torch.stft(samples, FFT_SIZE, hop, window=window, center=False, return_complex=True)
         # The small number keeps the gradient of the root finite where there is digital silence.
         amplitudes = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt().transpose(1, 2)
-        mels = (amplitudes @ _filters(num_mels, FFT_SIZE).to(amplitudes)).clamp_min(FLOOR).log()
+        mels = (amplitudes @ mel_filters(num_mels, FFT_SIZE).to(amplitudes)).clamp_min(FLOOR).log()
     return mels.reshape(*waveform.shape[:-1], *mels.shape[1:])
 
 
@@ -88,7 +88,7 @@ def whisper_log_mel(waveform: Tensor, num_mels: int = 80) -> Tensor:
         samples = waveform.float()[..., _reflected(waveform.shape[-1], WHISPER_FFT // 2).to(waveform.device)]
         spectrum = torch.stft(samples, WHISPER_FFT, WHISPER_CLOCK.hop, window=window, center=False, return_complex=True)
         energies = spectrum[..., :-1].abs().square().transpose(-1, -2)
-        decades = (energies @ _filters(num_mels, WHISPER_FFT).to(energies)).clamp_min(WHISPER_FLOOR).log10()
+        decades = (energies @ mel_filters(num_mels, WHISPER_FFT).to(energies)).clamp_min(WHISPER_FLOOR).log10()
         return (torch.maximum(decades, decades.amax((-2, -1), keepdim=True) - WHISPER_RANGE) + 4.0) / 4.0
 
 
@@ -113,7 +113,7 @@ def _reflected(samples: int, margin: int) -> Tensor:
 
 @cache
 @torch.inference_mode(False)
-def _filters(num_mels: int, fft_size: int) -> Tensor:
+def mel_filters(num_mels: int, fft_size: int) -> Tensor:
     """Triangles on Slaney's mel scale, each of area 1 in hertz. Shape ``(fft_size / 2 + 1, num_mels)``, float64."""
     top = _to_mel(SAMPLE_RATE / 2)
     edges = torch.tensor(

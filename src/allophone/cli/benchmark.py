@@ -42,6 +42,8 @@ def add(verbs: Verbs) -> None:
     )
     index.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="vectors (default: 1000000)")
     index.add_argument("--json", action="store_true", help="print one JSON object")
+    vocoder = _add_timed(names, "vocoder", _vocoder, "Units to speech at published size, against transformers.")
+    vocoder.add_argument("--threads", type=int, default=1, metavar="N", help="of torch (default: 1)")
     _add_timed(names, "ragged", _ragged, "A batch of noise of 0.5 to 15 s, against padded transformers.")
     resume = add_verb(
         names,
@@ -158,6 +160,14 @@ def _pretrain_step(arguments: argparse.Namespace) -> None:
             timing=timing,
             progress=report,
         )
+    _tell(arguments, result)
+
+
+def _vocoder(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import vocoder
+
+    with progress("vocoder") as report:
+        result = vocoder.run(threads=arguments.threads, timing=_timing(arguments), progress=report)
     _tell(arguments, result)
 
 

@@ -98,8 +98,8 @@ def score_spoken(clips: Sequence[Clip], made: Sequence[Tensor], judges: Judges) 
     compared = np.array([_pitch_errors(clip.waveform, new) for clip, new in zip(clips, made, strict=True)])
     similarity = None
     if judges.embed is not None:
-        sides = [judges.embed(side) for side in ([clip.waveform for clip in clips], made)]
-        similarity = torch.nn.functional.cosine_similarity(*sides).double().numpy()
+        recorded = judges.embed([clip.waveform for clip in clips])
+        similarity = torch.nn.functional.cosine_similarity(recorded, judges.embed(made)).double().numpy()
     return Spoken(
         transcripts=tuple(heard),
         characters=character_error_counts(*both),
@@ -138,10 +138,13 @@ def _pitch_errors(recorded: Tensor, made: Tensor) -> tuple[float, float, float, 
 
 def spoken_results(scores: Spoken, signature: Signature, *, seeds: Sequence[int] = ()) -> list[Result]:
     """Results of one system with intervals over clips."""
-    rates = (("character error", scores.characters), ("word error", scores.words))
-    rates = (*rates, ("character error, texts as they are", scores.raw_characters))
+    rates = {
+        "character error": scores.characters,
+        "word error": scores.words,
+        "character error, texts as they are": scores.raw_characters,
+    }
     columns: list[tuple[str, Interval, str, bool]] = [
-        (name, bootstrap(counts.errors, counts.lengths).scaled(100.0), "%", False) for name, counts in rates
+        (name, bootstrap(counts.errors, counts.lengths).scaled(100.0), "%", False) for name, counts in rates.items()
     ]
     if scores.mos is not None:
         columns.append(("predicted MOS", bootstrap(scores.mos), "of 5", True))

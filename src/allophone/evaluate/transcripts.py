@@ -80,9 +80,8 @@ def _recognizer(folder_or_hub_id: str) -> Any:
 
 def _told(recognizer: Any, language: str) -> dict[str, str] | None:
     """What a recognizer that generates is told of the language; None where it has but one."""
-    tokens = (
-        getattr(recognizer.model.generation_config, "lang_to_id", None) if recognizer.model.can_generate() else None
-    )
+    settings = getattr(recognizer.model, "generation_config", None)
+    tokens = getattr(settings, "lang_to_id", None)
     if tokens is None:
         return None
     wanted = parse_language(language).code

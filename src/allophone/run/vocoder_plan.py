@@ -14,6 +14,7 @@ from allophone.run.execute import fit_threads
 from allophone.run.plan import PROBE_SECONDS, Plan, Stage, summed, timed
 from allophone.run.vocoder import VocoderRunConfig
 from allophone.seeding import torch_generator
+from allophone.train.precision import use_bf16
 from allophone.units.encode import encode_units
 
 
@@ -38,8 +39,11 @@ def plan_vocoder(
     stages = []
     if codebook is not None:
         waveform = torch.randn(seconds_to_samples(PROBE_SECONDS), generator=torch_generator(0, "plan")) / 10
-        once = timed(lambda: encode_units(lambda: iter([("probe", waveform)]), codebook, encoder=encoder))
-        seconds = encoded_hours * 3600 / PROBE_SECONDS * once
+
+        def encode() -> None:
+            encode_units(lambda: iter([("probe", waveform)]), codebook, encoder=encoder)
+
+        seconds = encoded_hours * 3600 / PROBE_SECONDS * timed(encode)
         stages.append(Stage(name="units", work=f"of {encoded_hours:.2f} h", seconds=seconds))
     batch = noise_batch(config, clock)
     method = UnitVocoding(UnitVocoder(config.vocoder), config.method, clock, dict.fromkeys(batch.ids, (0, 0))).train()
@@ -47,7 +51,9 @@ def plan_vocoder(
     parameters = sum(parameter.numel() for parameter in method.parameters())
 
     def one_step() -> None:
-        method.step(batch).loss_sum.backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16("auto", torch.device("cpu"))):
+            output = method.step(batch)
+        output.loss_sum.backward()
         method.zero_grad(set_to_none=True)
 
     train, clips = config.train, len(batch.ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allophone.errors import ConfigError, suggest
-from allophone.recipes.claims import adding, few_labels, pretraining, tuning
+from allophone.recipes.claims import adding, few_labels, pretraining, resynthesis, tuning
 from allophone.recipes.claims.trial import Claim
 from allophone.recipes.claims.two_stage import TWO_STAGE
 
@@ -14,6 +14,7 @@ CLAIMS: tuple[Claim[Any], ...] = (
     TWO_STAGE,
     *adding.CLAIMS,
     few_labels.FEW_LABELS,
+    resynthesis.RESYNTHESIS,
     *tuning.CLAIMS,
 )
 

@@ -52,6 +52,10 @@ class Effort:
     """Of claims about tuning: a corpus of sounds with labels, for the task that tells sounds apart."""
     classes: int | None = None
     """Of claims about tuning: most classes of a task; None = all there are."""
+    transcriber: str = "openai/whisper-base"
+    """Speech recognizer of transformers that claim 'resynthesis' is judged by: folder or hub id."""
+    mos: str | None = None
+    """Folder that scripts/get_mos_predictor.py wrote, for the opinions in claim 'resynthesis'; none leaves them out."""
 
     def __post_init__(self) -> None:
         if min(self.steps or 1, self.train_clips, self.test_clips, self.probe_steps, (self.classes or 2) - 1) < 1:
