@@ -204,3 +204,62 @@ def test_official_folds_teach_and_judge(run: Path, tmp_path: Path) -> None:
     assert "18 clips of 3 classes" in tables and "| 1 examples a class |" in tables
     results = {one["name"]: one for one in json.loads((tmp_path / "out" / "result.json").read_text())}
     assert results["1 examples a class"]["n"] == results["zero-shot"]["n"]
+
+
+def test_keywords_of_a_language_that_was_never_aligned(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recordings of all splits, called what the corpus calls them in their language; random weights are at chance."""
+    opened = Corpus.open(run / "corpus")
+    labels = [f"w{number}" for number in range(8)]
+    rows = tuple(
+        replace(row, label=labels[int(row.group.split()[1])], translations={"deu_Latn": f"wort {row.group}"})
+        for row in opened
+        if row.group and int(row.group.split()[1]) < len(labels)
+    )
+    Corpus(folder=run / "corpus", utterances=rows, name="keywords").save(tmp_path / "keywords")
+    words = [
+        "classify",
+        str(run / "align" / "model"),
+        "--corpus",
+        str(tmp_path / "keywords"),
+        "--spoken",
+        "eng,fra,spa",
+    ]
+    assert main([*words, "--labels", ",".join(labels), "--out", str(tmp_path / "out")]) == 0
+    results = {one["name"]: one for one in json.loads((tmp_path / "out" / "result.json").read_text())}
+    assert list(results) == ["chance", "random encoder", "aligned", "aligned, eng_Latn", "aligned, fra_Latn"]
+    assert results["chance"]["value"] == 12.5
+    assert results["random encoder"]["low"] <= 12.5 <= results["random encoder"]["high"]
+    named = json.loads((tmp_path / "out" / "words.json").read_text())
+    assert set(named) == {"eng_Latn", "fra_Latn"} and named["fra_Latn"]["w1"] == ["blo alo"]
+    assert "16 recordings of 8 keywords in 2 languages" in (tmp_path / "out" / "scores.md").read_text()
+    assert main([*words[:-1], "deu", "--labels", "w1,w2"]) == 1
+    assert "no recording in ['deu_Latn'] has one of the labels" in capsys.readouterr().err
+
+
+def test_the_cascade_answers_for_a_part_beside_the_towers(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recognizer that hears perfectly finds every text; the towers answer the same queries."""
+    from allophone.recipes import align_scores
+
+    said = {row.id: row.text for row in Corpus.open(run / "corpus")}
+    heard: list[str] = []
+
+    def perfect(rows, cache, transcribe, file, progress):  # type: ignore[no-untyped-def]
+        heard.extend(row.id for row in rows)
+        return [said[row.id] for row in rows]
+
+    monkeypatch.setattr(align_scores, "load_transcriber", lambda name: None)
+    monkeypatch.setattr(align_scores, "transcribe_all", perfect)
+    words = f"align --corpus {run}/corpus --model {run}/encoder --out {tmp_path} --steps 2 --transcriber x"
+    assert main([*words.split(), "--transcribe", "6"]) == 0
+    assert len(heard) == 6 and sum("eng" in name for name in heard) == 3
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    name = "cascade: x, then text (transcribed part)"
+    assert list(rows)[-3:] == ["chance (transcribed part)", name, "aligned (transcribed part)"]
+    found = {one["name"]: one["value"] for one in rows[name]}
+    assert found["speech to text: R@1"] > 50 and not any(one.startswith("text to speech") for one in found)
+    tables = (tmp_path / "scores.md").read_text()
+    assert "## Speech to text, recordings that were transcribed" in tables and tables.count(f"| {name} |") == 1

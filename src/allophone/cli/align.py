@@ -53,6 +53,12 @@ def add(verbs: Verbs) -> None:
         metavar="MODEL",
         help="also score the cascade: transcribe with this (openai/whisper-base, a folder), then compare texts",
     )
+    parser.add_argument(
+        "--transcribe",
+        type=int,
+        metavar="N",
+        help="at most so many recordings, evenly over languages (default: all; a second or two each on a CPU)",
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
     add_out(parser, "the run", Path("runs/align"))
@@ -76,6 +82,7 @@ def command(arguments: argparse.Namespace) -> int:
             steps=arguments.steps,
             seed=arguments.seed,
             transcriber=arguments.transcriber,
+            transcribed=arguments.transcribe,
             report=report,
         )
     if result.tables is not None:

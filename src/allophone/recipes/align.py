@@ -83,14 +83,16 @@ def standard(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -
 
 
 def frozen(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> AlignConfig:
-    """For one CPU and an encoder that knows much (Whisper): it stays as it is, and what it made of a clip is kept.
+    """For one CPU and encoders that know much (Whisper, E5): they stay as they are, and what they made is kept.
 
-    One transformer layer is trained on top, in batches of 192 s (some 120 clips), 600 updates. All of it is our choice.
+    One transformer layer is trained on top, in batches of 192 s (some 120 clips), 600 updates; texts are not
+    paraphrased, so that there are few enough to keep. All of it is our choice.
     """
     config = small(languages, from_nothing=from_nothing, seed=seed)
     return replace(
         config,
         speech=SpeechEmbedderConfig(dim=256, layers="last", context_layers=1, pooling_heads=8),
+        captions=replace(config.captions, paraphrase=False),
         method=replace(config.method, train_encoder=False),
         data=replace(config.data, batch_seconds=192.0, collate=replace(config.data.collate, crop_seconds=15.0)),
         train=replace(config.train, steps=600, learning_rate=1e-3),
@@ -126,6 +128,7 @@ def align(
     steps: int | None = None,
     seed: int = 0,
     transcriber: str | Path | None = None,
+    transcribed: int | None = None,
     report: Report = silent,
 ) -> AlignResult:
     """Train a speech embedder and a text embedder of one space, and score retrieval on contents never met.
@@ -143,6 +146,7 @@ def align(
         steps: Updates; None = the recipe's.
         seed: Of everything that is drawn.
         transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
+        transcribed: Most recordings that it transcribes; None = all.
         report: Told how far each stage is.
 
     Raises:
@@ -181,6 +185,7 @@ def align(
             out,
             folder=trained.folder,
             transcriber=transcriber,
+            transcribed=transcribed,
             report=report,
         )
         return AlignResult(folder=trained.folder, finished=True, tables=scores.tables, rows=scores.rows)
