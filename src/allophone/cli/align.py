@@ -49,6 +49,19 @@ def add(verbs: Verbs) -> None:
         help="'small': one CPU; 'frozen': the same, but the speech encoder stays; 'standard': a GPU (default: small)",
     )
     parser.add_argument(
+        "--augment",
+        type=languages,
+        default=(),
+        metavar="A,B,...",
+        help="perturb the audio: noise, reverb, mask, gain, speed (default: none)",
+    )
+    parser.add_argument(
+        "--augment-text",
+        type=languages,
+        metavar="A,B,...",
+        help="vary the texts: paraphrase, languages; '' for neither (default: the recipe's)",
+    )
+    parser.add_argument(
         "--transcriber",
         metavar="MODEL",
         help="also score the cascade: transcribe with this (openai/whisper-base, a folder), then compare texts",
@@ -79,6 +92,8 @@ def command(arguments: argparse.Namespace) -> int:
             languages=arguments.languages,
             leave_out=arguments.leave_out,
             recipe=arguments.recipe,
+            augment=arguments.augment,
+            augment_text=arguments.augment_text,
             steps=arguments.steps,
             seed=arguments.seed,
             transcriber=arguments.transcriber,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from allophone.audio.augment import NO_AUGMENTATION
+from allophone.audio.reverberation import ReverbConfig
 from allophone.data.captioning import CaptionConfig, tellable
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
@@ -99,6 +101,45 @@ def frozen(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> 
     )
 
 
+AUDIO_AUGMENTATION = {
+    "noise": {"noise_probability": 0.3, "noise_snr_db": (0.0, 20.0)},
+    "mask": {"hidden_bands": 2, "hidden_gaps": 2},
+    "gain": {"gain_probability": 1.0},
+    "speed": {"speed_probability": 2 / 3},
+}
+"""Parts of augmentation of the audio by name, and ``reverb`` (a third of the clips); all are off unless named."""
+TEXT_AUGMENTATION = ("paraphrase", "languages")
+"""Templates around what is said, and other languages than the spoken one; both are on unless others are named."""
+
+
+def augmented(config: AlignConfig, audio: Sequence[str], text: Sequence[str] | None = None) -> AlignConfig:
+    """A recipe with parts of augmentation, each by itself.
+
+    Args:
+        config: The recipe.
+        audio: ``reverb``, and names of :data:`AUDIO_AUGMENTATION`.
+        text: Names of :data:`TEXT_AUGMENTATION`; None = as the recipe has them.
+
+    Raises:
+        ConfigError: There is no such part.
+    """
+    for given, known in ((audio, (*AUDIO_AUGMENTATION, "reverb")), (text or (), TEXT_AUGMENTATION)):
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"Unknown part of augmentation {name!r}. {suggest(name, known)}")
+    collate = config.data.collate
+    if "reverb" in audio:
+        collate = replace(collate, reverb=ReverbConfig(probability=1 / 3))
+    values = {key: value for name in audio for key, value in AUDIO_AUGMENTATION.get(name, {}).items()}
+    if values:
+        collate = replace(collate, augment=replace(NO_AUGMENTATION, **values))
+    captions = config.captions
+    if text is not None:
+        own = captions.own_language if "languages" in text else 1.0
+        captions = replace(captions, paraphrase="paraphrase" in text, own_language=own)
+    return replace(config, captions=captions, data=replace(config.data, collate=collate))
+
+
 RECIPES = {"small": small, "frozen": frozen, "standard": standard}
 
 
@@ -125,6 +166,8 @@ def align(
     languages: Sequence[str] = (),
     leave_out: Sequence[str] = (),
     recipe: str = "small",
+    augment: Sequence[str] = (),
+    augment_text: Sequence[str] | None = None,
     steps: int | None = None,
     seed: int = 0,
     transcriber: str | Path | None = None,
@@ -143,6 +186,8 @@ def align(
         leave_out: Languages whose recordings are not heard in training; their texts are read all the same, as
             translations, and their test recordings are scored.
         recipe: Name in :data:`RECIPES`.
+        augment: Parts of augmentation of the audio; see :func:`augmented`.
+        augment_text: Parts of that of the texts; None = as the recipe has them.
         steps: Updates; None = the recipe's.
         seed: Of everything that is drawn.
         transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
@@ -150,7 +195,7 @@ def align(
         report: Told how far each stage is.
 
     Raises:
-        ConfigError: There is no such recipe.
+        ConfigError: There is no such recipe or part of augmentation.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
@@ -163,7 +208,7 @@ def align(
     if leave_out:
         absent = {row.id for row in corpus.where(language=leave_out)}
         corpus = corpus.with_utterances(tuple(row for row in corpus if row.id not in absent))
-    config = RECIPES[recipe](chosen, from_nothing=text is None, seed=seed)
+    config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
     if steps is not None:
         warmup = min(config.train.warmup_steps, steps // 10)
         config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from allophone.errors import ConfigError, suggest
-from allophone.recipes.claims import adding, pretraining
+from allophone.recipes.claims import adding, aligning, pretraining
 from allophone.recipes.claims.trial import Claim
 
-CLAIMS: tuple[Claim, ...] = (*pretraining.CLAIMS, *adding.CLAIMS)
+CLAIMS: tuple[Claim, ...] = (*pretraining.CLAIMS, *adding.CLAIMS, *aligning.CLAIMS)
 
 
 def find_claim(name: str) -> Claim:
