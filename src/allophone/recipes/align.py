@@ -33,7 +33,7 @@ OWN_LANGUAGE = 0.4
 
 
 def small(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> AlignConfig:
-    """For one CPU: batches of 96 s of short clips (some 60), 1,500 updates. All of it is our choice.
+    """For one CPU: batches of 96 s of short clips (some 60), 700 updates. All of it is our choice.
 
     Args:
         languages: Of texts.
@@ -56,7 +56,7 @@ def small(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> A
             alpha=0.5,
         ),
         train=TrainConfig(
-            steps=1_500,
+            steps=700,
             learning_rate=5e-4,
             warmup_steps=100,
             schedule="cosine",
