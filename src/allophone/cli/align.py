@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import ended, say, stages, wrote
-from allophone.cli.parser import Verbs, add_corpus, add_out, add_verb, languages
+from allophone.cli.parser import Parser, Verbs, add_corpus, add_out, add_verb, languages
 from allophone.cli.places import open_corpus
 
 
@@ -48,6 +48,13 @@ def add(verbs: Verbs) -> None:
         metavar="NAME",
         help="'small': one CPU; 'frozen': the same, but the speech encoder stays; 'standard': a GPU (default: small)",
     )
+    _add_augmentation_and_cascade(parser)
+    parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
+    add_out(parser, "the run", Path("runs/align"))
+
+
+def _add_augmentation_and_cascade(parser: Parser) -> None:
     parser.add_argument(
         "--augment",
         type=languages,
@@ -72,9 +79,6 @@ def add(verbs: Verbs) -> None:
         metavar="N",
         help="at most so many recordings, evenly over languages (default: all; a second or two each on a CPU)",
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
-    add_out(parser, "the run", Path("runs/align"))
 
 
 def command(arguments: argparse.Namespace) -> int:
