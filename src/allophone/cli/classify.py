@@ -50,6 +50,8 @@ def command(arguments: argparse.Namespace) -> None:
 
     if bool(arguments.clips) == (arguments.corpus is not None):
         raise ConfigError("Give either recordings, or --corpus with a labelled corpus.")
+    if arguments.spoken and arguments.corpus is None:
+        raise ConfigError("--spoken scores the keywords of a corpus; give --corpus instead of recordings.")
     prompts = arguments.languages or None
     if arguments.corpus is None:
         for one in classify(arguments.model, arguments.clips, arguments.labels, kind=arguments.kind, languages=prompts):

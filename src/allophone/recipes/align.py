@@ -195,12 +195,14 @@ def align(
         report: Told how far each stage is.
 
     Raises:
-        ConfigError: There is no such recipe or part of augmentation.
+        ConfigError: There is no such recipe or part of augmentation, or nobody to transcribe.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown align recipe {recipe!r}. {suggest(recipe, RECIPES)}")
+    if transcribed is not None and (transcriber is None or transcribed < 1):
+        raise ConfigError(f"--transcribe {transcribed} with --transcriber {transcriber}: name a model, and 1 or more.")
     if all(row.split is None for row in corpus):
         corpus = split_corpus(corpus)
     chosen = tuple(languages) or spoken_languages(corpus)
