@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from allophone.audio.augment import NO_AUGMENTATION
 from allophone.audio.reverberation import ReverbConfig
@@ -101,7 +102,7 @@ def frozen(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> 
     )
 
 
-AUDIO_AUGMENTATION = {
+AUDIO_AUGMENTATION: dict[str, dict[str, Any]] = {
     "noise": {"noise_probability": 0.3, "noise_snr_db": (0.0, 20.0)},
     "mask": {"hidden_bands": 2, "hidden_gaps": 2},
     "gain": {"gain_probability": 1.0},

@@ -9,12 +9,7 @@ from allophone.data.balance import BalancedSubset
 from allophone.data.collate import CollateConfig
 from allophone.errors import ConfigError
 from allophone.methods.masked_prediction import MaskedPredictionConfig
-from allophone.models.hubert import HubertConfig
-from allophone.models.lasr import LasrConfig
-from allophone.models.mr_hubert import MrHubertConfig
-from allophone.models.multi_resolution import FusionConfig
-from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
-from allophone.models.wavlm import WavlmConfig
+from allophone.models.build import EncoderConfig
 from allophone.train.config import TrainConfig
 
 
@@ -72,7 +67,7 @@ class RunConfig:
     """Folder name of the iteration."""
     seed: int
     """Of initialization, clustering, sampling, masks and dropout."""
-    encoder: Wav2Vec2BertConfig | LasrConfig | HubertConfig | WavlmConfig | MrHubertConfig | FusionConfig
+    encoder: EncoderConfig
     """What is trained; its type says which model."""
     targets: TargetsConfig
     """What it predicts."""
