@@ -13,9 +13,12 @@ from tiny_model import LASR
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
+from allophone.errors import ConfigError
 from allophone.models.aligned import load_aligned
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
+from allophone.recipes import align_scores
+from allophone.recipes.align import AUDIO_AUGMENTATION, augmented, small
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +174,82 @@ def test_official_folds_teach_and_judge(run: Path, tmp_path: Path) -> None:
     assert "18 clips of 3 classes" in tables and "| 1 examples a class |" in tables
     results = {one["name"]: one for one in json.loads((tmp_path / "out" / "result.json").read_text())}
     assert results["1 examples a class"]["n"] == results["zero-shot"]["n"]
+
+
+def test_keywords_of_a_language_that_was_never_aligned(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recordings of all splits, called what the corpus calls them in their language; random weights are at chance."""
+    opened = Corpus.open(run / "corpus")
+    labels = [f"w{number}" for number in range(8)]
+    rows = tuple(
+        replace(row, label=labels[int(row.group.split()[1])], translations={"deu_Latn": f"wort {row.group}"})
+        for row in opened
+        if row.group and int(row.group.split()[1]) < len(labels)
+    )
+    Corpus(folder=run / "corpus", utterances=rows, name="keywords").save(tmp_path / "keywords")
+    words = [
+        "classify",
+        str(run / "align" / "model"),
+        "--corpus",
+        str(tmp_path / "keywords"),
+        "--spoken",
+        "eng,fra,spa",
+    ]
+    assert main([*words, "--labels", ",".join(labels), "--out", str(tmp_path / "out")]) == 0
+    results = {one["name"]: one for one in json.loads((tmp_path / "out" / "result.json").read_text())}
+    assert list(results) == ["chance", "random encoder", "aligned", "aligned, eng_Latn", "aligned, fra_Latn"]
+    assert results["chance"]["value"] == 12.5
+    assert results["random encoder"]["low"] <= 12.5 <= results["random encoder"]["high"]
+    named = json.loads((tmp_path / "out" / "words.json").read_text())
+    assert set(named) == {"eng_Latn", "fra_Latn"} and named["fra_Latn"]["w1"] == ["blo alo"]
+    assert "16 recordings of 8 keywords in 2 languages" in (tmp_path / "out" / "scores.md").read_text()
+    clip = str(run / "corpus" / "eng_Latn-0.wav")
+    assert main([*words[:2], clip, "--spoken", "eng", "--labels", "w1,w2"]) == 1
+    assert "--spoken scores the keywords of a corpus" in capsys.readouterr().err
+    assert main([*words[:-1], "deu", "--labels", "w1,w2"]) == 1
+    assert "no recording in ['deu_Latn'] has one of the labels" in capsys.readouterr().err
+
+
+def test_the_cascade_answers_for_a_part_beside_the_towers(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recognizer that hears perfectly finds every text; the towers answer the same queries."""
+    said = {row.id: row.text for row in Corpus.open(run / "corpus")}
+    heard: list[str] = []
+
+    def perfect(rows, cache, transcribe, file, progress):  # type: ignore[no-untyped-def]
+        heard.extend(row.id for row in rows)
+        return [said[row.id] for row in rows]
+
+    monkeypatch.setattr(align_scores, "load_transcriber", lambda name: None)
+    monkeypatch.setattr(align_scores, "transcribe_all", perfect)
+    words = f"align --corpus {run}/corpus --model {run}/encoder --out {tmp_path} --steps 2 --transcriber x"
+    assert main([*words.split()[:-2], "--transcribe", "6"]) == 1
+    assert "--transcribe 6 with --transcriber None" in capsys.readouterr().err
+    assert main([*words.split(), "--transcribe", "6"]) == 0
+    assert len(heard) == 6 and sum("eng" in name for name in heard) == 3
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    name = "cascade: x, then text (transcribed part)"
+    assert list(rows)[-3:] == ["chance (transcribed part)", name, "aligned (transcribed part)"]
+    found = {one["name"]: one["value"] for one in rows[name]}
+    assert found["speech to text: R@1"] > 50 and not any(one.startswith("text to speech") for one in found)
+    tables = (tmp_path / "scores.md").read_text()
+    assert "## Speech to text, recordings that were transcribed" in tables and tables.count(f"| {name} |") == 1
+
+
+def test_parts_of_augmentation_are_switched_one_by_one() -> None:
+    plain = small(("eng_Latn",), from_nothing=True)
+    assert augmented(plain, ()) == plain and plain.data.collate.augment is None and plain.data.collate.reverb is None
+    configs = [augmented(plain, (part,)) for part in (*AUDIO_AUGMENTATION, "reverb")]
+    assert len({repr(one.data.collate) for one in configs}) == 5 and all(
+        one.captions == plain.captions for one in configs
+    )
+    gain = configs[list(AUDIO_AUGMENTATION).index("gain")].data.collate.augment
+    assert gain is not None and gain.noise_probability == gain.warp_probability == gain.speed_probability == 0.0
+    texts = augmented(plain, (), ("paraphrase",)).captions
+    assert texts.paraphrase and texts.own_language == 1.0
+    texts = augmented(plain, (), ("languages",)).captions
+    assert not texts.paraphrase and texts.own_language == plain.captions.own_language
+    with pytest.raises(ConfigError, match=r"Unknown part of augmentation 'nois'.*noise"):
+        augmented(plain, ("nois",))

@@ -77,6 +77,11 @@ def test_frozen_encoders_stay(folder: Path) -> None:
     trained.step(batch()).loss_sum.backward()
     moved = {name.split(".")[1] for name, p in trained.named_parameters() if p.grad is not None and "." in name}
     assert moved == {"layer_weights", "pooling", "projection"}
+    trained.eval()
+    whole = method(folder, replace(CONFIG, train_encoder=True), training="frozen").eval()
+    whole.load_state_dict(trained.state_dict())
+    for _ in range(2):  # what was kept is what would be computed
+        torch.testing.assert_close(trained.step(batch()).loss_sum, whole.step(batch()).loss_sum, atol=1e-5, rtol=1e-4)
     assert trained.artifact() is trained.speech
 
 
@@ -87,6 +92,8 @@ def test_the_text_encoder_has_a_rate_of_its_own(folder: Path) -> None:
 
 
 def test_what_cannot_work_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="remember_gibibytes is -1"):
+        AudioTextContrastConfig(remember_gibibytes=-1)
     with pytest.raises(DataError, match="needs captions"):
         method(folder).step(tiny_model.batch())
     speech = SpeechEmbedder(tiny_model.lasr(), SpeechEmbedderConfig(dim=9))

@@ -144,3 +144,14 @@ def test_captions_that_do_not_fit_are_refused() -> None:
     batch = SpeechBatch(("x", "y"), torch.zeros(2, 400), *[torch.tensor([n, n]) for n in (400, 1)], captions=one)
     with pytest.raises(ShapeError, match="2 utterances, but 1 captions"):
         batch.validate()
+
+
+def test_paraphrase_can_be_switched_off() -> None:
+    rows = ROWS[:3]
+
+    def texts(paraphrase: bool) -> set[str]:
+        captioner = Captioner(rows, CaptionConfig(paraphrase=paraphrase))
+        return {text for epoch in range(60) for text in captioner.draw(rows, [0] * 3, 0, epoch).texts}
+
+    assert texts(False) == {"Bonjour !", "Good morning", "good  morning.", "buongiorno"}
+    assert texts(True) > texts(False)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from allophone.audio.augment import AugmentConfig
+from allophone.audio.augment import NO_AUGMENTATION, AugmentConfig
 from allophone.batch import valid_positions
 from allophone.data import collate as module
 from allophone.data.collate import CollateConfig, Example, collate
@@ -173,3 +174,16 @@ def test_settings_out_of_range() -> None:
         CollateConfig(crop_seconds=0)
     with pytest.raises(ConfigError, match="mask_length >= 1 frame"):
         CollateConfig(crop_seconds=1.0, mask_length=0)
+
+
+def test_speed_is_for_batches_without_units() -> None:
+    augment = replace(NO_AUGMENTATION, speed_probability=1.0)
+    config = CollateConfig(crop_seconds=5.0, equal_lengths=False, mask_probability=0.0, augment=augment)
+    items = [Example(f"u{number}", 0.1 * torch.randn(16_000)) for number in range(8)]
+    batch = collate(items, None, CLOCK, config, seed=0, epoch=0)
+    assert {round(length / 1_000, 1) for length in batch.waveform_lengths.tolist()} <= {17.7, 17.8, 14.4, 14.5}
+    assert len(set(batch.waveform_lengths.tolist())) == 2
+    again = collate(items[:1], None, CLOCK, config, seed=0, epoch=0)
+    assert torch.equal(again.waveform[0], batch.waveform[0, : again.waveform.shape[1]])
+    with pytest.raises(ConfigError, match="units no longer fit"):
+        collate(items[:1], [np.zeros(49, dtype=np.int64)], CLOCK, config, seed=0, epoch=0)

@@ -25,6 +25,7 @@ CONFIGS = [
     SpeechEmbedderConfig(dim=12, pooling_dim=6, pooling_heads=2),
     SpeechEmbedderConfig(dim=5, layers="last", pooling="mean", projection="linear"),
     SpeechEmbedderConfig(dim=16, layers="last", pooling="mean", projection="none"),
+    SpeechEmbedderConfig(dim=5, layers="last", context_layers=2, pooling_dim=6),
 ]
 
 

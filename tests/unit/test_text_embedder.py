@@ -51,6 +51,19 @@ def test_frozen_stays_as_it_is(folder: Path) -> None:
     assert all(parameter.grad is not None for parameter in model.projection.parameters())
 
 
+def test_a_frozen_encoder_reads_a_text_once(folder: Path) -> None:
+    model, calls = build_text_embedder(folder, CONFIG).train(), []
+    model.encoder.register_forward_hook(lambda *given: calls.append(len(given[2].last_hidden_state)))
+    for _ in range(2):
+        again = model.embed_again([*TEXTS, TEXTS[0]])
+        torch.testing.assert_close(again, model.embed([*TEXTS, TEXTS[0]]), atol=1e-5, rtol=1e-4)
+    assert calls == [len(TEXTS), len(TEXTS) + 1, len(TEXTS) + 1]  # one of embed_again, two of embed
+    again.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.projection.parameters())
+    with pytest.raises(ConfigError, match="Only a frozen text encoder gives the same again; this one is full"):
+        build_text_embedder(folder, replace(CONFIG, training="full")).embed_again(TEXTS)
+
+
 def test_full_trains_all_but_the_unused_pooler(folder: Path) -> None:
     model = build_text_embedder(folder, replace(CONFIG, training="full")).train()
     assert model.encoder.training

@@ -1,16 +1,21 @@
 """Perturbations that change who speaks and through what, but not what is said nor when.
 
-All of it happens in one short-time Fourier transform, so frame labels of the clean audio stay aligned.
+Frame labels of the clean audio stay aligned, but for :func:`change_speed`, which is for audio without such labels.
+
+Source of the hidden bands and gaps: SpecAugment, Park et al. 2019, arXiv:1904.08779. Deviation: they are cut out of the
+waveform, so that encoders of every front end can have them; there is no time warp.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import soxr
 import torch
 from torch import Tensor
 
+from allophone.errors import ConfigError
 from allophone.frames import SAMPLE_RATE
 
 FFT, HOP = 512, 128
@@ -32,6 +37,30 @@ class AugmentConfig:
     """Share of utterances with added noise of random color."""
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     """Range of the signal-to-noise ratio."""
+    gain_probability: float = 0.0
+    """Share of utterances that become louder or softer."""
+    gain_db: tuple[float, float] = (-6.0, 6.0)
+    """Range of the gain; what would be clipped is scaled down to fit."""
+    hidden_bands: int = 0
+    """Bands of frequency that are cut out (SpecAugment 2)."""
+    band_share: float = 27 / 80
+    """Widest band, as a share of the mel axis (SpecAugment 27 of 80 mels)."""
+    hidden_gaps: int = 0
+    """Stretches of time that are silenced (SpecAugment 2)."""
+    gap_seconds: float = 1.0
+    """Longest gap (SpecAugment 1 s), and never more than a fifth of the clip."""
+    speed_probability: float = 0.0
+    """Share of utterances that are played faster or slower, pitch included; for batches without units."""
+    speed_factors: tuple[float, ...] = (0.9, 1.1)
+    """Factors, each as likely."""
+
+    def __post_init__(self) -> None:
+        if min(self.hidden_bands, self.hidden_gaps) < 0 or not self.speed_factors or min(self.speed_factors) <= 0:
+            raise ConfigError(f"Augmentation needs counts of at least 0 and positive speed_factors; got {self}.")
+
+
+NO_AUGMENTATION = AugmentConfig(warp_probability=0.0, lowpass_probability=0.0, noise_probability=0.0)
+"""Nothing; what is wanted is replaced in it."""
 
 
 def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -60,7 +89,38 @@ def augment(waveform: Tensor, config: AugmentConfig, generator: torch.Generator)
     if chance[4] < config.noise_probability:
         low, high = config.noise_snr_db
         waveform = waveform + _noise(waveform, low + (high - low) * chance[5], generator)
+    if config.gain_probability > 0:
+        drawn, place = torch.rand(2, generator=generator).tolist()
+        if drawn < config.gain_probability:
+            low, high = config.gain_db
+            waveform = waveform * 10 ** ((low + (high - low) * place) / 20)
+            waveform = waveform / waveform.abs().max().clamp(min=1.0)
+    if config.hidden_bands and len(waveform) > FFT:
+        waveform = _hide_bands(waveform, config, generator)
+    for _ in range(config.hidden_gaps):
+        length = torch.rand(2, generator=generator).tolist()
+        size = int(length[0] * min(config.gap_seconds * SAMPLE_RATE, len(waveform) / 5))
+        start = int(length[1] * (len(waveform) - size))
+        waveform = torch.cat([waveform[:start], torch.zeros(size), waveform[start + size :]])
     return waveform
+
+
+def change_speed(waveform: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """The whole utterance faster or slower, pitch included, where its turn has come.
+
+    Args:
+        waveform: Shape ``(samples,)``, float32, 16 kHz.
+        config: How often, and by what.
+        generator: Source of every random choice.
+
+    Returns:
+        Shape ``(samples / factor,)``, float32.
+    """
+    drawn, place = torch.rand(2, generator=generator).tolist()
+    if drawn >= config.speed_probability:
+        return waveform
+    factor = config.speed_factors[int(place * len(config.speed_factors))]
+    return torch.from_numpy(soxr.resample(waveform.numpy(), factor * SAMPLE_RATE, SAMPLE_RATE))
 
 
 def limit_bandwidth(waveform: Tensor, sample_rate: int) -> Tensor:
@@ -78,6 +138,24 @@ def limit_bandwidth(waveform: Tensor, sample_rate: int) -> Tensor:
     narrow = soxr.resample(waveform.numpy(), SAMPLE_RATE, sample_rate)
     wide = torch.from_numpy(soxr.resample(narrow, sample_rate, SAMPLE_RATE))
     return torch.nn.functional.pad(wide, (0, max(0, len(waveform) - len(wide))))[: len(waveform)]
+
+
+def _hide_bands(waveform: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Cut bands out whose edges are drawn on the mel axis. Shape ``(samples,)``."""
+    window = torch.hann_window(FFT)
+    spectrum = torch.stft(waveform, FFT, HOP, window=window, return_complex=True)
+    top = _mel(SAMPLE_RATE / 2)
+    mels = torch.tensor([_mel(bin * SAMPLE_RATE / FFT) for bin in range(len(spectrum))])
+    for _ in range(config.hidden_bands):
+        width, place = torch.rand(2, generator=generator).tolist()
+        width *= config.band_share * top
+        start = place * (top - width)
+        spectrum = spectrum * ((mels < start) | (mels >= start + width))[:, None]
+    return torch.istft(spectrum, FFT, HOP, window=window, length=len(waveform))
+
+
+def _mel(hertz: float) -> float:
+    return 1127.0 * math.log1p(hertz / 700.0)
 
 
 def _warp(spectrum: Tensor, factor: float) -> Tensor:

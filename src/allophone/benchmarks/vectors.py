@@ -8,9 +8,11 @@ of any such index and can be measured beside it.
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -39,7 +41,7 @@ def measure_index(
     kind: Literal["speech-like", "gaussian"] = "speech-like",
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Build an index, ask it, add to it, ask again.
+    """Have a writer killed while it builds, go on with what it left, build, ask, add, ask again.
 
     Args:
         folder: Empty; receives the index.
@@ -51,15 +53,21 @@ def measure_index(
         progress: Called with (rows written, rows in all).
 
     Returns:
-        Times in seconds, sizes in bytes, and recall at 10 (share of the ten truly nearest that are found) and median
-        and 95th percentile of a query in milliseconds for several numbers of probes.
+        Whether all that the killed writer had written was there, times in seconds (the killed writer's additions are
+        counted, its build is not), sizes in bytes, and recall at 10 (share of the ten truly nearest that are found) and
+        median and 95th percentile of a query in milliseconds for several numbers of probes.
     """
-    index = VectorIndex.create(folder / "index", IndexInfo(model="made up", model_hash="none", dim=dim))
+    start = time.perf_counter()
+    kept = min(-(-rows // (5 * BATCH)) * BATCH, rows)
+    found, written = _kill_a_writer(folder / "index", kept, dim, rows, kind)
+    survived = found == kept
+    index = VectorIndex.open(folder / "index")
     asked = _queries(rows, dim, queries, kind)
     best = _Nearest(asked)
-    start, written = time.perf_counter(), 0.0
     for first, vectors in _batches(0, rows, dim, rows, kind):
         best.look_at(first, vectors)
+        if survived and first < kept:
+            continue
         begin = time.perf_counter()
         index.add(_entries(first, len(vectors)), vectors)
         written += time.perf_counter() - begin
@@ -72,6 +80,7 @@ def measure_index(
         "rows": rows,
         "dim": dim,
         "kind": kind,
+        "killed_while_building": {"rows_written": kept, "all_there_and_went_on": survived},
         "write_seconds": round(written, 1),
         "build_seconds": round(built, 1),
         "bytes": _size(folder),
@@ -86,9 +95,43 @@ def measure_index(
     result["addition_rows"], result["addition_seconds"] = additions, round(time.perf_counter() - begin, 2)
     result["queries_after_addition"] = _ask(index, asked, best)
     progress(rows + additions, rows + additions)
+    default = result["queries_after_addition"][f"{PROBES} probes"]
+    result |= {"recall_at_10": default["recall_at_10"], "median_query_ms": default["median_ms"]}
     result["total_seconds"], result["machine"] = round(time.perf_counter() - start, 1), machine()
     shutil.rmtree(folder / "index")
     return result
+
+
+def _kill_a_writer(folder: Path, count: int, dim: int, rows: int, kind: str) -> tuple[int, float]:
+    """Kill a process with SIGKILL while it builds over ``count`` rows that it wrote.
+
+    Returns:
+        How many rows the index has then, and the seconds that adding them took.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    writer = context.Process(target=_write, args=(folder, count, dim, rows, kind, there), daemon=True)
+    writer.start()
+    there.close()
+    seconds = here.recv()  # all is written, and the build begins
+    time.sleep(0.2)
+    writer.kill()
+    writer.join()
+    here.close()
+    return len(VectorIndex.open(folder)), seconds
+
+
+def _write(folder: Path, count: int, dim: int, rows: int, kind: str, tell: Connection) -> None:
+    """What the process that is killed does: write the first rows, then build over and over."""
+    index = VectorIndex.create(folder, IndexInfo(model="made up", model_hash="none", dim=dim))
+    seconds = 0.0
+    for first, vectors in _batches(0, count, dim, rows, kind):
+        begin = time.perf_counter()
+        index.add(_entries(first, len(vectors)), vectors)
+        seconds += time.perf_counter() - begin
+    tell.send(seconds)
+    while True:
+        index.build()
 
 
 def _ask(index: VectorIndex, asked: Array, best: _Nearest) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import ended, say, stages, wrote
-from allophone.cli.parser import Verbs, add_corpus, add_out, add_verb, languages
+from allophone.cli.parser import Parser, Verbs, add_corpus, add_out, add_verb, languages
 from allophone.cli.places import open_corpus
 
 
@@ -48,14 +48,37 @@ def add(verbs: Verbs) -> None:
         metavar="NAME",
         help="'small': one CPU; 'frozen': the same, but the speech encoder stays; 'standard': a GPU (default: small)",
     )
+    _add_augmentation_and_cascade(parser)
+    parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
+    add_out(parser, "the run", Path("runs/align"))
+
+
+def _add_augmentation_and_cascade(parser: Parser) -> None:
+    parser.add_argument(
+        "--augment",
+        type=languages,
+        default=(),
+        metavar="A,B,...",
+        help="perturb the audio: noise, reverb, mask, gain, speed (default: none)",
+    )
+    parser.add_argument(
+        "--augment-text",
+        type=languages,
+        metavar="A,B,...",
+        help="vary the texts: paraphrase, languages; '' for neither (default: the recipe's)",
+    )
     parser.add_argument(
         "--transcriber",
         metavar="MODEL",
         help="also score the cascade: transcribe with this (openai/whisper-base, a folder), then compare texts",
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
-    add_out(parser, "the run", Path("runs/align"))
+    parser.add_argument(
+        "--transcribe",
+        type=int,
+        metavar="N",
+        help="at most so many recordings, evenly over languages (default: all; a second or two each on a CPU)",
+    )
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -73,9 +96,12 @@ def command(arguments: argparse.Namespace) -> int:
             languages=arguments.languages,
             leave_out=arguments.leave_out,
             recipe=arguments.recipe,
+            augment=arguments.augment,
+            augment_text=arguments.augment_text,
             steps=arguments.steps,
             seed=arguments.seed,
             transcriber=arguments.transcriber,
+            transcribed=arguments.transcribe,
             report=report,
         )
     if result.tables is not None:

@@ -32,6 +32,13 @@ def add(verbs: Verbs) -> None:
         "--languages", type=languages, default=(), metavar="A,B,...", help="of prompts: fra_Latn (default: all)"
     )
     parser.add_argument("--corpus", type=Path, metavar="FOLDER", help="labelled corpus to score")
+    parser.add_argument(
+        "--spoken",
+        type=languages,
+        default=(),
+        metavar="A,B,...",
+        help="with --corpus: spot keywords in these languages (of all splits), called what the corpus' texts call them",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of drawn examples (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("runs/classify"), metavar="PATH", help="where scores go")
 
@@ -43,11 +50,16 @@ def command(arguments: argparse.Namespace) -> None:
 
     if bool(arguments.clips) == (arguments.corpus is not None):
         raise ConfigError("Give either recordings, or --corpus with a labelled corpus.")
+    if arguments.spoken and arguments.corpus is None:
+        raise ConfigError("--spoken scores the keywords of a corpus; give --corpus instead of recordings.")
     prompts = arguments.languages or None
     if arguments.corpus is None:
         for one in classify(arguments.model, arguments.clips, arguments.labels, kind=arguments.kind, languages=prompts):
             found = "  ".join(f"{label} {value:.3f}" for label, value in one.probabilities.items())
             say(f"{one.path}  {found}")
+        return
+    if arguments.spoken:
+        _spot(arguments)
         return
     with stages() as report:
         scored = classify_corpus(
@@ -62,3 +74,21 @@ def command(arguments: argparse.Namespace) -> None:
         )
     say(scored.tables.read_text(encoding="utf-8"))
     wrote(scored.tables)
+
+
+def _spot(arguments: argparse.Namespace) -> None:
+    from allophone.recipes.keywords import spot_keywords
+    from allophone.text.languages import parse_language
+
+    with stages() as report:
+        spotted = spot_keywords(
+            arguments.model,
+            open_corpus(arguments.corpus),
+            arguments.labels,
+            [parse_language(one).tag for one in arguments.spoken],
+            out=arguments.out,
+            seed=arguments.seed,
+            report=report,
+        )
+    say(spotted.tables.read_text(encoding="utf-8"))
+    wrote(spotted.tables)

@@ -1,4 +1,4 @@
-"""``allophone corpus import|audit|split|show|export|withdraw|synthesize``."""
+"""``allophone corpus import|audit|split|show|caption|export|withdraw|synthesize``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def add(verbs: Verbs) -> None:
     _add_audit(group)
     _add_split(group)
     _add_show(group)
+    _add_caption(group)
     _add_export(group)
     _add_withdraw(group)
     _add_synthesize(group)
@@ -35,8 +36,9 @@ def _add_import(group: Verbs) -> None:
         summary="Read a folder or manifest, decode every file once, and write a corpus.",
         details=(
             "Takes a folder of audio, AudioFolder with metadata.csv|jsonl|parquet, CSV, TSV and JSONL manifests,\n"
-            "fairseq .tsv, Kaldi data folders, NeMo JSONL, lhotse cuts, Hugging Face datasets, and CoVoST 2,\n"
-            "Europarl-ST and MuST-C (IWSLT) as they are handed out.\n"
+            "fairseq .tsv, Kaldi data folders, NeMo JSONL, lhotse cuts, Hugging Face datasets, and CREMA-D, RAVDESS,\n"
+            "EmoDB, ESC-50, UrbanSound8K, FSD50K, Speech Commands, MSWC, FLEURS, CoVoST 2, Europarl-ST and MuST-C\n"
+            "(IWSLT) as they are handed out.\n"
             "A bad file is set aside with its reason, and counted."
         ),
         example="allophone corpus import recordings/ --language swa --out corpora/swahili",
@@ -146,6 +148,37 @@ def run_split(arguments: argparse.Namespace) -> None:
         part = corpus.where(split=name)
         say(f"{name}  {len(part)} utterances, {duration(sum(part.hours().values()) * 3600)}")
     corpus.save(arguments.out)
+    wrote(arguments.out)
+
+
+def _add_caption(group: Verbs) -> None:
+    parser = add_verb(
+        group,
+        "caption",
+        run_caption,
+        summary="Have a model write the texts that recordings lack; each names the model.",
+        details="Takes any speech recognizer or audio captioner of transformers. Run the same command again to go on\n"
+        "after an interruption.",
+        example="allophone corpus caption corpora/swahili --model openai/whisper-base --out corpora/swahili-texts",
+    )
+    _add_path(parser)
+    parser.add_argument("--model", required=True, metavar="MODEL", help="a hub id or a folder")
+    parser.add_argument("--language", metavar="ISO", help="language of recordings that do not say their own")
+    add_out(parser, "the corpus with texts")
+
+
+def run_caption(arguments: argparse.Namespace) -> None:
+    """Write texts."""
+    from allophone.cli.console import stages
+    from allophone.recipes.machine_texts import write_machine_texts
+
+    corpus = open_corpus(arguments.path, arguments.language)
+    with stages() as report:
+        found = write_machine_texts(corpus, arguments.model, out=arguments.out, report=report)
+    for language, count in sorted(found.made.items()):
+        say(f"  {language}  {count} texts")
+    if found.silent:
+        say(f"nothing was found in {found.silent} recordings")
     wrote(arguments.out)
 
 

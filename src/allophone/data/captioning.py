@@ -48,6 +48,9 @@ class CaptionConfig:
     own_language: float = 0.0
     """Share of captions in the language that is spoken, where it can tell something; the others are in any."""
 
+    paraphrase: bool = True
+    """Whether a fact is told by any template of its row; False = always by the first, what is said as it stands."""
+
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
@@ -72,6 +75,7 @@ class Captioner:
     def __init__(self, utterances: Sequence[Utterance], config: CaptionConfig) -> None:
         self._languages = config.languages
         self._own_language = config.own_language
+        self._paraphrase = config.paraphrase
         self._facts = known_facts(utterances, config)
         self._numbers: dict[str, list[int]] = {}
         mute = [row.id for row in utterances if not any(self._can_tell(fact) for fact in self._facts[row.id])]
@@ -117,10 +121,10 @@ class Captioner:
         facts, languages = self._facts[utterance.id], self._languages
         if self._own_language and (languages is None or utterance.language in languages):
             if generator.random() < self._own_language:
-                found = draw_caption(facts, generator, (utterance.language,))
+                found = draw_caption(facts, generator, (utterance.language,), paraphrase=self._paraphrase)
                 if found is not None:
                     return found
-        return draw_caption(facts, generator, languages)
+        return draw_caption(facts, generator, languages, paraphrase=self._paraphrase)
 
 
 def known_facts(utterances: Sequence[Utterance], config: CaptionConfig) -> dict[str, tuple[Fact, ...]]:

@@ -9,14 +9,14 @@ Shape letters: B batch, S samples, T frames, R labels of one frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allophone.audio.augment import AugmentConfig, augment
+from allophone.audio.augment import AugmentConfig, augment, change_speed
 from allophone.audio.mixing import MixConfig
 from allophone.audio.reverberation import ReverbConfig
 from allophone.batch import SpeechBatch
@@ -100,11 +100,12 @@ def collate(
         was mixed and reverberated.
 
     Raises:
-        ConfigError: ``config.mix`` takes from a pool that is not there.
+        ConfigError: ``config.mix`` takes from a pool that is not there, or speed is to change under units.
         DataError: An utterance has no frame, or units and audio disagree by more than two frames.
         ShapeError: A waveform is not one-dimensional, or augmentation changed its length.
     """
     require_pools(config.mix, pools)
+    items = [_at_speed(item, config, units is not None, seed, epoch) for item in items]
     labels = [None if units is None else _as_matrix(units[i], item) for i, item in enumerate(items)]
     usable = [_usable_frames(item, label, clock) for item, label in zip(items, labels, strict=True)]
     longest = max(1, clock.count(seconds_to_samples(config.crop_seconds)))
@@ -132,6 +133,18 @@ def collate(
         masked=_draw_masks(items, lengths, config, seed, epoch) if config.mask_probability > 0 else None,
         sums=disturbance_sums([done for _, done in heard], config.mix, config.reverb),
     ).validate()
+
+
+def _at_speed(item: Example, config: CollateConfig, has_units: bool, seed: int, epoch: int) -> Example:
+    """The utterance, faster or slower where that is asked for and its turn has come."""
+    if config.augment is None or config.augment.speed_probability == 0:
+        return item
+    if has_units:
+        raise ConfigError(
+            "augment.speed_probability changes when things are heard, so units no longer fit; set it to 0."
+        )
+    generator = torch_generator(seed, "speed", epoch, item.id, item.repeat)
+    return replace(item, waveform=change_speed(item.waveform, config.augment, generator))
 
 
 def _as_matrix(units: NDArray[np.integer] | None, item: Example) -> NDArray[np.integer]:

@@ -56,8 +56,8 @@ class FrozenStates:
             for place, rows in zip(part, zip(*(state.split() for state in states), strict=True), strict=True):
                 found[place] = tuple(row.clone() for row in rows)
                 self._keep(keys[place], found[place])
-        rows = [found[place] for place in range(len(keys))]
-        return tuple(Packed(torch.cat(list(layer)), tuple(map(len, layer))) for layer in zip(*rows, strict=True))
+        kept_rows = [found[place] for place in range(len(keys))]
+        return tuple(Packed(torch.cat(list(layer)), tuple(map(len, layer))) for layer in zip(*kept_rows, strict=True))
 
     def _keep(self, key: bytes, states: tuple[Tensor, ...]) -> None:
         size = sum(state.nbytes for state in states)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from allophone.audio.augment import NO_AUGMENTATION
+from allophone.audio.reverberation import ReverbConfig
 from allophone.data.captioning import CaptionConfig, tellable
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
@@ -31,7 +34,7 @@ OWN_LANGUAGE = 0.4
 
 
 def small(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> AlignConfig:
-    """For one CPU: batches of 96 s of short clips (some 60), 1,500 updates. All of it is our choice.
+    """For one CPU: batches of 96 s of short clips (some 60), 700 updates. All of it is our choice.
 
     Args:
         languages: Of texts.
@@ -54,7 +57,7 @@ def small(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> A
             alpha=0.5,
         ),
         train=TrainConfig(
-            steps=1_500,
+            steps=700,
             learning_rate=5e-4,
             warmup_steps=100,
             schedule="cosine",
@@ -83,18 +86,59 @@ def standard(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -
 
 
 def frozen(languages: tuple[str, ...], *, from_nothing: bool, seed: int = 0) -> AlignConfig:
-    """For one CPU and an encoder that knows much (Whisper): it stays as it is, and what it made of a clip is kept.
+    """For one CPU and encoders that know much (Whisper, E5): they stay as they are, and what they made is kept.
 
-    One transformer layer is trained on top, in batches of 192 s (some 120 clips), 600 updates. All of it is our choice.
+    One transformer layer is trained on top, in batches of 192 s (some 120 clips), 600 updates; texts are not
+    paraphrased, so that there are few enough to keep. All of it is our choice.
     """
     config = small(languages, from_nothing=from_nothing, seed=seed)
     return replace(
         config,
         speech=SpeechEmbedderConfig(dim=256, layers="last", context_layers=1, pooling_heads=8),
+        captions=replace(config.captions, paraphrase=False),
         method=replace(config.method, train_encoder=False),
         data=replace(config.data, batch_seconds=192.0, collate=replace(config.data.collate, crop_seconds=15.0)),
         train=replace(config.train, steps=600, learning_rate=1e-3),
     )
+
+
+AUDIO_AUGMENTATION: dict[str, dict[str, Any]] = {
+    "noise": {"noise_probability": 0.3, "noise_snr_db": (0.0, 20.0)},
+    "mask": {"hidden_bands": 2, "hidden_gaps": 2},
+    "gain": {"gain_probability": 1.0},
+    "speed": {"speed_probability": 2 / 3},
+}
+"""Parts of augmentation of the audio by name, and ``reverb`` (a third of the clips); all are off unless named."""
+TEXT_AUGMENTATION = ("paraphrase", "languages")
+"""Templates around what is said, and other languages than the spoken one; both are on unless others are named."""
+
+
+def augmented(config: AlignConfig, audio: Sequence[str], text: Sequence[str] | None = None) -> AlignConfig:
+    """A recipe with parts of augmentation, each by itself.
+
+    Args:
+        config: The recipe.
+        audio: ``reverb``, and names of :data:`AUDIO_AUGMENTATION`.
+        text: Names of :data:`TEXT_AUGMENTATION`; None = as the recipe has them.
+
+    Raises:
+        ConfigError: There is no such part.
+    """
+    for given, known in ((audio, (*AUDIO_AUGMENTATION, "reverb")), (text or (), TEXT_AUGMENTATION)):
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"Unknown part of augmentation {name!r}. {suggest(name, known)}")
+    collate = config.data.collate
+    if "reverb" in audio:
+        collate = replace(collate, reverb=ReverbConfig(probability=1 / 3))
+    values = {key: value for name in audio for key, value in AUDIO_AUGMENTATION.get(name, {}).items()}
+    if values:
+        collate = replace(collate, augment=replace(NO_AUGMENTATION, **values))
+    captions = config.captions
+    if text is not None:
+        own = captions.own_language if "languages" in text else 1.0
+        captions = replace(captions, paraphrase="paraphrase" in text, own_language=own)
+    return replace(config, captions=captions, data=replace(config.data, collate=collate))
 
 
 RECIPES = {"small": small, "frozen": frozen, "standard": standard}
@@ -123,9 +167,12 @@ def align(
     languages: Sequence[str] = (),
     leave_out: Sequence[str] = (),
     recipe: str = "small",
+    augment: Sequence[str] = (),
+    augment_text: Sequence[str] | None = None,
     steps: int | None = None,
     seed: int = 0,
     transcriber: str | Path | None = None,
+    transcribed: int | None = None,
     report: Report = silent,
 ) -> AlignResult:
     """Train a speech embedder and a text embedder of one space, and score retrieval on contents never met.
@@ -140,18 +187,23 @@ def align(
         leave_out: Languages whose recordings are not heard in training; their texts are read all the same, as
             translations, and their test recordings are scored.
         recipe: Name in :data:`RECIPES`.
+        augment: Parts of augmentation of the audio; see :func:`augmented`.
+        augment_text: Parts of that of the texts; None = as the recipe has them.
         steps: Updates; None = the recipe's.
         seed: Of everything that is drawn.
         transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
+        transcribed: Most recordings that it transcribes; None = all.
         report: Told how far each stage is.
 
     Raises:
-        ConfigError: There is no such recipe.
+        ConfigError: There is no such recipe or part of augmentation, or nobody to transcribe.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown align recipe {recipe!r}. {suggest(recipe, RECIPES)}")
+    if transcribed is not None and (transcriber is None or transcribed < 1):
+        raise ConfigError(f"--transcribe {transcribed} with --transcriber {transcriber}: name a model, and 1 or more.")
     if all(row.split is None for row in corpus):
         corpus = split_corpus(corpus)
     chosen = tuple(languages) or spoken_languages(corpus)
@@ -159,7 +211,7 @@ def align(
     if leave_out:
         absent = {row.id for row in corpus.where(language=leave_out)}
         corpus = corpus.with_utterances(tuple(row for row in corpus if row.id not in absent))
-    config = RECIPES[recipe](chosen, from_nothing=text is None, seed=seed)
+    config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
     if steps is not None:
         warmup = min(config.train.warmup_steps, steps // 10)
         config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
@@ -181,6 +233,7 @@ def align(
             out,
             folder=trained.folder,
             transcriber=transcriber,
+            transcribed=transcribed,
             report=report,
         )
         return AlignResult(folder=trained.folder, finished=True, tables=scores.tables, rows=scores.rows)

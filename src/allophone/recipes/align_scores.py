@@ -45,6 +45,8 @@ CHUNK = 256
 RIDGE_CLIPS = 3_000
 """Most recordings that a ridge regression is fitted on."""
 RANDOM_SEEDS = (0, 1, 2)
+PART = " (transcribed part)"
+"""Ends the names of rows whose queries are those recordings alone that were transcribed."""
 Array = NDArray[np.float64]
 Embed = Callable[[Sequence[Tensor]], Tensor]
 
@@ -69,6 +71,7 @@ def score_towers(
     *,
     folder: Path,
     transcriber: str | Path | None = None,
+    transcribed: int | None = None,
     report: Report = silent,
 ) -> AlignScores:
     """Score the towers and what they are compared with, and write ``result.json`` and ``scores.md``.
@@ -82,6 +85,8 @@ def score_towers(
         out: Folder.
         folder: Of the towers, with the ledger of what they heard.
         transcriber: Speech recognizer of ``transformers``, for the row of the cascade; None = no such row.
+        transcribed: At most so many recordings are transcribed, as many of each language as there are; the cascade then
+            answers speech to text alone, and the towers answer the same queries beside it. None = all.
         report: Told how far each stage is.
     """
     data_hash = corpus.with_utterances(pool.utterances).hash
@@ -91,6 +96,7 @@ def score_towers(
         "pool": data_hash,
         "languages": list(pool.written),
         "transcriber": None if transcriber is None else str(transcriber),
+        "transcribed": transcribed,
     }
     done = _scored(out, made_from)
     if done is not None:
@@ -113,11 +119,6 @@ def score_towers(
         known = "filter bank" if isinstance(source, FilterbankSource) else model_hash(before)
         name = f"{source.name}, ridge to the texts"
         rows[name] = score(overall, {0: (mapped, texts)}, model_hash=known, data_hash=data_hash)
-    if transcriber is not None:
-        written = _transcripts(pool, cache, transcriber, out, report)
-        vectors = {0: (model.embed_texts(written), texts)}
-        name = f"cascade: {Path(transcriber).name}, then text"
-        rows[name] = score(overall, vectors, model_hash=str(transcriber), data_hash=data_hash)
     speech = embedded(cache, pool.utterances, model.embed_speech, report("Aligned"))
     rows["aligned"] = score(
         all_questions,
@@ -126,6 +127,8 @@ def score_towers(
         data_hash=data_hash,
         seeds=(model.info.seed,),
     )
+    if transcriber is not None:
+        rows |= _cascade(model, pool, cache, transcriber, transcribed, (speech, texts), data_hash, out, report)
     seen = seen_in_training(folder, model.info, corpus, pool.utterances, cache, report)
     return AlignScores(rows=rows, tables=_write(rows, pool, seen, made_from, out))
 
@@ -141,12 +144,48 @@ def _scored(out: Path, made_from: Mapping[str, Any]) -> AlignScores | None:
     return AlignScores(rows=rows, tables=out / TABLES)
 
 
-def _transcripts(
-    pool: Pool, cache: WaveformCache[Utterance], transcriber: str | Path, out: Path, report: Report
-) -> list[str]:
+def _cascade(
+    model: Aligned,
+    pool: Pool,
+    cache: WaveformCache[Utterance],
+    transcriber: str | Path,
+    most: int | None,
+    vectors: tuple[Tensor, Tensor],
+    data_hash: str,
+    out: Path,
+    report: Report,
+) -> dict[str, list[Result]]:
+    """Transcripts compared as texts, overall and in each pair; where few are transcribed, the towers beside them."""
     file = out / f"transcripts-{derive(0, 'transcriber', transcriber):016x}.tsv"
+    places = list(range(len(pool.utterances))) if most is None else _even(pool, most)
+    rows = [pool.utterances[place] for place in places]
     transcribe = load_transcriber(transcriber)
-    return transcribe_all(pool.utterances, cache, transcribe, file, counted(report("Transcribing")))
+    written = model.embed_texts(transcribe_all(rows, cache, transcribe, file, counted(report("Transcribing"))))
+    name, speech, texts = f"cascade: {Path(transcriber).name}, then text", *vectors
+    if most is None:
+        found = score(
+            questions(pool, pairs=True), {0: (written, texts)}, model_hash=str(transcriber), data_hash=data_hash
+        )
+        return {name: found}
+    part = Pool(utterances=tuple(rows), texts=pool.texts, says=pool.says[places])
+    asked = [one for one in questions(part, pairs=True) if one.direction == "speech to text"]
+    return {
+        f"chance{PART}": score_chance(asked, data_hash=data_hash),
+        f"{name}{PART}": score(asked, {0: (written, texts)}, model_hash=str(transcriber), data_hash=data_hash),
+        f"aligned{PART}": score(asked, {0: (speech[places], texts)}, model_hash=model.info.hash, data_hash=data_hash),
+    }
+
+
+def _even(pool: Pool, most: int) -> list[int]:
+    """Places of at most so many recordings, drawn, as many of each language as there are."""
+    drawn = numpy_generator(0, "transcribed").permutation(len(pool.utterances)).tolist()
+    queues = {language: [p for p in drawn if pool.utterances[p].language == language] for language in pool.spoken}
+    chosen: list[int] = []
+    while any(queues.values()) and len(chosen) < most:
+        for queue in queues.values():
+            if queue and len(chosen) < most:
+                chosen.append(queue.pop())
+    return sorted(chosen)
 
 
 def embedded(
@@ -232,9 +271,13 @@ def _write(
                 one for one in found if one.name.startswith(f"{direction}:")
             ]
             for name, found in rows.items()
+            if not name.endswith(PART)
         }
         if any(part.values()):
             parts += [f"## {direction.capitalize()}\n", tabulate({k: v for k, v in part.items() if v}).markdown()]
+    part = {name: [one for one in rows[name] if ", " not in one.name] for name in rows if name.endswith(PART)}
+    if part:
+        parts += ["## Speech to text, recordings that were transcribed\n", tabulate(part).markdown()]
     parts += [_pairs(rows, direction) for direction in DIRECTIONS]
     tables = out / TABLES
     tables.write_text("\n".join(part for part in parts if part), encoding="utf-8")
@@ -243,19 +286,20 @@ def _write(
 
 
 def _pairs(rows: Mapping[str, Sequence[Result]], direction: str) -> str:
-    """Recall at 10 of the towers for each pair of languages, a line a pair, with chance."""
-    chance = {one.name: one for one in rows["chance"]}
+    """Recall at 10 of the towers and of the cascade for each pair of languages, a line a pair, with chance."""
+    by_name = {name: {one.name: one for one in found} for name, found in rows.items()}
+    others = [name for name in rows if name.startswith("cascade") or name == f"aligned{PART}"]
     lines = []
     for one in rows["aligned"]:
         pair, _, metric = one.name.removeprefix(f"{direction}, ").partition(": ")
         if one.name.startswith(f"{direction}, ") and metric == "R@10":
-            mark = " *" if one.low > chance[one.name].value else ""
-            lines.append(f"| {pair} | {one.n} | {chance[one.name].value:.2f} | {one.text}{mark} |")
+            chance = by_name["chance"][one.name].value
+            beside = [by_name[name][one.name].text if one.name in by_name[name] else "–" for name in others]
+            mark = " *" if one.low > chance else ""
+            lines.append(f"| {pair} | {one.n} | {chance:.2f} | {' | '.join([one.text + mark, *beside])} |")
     if not lines:
         return ""
-    head = "| languages | contents | chance R@10, % | R@10, % |\n|---|---|---|---|\n"
-    return (
-        f"## {direction.capitalize()}, by pair (* = the whole interval above chance)\n\n{head}"
-        + "\n".join(lines)
-        + "\n"
-    )
+    columns = ["languages", "contents", "chance", "aligned", *others]
+    head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
+    title = f"## {direction.capitalize()}, by pair, R@10, % (* = the whole interval above chance)\n\n"
+    return title + head + "\n".join(lines) + "\n"

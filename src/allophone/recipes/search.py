@@ -214,7 +214,7 @@ class Searcher:
     def page(
         self, query: str, hits: Sequence[Hit], *, clip: Tensor | None = None, form: SearchForm | None = None
     ) -> str:
-        """Answers as HTML with players; with ``form``, one that asks the next question."""
+        """Answers as HTML with players; with ``form``, one that asks the next question. ``clip``: shape ``(S,)``."""
         shown = [Shown(hit=hit, sound=_sound(hit)) for hit in hits]
         asked = "" if clip is None else opus_address(clip.numpy())
         return search_page(query, shown, self.index.info, spoken_query=asked, form=form)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
 from allophone.errors import AllophoneError, ConfigError
@@ -70,7 +71,7 @@ def _handler(answer: Callable[[str, str], tuple[HTTPStatus, str]]) -> type[BaseH
         def do_GET(self) -> None:
             """Answer a question, or offer to ask one."""
             asked = urlsplit(self.path)
-            port = self.server.server_address[1]
+            port = cast(ThreadingHTTPServer, self.server).server_port
             if self.headers.get("Host") not in (f"{ADDRESS}:{port}", f"localhost:{port}"):
                 self._send(HTTPStatus.FORBIDDEN, "This server answers on this machine only.")
             elif asked.path != "/":

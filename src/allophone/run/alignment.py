@@ -215,13 +215,15 @@ def _save(
 
 def _card(config: AlignConfig, heard: Corpus, parents: tuple[str, ...]) -> str:
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(heard.hours().items()))
+    makers = Counter(str(row.extra["text_made_by"]) for row in heard if row.extra.get("text_made_by"))
+    machines = "".join(f" {count} of the texts were written by {maker}." for maker, count in sorted(makers.items()))
     tower = "a small text tower trained from nothing on the texts of this corpus" if config.tower else "a text encoder"
     return (
         f"# {config.name}\n\nSpeech and text in one space, trained with allophone by contrast of recordings with their "
         f"transcripts and translations ({config.method.loss}, {config.train.steps} updates). Speech encoder "
         f"{parents[0]}; text: {tower} ({config.text.training}), `text/`. Compare cosines of the vectors.\n\n"
         f"Heard: {heard.name}, {len(heard)} utterances; hours: {hours}. Languages of texts: "
-        f"{', '.join(config.captions.languages or ('all that the corpus has',))}.\n\n"
+        f"{', '.join(config.captions.languages or ('all that the corpus has',))}.{machines}\n\n"
         "It finds recordings by what is said, as far as the words, or words like them, were in training. It is no "
         "transcriber, and a voice or a channel that it never heard lowers its scores.\n"
     )

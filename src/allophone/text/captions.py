@@ -134,7 +134,11 @@ def caption_languages(fact: Fact) -> tuple[str, ...]:
 
 
 def draw_caption(
-    facts: Sequence[Fact], generator: np.random.Generator, languages: Sequence[str] | None = None
+    facts: Sequence[Fact],
+    generator: np.random.Generator,
+    languages: Sequence[str] | None = None,
+    *,
+    paraphrase: bool = True,
 ) -> Caption | None:
     """One caption: a kind of fact, a language, a fact and a template, each with equal chances among those possible.
 
@@ -142,6 +146,7 @@ def draw_caption(
         facts: Of one recording.
         generator: Keyed by what the caption is for; see :func:`~allophone.seeding.numpy_generator`.
         languages: Those that may be drawn; None = all.
+        paraphrase: Draw a template; otherwise the first of the row is taken, which for what is said is the text alone.
 
     Returns:
         None where no fact can be told in any of the languages.
@@ -156,7 +161,8 @@ def draw_caption(
     kind = _one_of(sorted(ways), generator)
     language = _one_of(sorted(ways[kind]), generator)
     fact = _one_of(ways[kind][language], generator)
-    return Caption(_one_of(caption_texts(fact, language), generator), language, fact)
+    texts = caption_texts(fact, language)
+    return Caption(_one_of(texts, generator) if paraphrase else texts[0], language, fact)
 
 
 def _one_of(options: Sequence[T], generator: np.random.Generator) -> T:

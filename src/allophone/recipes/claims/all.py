@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allophone.errors import ConfigError, suggest
-from allophone.recipes.claims import adding, few_labels, pretraining, resynthesis, tuning
+from allophone.recipes.claims import adding, aligning, few_labels, pretraining, resynthesis, tuning
 from allophone.recipes.claims.trial import Claim
 from allophone.recipes.claims.two_stage import TWO_STAGE
 
@@ -15,6 +15,7 @@ CLAIMS: tuple[Claim[Any], ...] = (
     *adding.CLAIMS,
     few_labels.FEW_LABELS,
     resynthesis.RESYNTHESIS,
+    *aligning.CLAIMS,
     *tuning.CLAIMS,
 )
 

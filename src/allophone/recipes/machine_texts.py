@@ -1,0 +1,58 @@
+"""Texts for recordings that have none, by another model; each says that a machine made it, and which."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from allophone.data.corpus import Corpus
+from allophone.data.loader import WaveformCache
+from allophone.errors import DataError
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all
+from allophone.run.progress import Report, counted, silent
+
+MADE_BY = "text_made_by"
+"""Column that names the model a text comes from; people's texts have none."""
+TABLE = "machine-texts.tsv"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineTexts:
+    """What was written."""
+
+    corpus: Corpus
+    """As it lies in the folder."""
+    made: dict[str, int]
+    """Texts that the model made, per language."""
+    silent: int
+    """Recordings in which it found nothing to write."""
+
+
+def write_machine_texts(corpus: Corpus, model: str | Path, *, out: Path, report: Report = silent) -> MachineTexts:
+    """Save a corpus in which recordings without a text have one that a model wrote; an interrupted call goes on.
+
+    Args:
+        corpus: Texts that it has are kept as they are.
+        model: Speech recognizer or audio captioner of ``transformers`` (a pipeline for automatic speech recognition).
+        out: Folder of the corpus that is written.
+        report: Told how far it is.
+
+    Raises:
+        DataError: Every recording has a text.
+        CheckpointError: There is no such model.
+    """
+    rows = [row for row in corpus if not row.text]
+    if not rows:
+        raise DataError(f"{corpus.name}: all {len(corpus)} recordings have a text; there is nothing to write.")
+    name = Path(model).name if Path(model).exists() else str(model)
+    transcribe = load_transcriber(model)
+    texts = transcribe_all(rows, WaveformCache(corpus), transcribe, out / TABLE, counted(report("Writing texts")))
+    found = {row.id: text for row, text in zip(rows, texts, strict=True) if text.strip()}
+    written = tuple(
+        replace(row, text=found[row.id], extra={**row.extra, MADE_BY: name}) if row.id in found else row
+        for row in corpus
+    )
+    saved = corpus.with_utterances(written).save(out)
+    made = Counter(row.language for row in rows if row.id in found)
+    return MachineTexts(corpus=saved, made=dict(made), silent=len(rows) - len(found))
