@@ -21,7 +21,8 @@ LEVELS = [
     ["__init__", "__main__"],  # the doors of the package
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-OPTIONAL = {"allophone_starter", "av", "datasets", "lancedb", "ray", "onnx", "onnxruntime", "sacrebleu", "fastapi"}
+OPTIONAL = {"allophone_starter", "av", "datasets", "lancedb", "ray", "onnx", "onnxruntime", "sacrebleu"}
+OPTIONAL |= {"fastapi", "umap"}
 PEERS = {"fairseq", "s3prl", "torchaudio", "faiss", "kaldi_native_fbank", "librosa"}
 """What benchmarks compare with may be missing, and is then listed with the reason."""
 """Packages of extras: these, and only these, may be imported inside a function below the command line."""

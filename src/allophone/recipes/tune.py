@@ -27,6 +27,7 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import save_speech_embedder
 from allophone.recipes.ledger import FILTER_BANK_CLOCK, draw_rows
+from allophone.recipes.tune_page import tuning_page
 from allophone.recipes.tune_scores import (
     READERS,
     Heard,
@@ -93,6 +94,8 @@ class Tuned:
     """``scores.md``."""
     result: Path
     """``result.json``."""
+    page: Path
+    """``report.html``, offline: confusions and neighbors with players, results by class and voice, the space."""
     cells: dict[str, dict[str, Interval]]
     """Percent right by system and reader."""
 
@@ -174,7 +177,22 @@ def tune(
     }
     (out / "result.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "scores.md").write_text(markdown(cells, systems, points, heard.parts), encoding="utf-8")
-    return Tuned(tables=out / "scores.md", result=out / "result.json", cells=cells)
+    tuning_page(
+        systems,
+        cells,
+        heard,
+        label=label,
+        shown=next(iter(trained_methods(methods)), FROZEN),
+        before=FROZEN,
+        facts=(
+            ("Model", f"{base}, {signature['model']}"),
+            ("Corpus", f"{opened.name}, {opened.hash[:12]}: {' '.join(parts.notes)}"),
+            ("Tuned on", f"{len(parts.train)} recordings, {config.training}, {config.steps} steps"),
+            ("Seeds", ", ".join(map(str, seeds))),
+        ),
+        path=out / "report.html",
+    )
+    return Tuned(tables=out / "scores.md", result=out / "result.json", page=out / "report.html", cells=cells)
 
 
 def plan(
