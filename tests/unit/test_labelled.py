@@ -101,3 +101,18 @@ def test_what_is_left_out_is_counted() -> None:
     nobody = made.with_utterances(tuple(replace(row, label=None) for row in made))
     with pytest.raises(DataError, match="no utterance has a label"):
         label_parts(nobody, "label")
+
+
+def test_official_folds_are_kept_whole() -> None:
+    made = corpus(speakers=3, prompts=20)
+    rows = [replace(row, split="train", extra={"fold": 1 + int(row.id.split("-")[1])}) for row in made]
+    folded = made.with_utterances(tuple(replace(row, group=row.id, text=None) for row in rows))
+    first, third = (label_parts(folded, "label", min_train=2, fold=fold) for fold in (None, "3"))
+    assert {row.extra["fold"] for row in first.test} == {1} and {row.extra["fold"] for row in third.test} == {3}
+    assert len(first.test) == len(third.test) == 20
+    assert {row.extra["fold"] for row in third.train} | {row.extra["fold"] for row in third.dev} == {1, 2}
+    assert "official fold 3 of 1, 2, 3" in third.notes[0] and "official fold 1 of" in first.notes[0]
+    with pytest.raises(DataError, match=r"no fold '7'; found \['1', '2', '3'\]"):
+        label_parts(folded, "label", fold="7")
+    with pytest.raises(DataError, match="no column fold"):
+        label_parts(made, "label", fold="1")

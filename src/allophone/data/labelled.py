@@ -2,7 +2,8 @@
 
 Which things are kept apart depends on the class. Speakers: the same speakers in all parts, no content (group, text)
 in two. Languages: neither speakers nor content in two. Other labels: no speaker in two, and no group where a class has
-several. Splits that a corpus brings (official folds) are taken, less what shares content with training; it is counted.
+several. Splits that a corpus brings are taken, less what shares content with training; it is counted. Where it brings
+official folds (a column ``fold``), one of them is test and the others are training, whatever its splits say.
 """
 
 from __future__ import annotations
@@ -44,7 +45,13 @@ class LabelledParts:
 
 
 def label_parts(
-    corpus: Corpus, label: Label, *, min_train: int = 8, share_speakers: bool = False, seed: int = 0
+    corpus: Corpus,
+    label: Label,
+    *,
+    min_train: int = 8,
+    share_speakers: bool = False,
+    fold: str | None = None,
+    seed: int = 0,
 ) -> LabelledParts:
     """Part a corpus for tuning and probing.
 
@@ -53,17 +60,19 @@ def label_parts(
         label: The column.
         min_train: Classes with fewer training utterances, or without one in dev and test, are left out.
         share_speakers: Where splits are drawn, let speakers be in several parts; for corpora of few voices.
+        fold: Official fold that is test; None = the first, where the corpus has folds.
         seed: Of splits that are drawn.
 
     Raises:
-        DataError: Nothing can be kept apart, or fewer than two classes are left.
+        DataError: Nothing can be kept apart, there is no such fold, or fewer than two classes are left.
     """
+    corpus, folds = _by_fold(corpus, fold)
     rows = [row for row in corpus if getattr(row, label) is not None]
     left_out = {f"no {label}": len(corpus) - len(rows)}
     known = corpus.with_utterances(tuple(rows))
     if not rows:
         raise DataError(f"{corpus.name}: no utterance has a {label}. Import it with one, or choose another label.")
-    notes: list[str] = []
+    notes: list[str] = list(folds)
     given = {row.split for row in rows}
     links = _links(rows, label, share_speakers)
     if {"train", "test"} <= given:
@@ -84,6 +93,25 @@ def label_parts(
     return LabelledParts(
         train=train, dev=dev, test=test, names=names, classes=classes, left_out=left_out, notes=tuple(notes)
     )
+
+
+def _by_fold(corpus: Corpus, fold: str | None) -> tuple[Corpus, tuple[str, ...]]:
+    """The corpus with an official fold as test and the others for training, and what must be said of that."""
+    folds = sorted({str(row.extra["fold"]) for row in corpus if row.extra.get("fold") is not None})
+    if fold is not None and fold not in folds:
+        raise DataError(
+            f"{corpus.name}: no fold {fold!r}; found {folds or 'no column fold'}. Name one of them, or none."
+        )
+    if not folds:
+        return corpus, ()
+    chosen = folds[0] if fold is None else fold
+    rows = tuple(
+        replace(row, split="test" if str(row.extra["fold"]) == chosen else "train")
+        for row in corpus
+        if row.extra.get("fold") is not None
+    )
+    note = f"Test is official fold {chosen} of {', '.join(folds)}; a published score is the mean over all."
+    return corpus.with_utterances(rows), (note,)
 
 
 def _links(rows: Sequence[Utterance], label: Label, share_speakers: bool) -> tuple[Link, ...]:

@@ -76,6 +76,8 @@ class TuneData:
     """Classes with fewer training utterances are left out."""
     share_speakers: bool = False
     """Where splits are drawn: let speakers be in several parts."""
+    fold: str | None = None
+    """Official fold that is test, of a corpus with folds; None = the first."""
     most_train: int = 3000
     """Training utterances that probes learn from; tuning hears all."""
     most_dev: int = 500
@@ -135,7 +137,7 @@ def tune(
         raise ConfigError(f"tune needs at least one method and one seed; got {list(methods)} and {list(seeds)}.")
     started, config, data = time.monotonic(), config or TuneConfig(), data or TuneData()
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    parts = label_parts(opened, label, min_train=data.min_train, share_speakers=data.share_speakers, seed=0)
+    parts = labelled(opened, label, data)
     loaded, _ = open_base(base)
     encoder = loaded.encoder.to(device())
     fit_threads(encoder)
@@ -205,7 +207,7 @@ def plan(
     data: TuneData,
 ) -> str:
     """What a tuning would do: its parts and classes, then time and disk."""
-    parts = label_parts(corpus, label, min_train=data.min_train, share_speakers=data.share_speakers, seed=0)
+    parts = labelled(corpus, label, data)
     small = probed_parts(parts, data)
     trained = trained_methods(methods)
     hours = sum(sum(part.hours().values()) for part in (small.train, small.dev, small.test))
@@ -219,6 +221,13 @@ def plan(
         *parts.notes,
     ]
     return "\n".join([*facts, str(planned)])
+
+
+def labelled(corpus: Corpus, label: Label, data: TuneData) -> LabelledParts:
+    """The parts of a corpus, always the same ones."""
+    return label_parts(
+        corpus, label, min_train=data.min_train, share_speakers=data.share_speakers, fold=data.fold, seed=0
+    )
 
 
 def trained_methods(methods: Sequence[Method]) -> list[Trained]:
