@@ -90,7 +90,6 @@ def test_the_page_escapes_and_has_its_players(tmp_path: Path) -> None:
         confused=(pair,),
         crossed=(),
         spaces=(("frozen", TEST), ("pair", TEST)),
-        command="allophone tune",
     )
     text = write_tuning_page(page, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;id" in text and text.count("<audio") == 2 and "51.0" in text and "40.0–60.0" in text

@@ -74,7 +74,6 @@ class TuningPage:
     """Neighbors across a border, nearest first."""
     spaces: tuple[tuple[str, Embedded], ...]
     """Test embeddings before and after."""
-    command: str
 
 
 def crossings(train: Embedded, test: Embedded, most: int) -> list[Crossing]:

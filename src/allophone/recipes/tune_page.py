@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,6 @@ def tuning_page(
         confused=tuple(_pair(heard, what, one) for what, one in said),
         crossed=tuple(_pair(heard, what, one) for what, one in near),
         spaces=tuple((name, embedded[2]) for name, embedded in spaces.items() if embedded is not None),
-        command=shlex.join(["allophone", "tune", "--label", label, "--out", str(path.parent)]),
     )
     return write_tuning_page(page, path)
 
