@@ -25,9 +25,9 @@ from allophone.methods.tuning import FrozenLayers
 from allophone.metrics.intervals import Interval
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
-from allophone.models.speech_embedder import save_speech_embedder
+from allophone.models.speech_embedder import SpeechEmbedder, save_speech_embedder
 from allophone.recipes.ledger import FILTER_BANK_CLOCK, draw_rows
-from allophone.recipes.tune_page import tuning_page
+from allophone.recipes.tune_page import tuning_facts, tuning_page
 from allophone.recipes.tune_scores import (
     READERS,
     Heard,
@@ -158,9 +158,7 @@ def tune(
             systems.setdefault(name, []).append(found[chosen])
             points.append(points_dict(run, found, chosen, config.select))
             if seed == seeds[0]:
-                card = f"# {name}\n\nTuned with allophone to tell {len(parts.names)} values of {label} apart.\n"
-                made_from = (model_hash(encoder),)
-                save_speech_embedder(run.at(chosen), out / name, card, parents=made_from, created_by="allophone tune")
+                hand_over(run.at(chosen), out / name, f"{len(parts.names)} values of {label}", model_hash(encoder))
     groups = interval_groups(heard.parts, label)
     cells = score_cells(systems, groups)
     signature = {"model": model_hash(encoder), "corpus": opened.hash, "settings": config_hash(config)}
@@ -179,22 +177,10 @@ def tune(
     }
     (out / "result.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "scores.md").write_text(markdown(cells, systems, points, heard.parts), encoding="utf-8")
-    tuning_page(
-        systems,
-        cells,
-        heard,
-        label=label,
-        shown=next(iter(trained_methods(methods)), FROZEN),
-        before=FROZEN,
-        facts=(
-            ("Model", f"{base}, {signature['model']}"),
-            ("Corpus", f"{opened.name}, {opened.hash[:12]}: {' '.join(parts.notes)}"),
-            ("Tuned on", f"{len(parts.train)} recordings, {config.training}, {config.steps} steps"),
-            ("Seeds", ", ".join(map(str, seeds))),
-        ),
-        path=out / "report.html",
-    )
-    return Tuned(tables=out / "scores.md", result=out / "result.json", page=out / "report.html", cells=cells)
+    facts = tuning_facts(f"{base}, {signature['model']}", opened, parts, config, seeds)
+    shown = next(iter(trained_methods(methods)), FROZEN)
+    page = tuning_page(systems, cells, heard, label, (FROZEN, shown), facts, out / "report.html")
+    return Tuned(tables=out / "scores.md", result=out / "result.json", page=page, cells=cells)
 
 
 def plan(
@@ -221,6 +207,12 @@ def plan(
         *parts.notes,
     ]
     return "\n".join([*facts, str(planned)])
+
+
+def hand_over(embedder: SpeechEmbedder, folder: Path, told_apart: str, base_hash: str) -> None:
+    """Write a tuned model with its card and what it was made from."""
+    card = f"# {folder.name}\n\nTuned with allophone to tell {told_apart} apart.\n"
+    save_speech_embedder(embedder, folder, card, parents=(base_hash,), created_by="allophone tune")
 
 
 def labelled(corpus: Corpus, label: Label, data: TuneData) -> LabelledParts:

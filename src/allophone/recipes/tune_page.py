@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from allophone.data.corpus import Corpus
+from allophone.data.labelled import LabelledParts
 from allophone.data.utterance import Utterance
 from allophone.evaluate.report_media import opus_address
 from allophone.evaluate.tuning_page import (
@@ -19,6 +22,7 @@ from allophone.evaluate.tuning_page import (
 )
 from allophone.metrics.intervals import Interval
 from allophone.recipes.tune_scores import READERS, Heard, SystemScore, mistakes
+from allophone.run.tuning import TuneConfig
 
 MOST_PAIRS = 12
 """Recordings with a player in each list."""
@@ -28,10 +32,8 @@ def tuning_page(
     systems: dict[str, list[SystemScore]],
     cells: dict[str, dict[str, Interval]],
     heard: Heard,
-    *,
     label: str,
-    shown: str,
-    before: str,
+    compared: tuple[str, str],
     facts: tuple[tuple[str, str], ...],
     path: Path,
 ) -> Path:
@@ -42,17 +44,17 @@ def tuning_page(
         cells: Percent right by system and reader.
         heard: What was probed.
         label: The column.
-        shown: System that is looked at closely.
-        before: System that its space is compared with.
+        compared: System whose space is shown first, and the one that is looked at closely.
         facts: What was done.
         path: The file.
     """
+    shown = compared[1]
     score, parts = systems[shown][0], heard.parts
     assert score.linear is not None and score.embedded is not None
     train, _, test = score.embedded
     told = mistakes(score, parts)
     assert told is not None
-    spaces = {name: systems[name][0].embedded for name in dict.fromkeys((before, shown))}
+    spaces = {name: systems[name][0].embedded for name in dict.fromkeys(compared)}
     said = [
         (f"{count} times: {_name(heard, one.test, True)} was taken for {_name(heard, one.train, False)}", one)
         for count, one in confusions(score.linear.predicted, train, test, MOST_PAIRS)
@@ -76,6 +78,18 @@ def tuning_page(
         spaces=tuple((name, embedded[2]) for name, embedded in spaces.items() if embedded is not None),
     )
     return write_tuning_page(page, path)
+
+
+def tuning_facts(
+    model: str, corpus: Corpus, parts: LabelledParts, config: TuneConfig, seeds: Sequence[int]
+) -> tuple[tuple[str, str], ...]:
+    """What was done, label and value."""
+    return (
+        ("Model", model),
+        ("Corpus", f"{corpus.name}, {corpus.hash[:12]}: {' '.join(parts.notes)}"),
+        ("Tuned on", f"{len(parts.train)} recordings, {config.training}, {config.steps} steps"),
+        ("Seeds", ", ".join(map(str, seeds))),
+    )
 
 
 def _name(heard: Heard, row: int, of_test: bool) -> str:
