@@ -33,7 +33,7 @@ OPTIONAL = {
     "sacrebleu",
     "fastapi",
 }
-OPTIONAL |= {"espeakng_loader", "num2words"}
+OPTIONAL |= {"espeakng_loader", "num2words", "umap"}
 PEERS = {"fairseq", "s3prl", "torchaudio", "faiss", "kaldi_native_fbank", "librosa"}
 """What benchmarks compare with may be missing, and is then listed with the reason."""
 """Packages of extras: these, and only these, may be imported inside a function below the command line."""

@@ -88,6 +88,13 @@ def test_one_table_of_all_methods(made: Corpus, base: Path, tmp_path: Path) -> N
     assert "active_anchors" in journal and "head_spread" in journal and "no_gradient" not in journal
     table = found.tables.read_text(encoding="utf-8")
     assert "| filter bank |" in table and "silhouette" in table
+    page = found.page.read_text(encoding="utf-8")
+    assert (
+        "Content-Security-Policy" in page
+        and "The space before and after" in page
+        and "principal components" not in page
+    )
+    assert "voice 2" in page and all(f">{name}" in page for name in found.cells)
 
 
 def test_what_was_tuned_is_found_by_who_speaks_in_it(made: Corpus, base: Path, tmp_path: Path) -> None:

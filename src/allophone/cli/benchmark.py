@@ -42,6 +42,15 @@ def add(verbs: Verbs) -> None:
     )
     index.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="vectors (default: 1000000)")
     index.add_argument("--json", action="store_true", help="print one JSON object")
+    probing = add_verb(
+        names,
+        "probing",
+        _probing,
+        summary="Both probes and the geometry of 10 hours of speech, once they are embeddings.",
+        example="allophone benchmark probing --json",
+    )
+    probing.add_argument("--rows", type=int, default=9_000, metavar="N", help="embeddings (default: 9000)")
+    probing.add_argument("--json", action="store_true", help="print one JSON object")
     vocoder = _add_timed(names, "vocoder", _vocoder, "Units to speech at published size, against transformers.")
     vocoder.add_argument("--threads", type=int, default=1, metavar="N", help="of torch (default: 1)")
     _add_timed(names, "ragged", _ragged, "A batch of noise of 0.5 to 15 s, against padded transformers.")
@@ -230,6 +239,14 @@ def _index(arguments: argparse.Namespace) -> None:
 
     with progress("index") as report, tempfile.TemporaryDirectory() as folder:
         result = measure_index(Path(folder), rows=arguments.rows, progress=report)
+    _tell(arguments, result)
+
+
+def _probing(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks.probing import measure_probing
+
+    with progress("probing") as report:
+        result = measure_probing(rows=arguments.rows, progress=report)
     _tell(arguments, result)
 
 

@@ -81,4 +81,4 @@ def command(arguments: argparse.Namespace) -> int:
         )
     if result is not None:
         say(result.tables.read_text(encoding="utf-8"))
-    return ended(result is not None, arguments.out / "result.json")
+    return ended(result is not None, arguments.out / "report.html")

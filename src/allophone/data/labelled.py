@@ -2,7 +2,8 @@
 
 Which things are kept apart depends on the class. Speakers: the same speakers in all parts, no content (group, text)
 in two. Languages: neither speakers nor content in two. Other labels: no speaker in two, and no group where a class has
-several. Splits that a corpus brings (official folds) are taken, less what shares content with training; it is counted.
+several. Splits that a corpus brings are taken, less what shares content with training; it is counted. Where it brings
+official folds (a column ``fold``) and no splits, one of them is tested.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def label_parts(
         seed: Of splits that are drawn.
 
     Raises:
-        DataError: Nothing can be kept apart, or fewer than two classes are left.
+        DataError: Nothing can be kept apart, there is no such fold, or fewer than two classes are left.
     """
     rows = [row for row in corpus if getattr(row, label) is not None]
     left_out = {f"no {label}": len(corpus) - len(rows)}
@@ -69,7 +70,7 @@ def label_parts(
     given = {row.split for row in rows}
     links = _links(rows, label, share_speakers)
     if {"train", "test"} <= given:
-        parted = _with_dev(known, seed)
+        parted = _with_dev(known, label, seed)
         notes.append("Splits are those of the corpus.")
     elif folds := official_folds(known):
         parted = with_fold(known, fold)
@@ -109,24 +110,24 @@ def _links(rows: Sequence[Utterance], label: Label, share_speakers: bool) -> tup
     return links
 
 
-def _drawn(corpus: Corpus, label: Label, links: tuple[Link, ...], seed: int) -> Corpus:
+def _drawn(corpus: Corpus, label: Label, links: tuple[Link, ...], seed: int, *, test: float = 0.2) -> Corpus:
     """Splits whose shares hold for every class; where one cannot be in all parts, for every language."""
     try:
         named = tuple(replace(row, language=str(getattr(row, label))) for row in corpus)
-        drawn = split_corpus(corpus.with_utterances(named), dev=0.15, test=0.2, by=links, seed=seed)
+        drawn = split_corpus(corpus.with_utterances(named), dev=0.15, test=test, by=links, seed=seed)
     except DataError:
-        return split_corpus(corpus, dev=0.15, test=0.2, by=links, seed=seed)
+        return split_corpus(corpus, dev=0.15, test=test, by=links, seed=seed)
     splits = {row.id: row.split for row in drawn}
     return corpus.with_utterances(tuple(replace(row, split=splits[row.id]) for row in corpus))
 
 
-def _with_dev(corpus: Corpus, seed: int) -> Corpus:
-    """The corpus' own splits; where it has no dev, some content of its training part."""
+def _with_dev(corpus: Corpus, label: Label, seed: int) -> Corpus:
+    """The corpus' own splits; where it has no dev, some content of its training part, of every class."""
     if any(row.split == "dev" for row in corpus):
         return corpus
     training = corpus.where(split="train")
     links: tuple[Link, ...] = ("group",) if any(row.group for row in training) else ("text",)
-    drawn = {row.id: row.split for row in split_corpus(training, dev=0.15, test=0.0, by=links, seed=seed)}
+    drawn = {row.id: row.split for row in _drawn(training, label, links, seed, test=0.0)}
     return corpus.with_utterances(tuple(replace(row, split=drawn.get(row.id, row.split)) for row in corpus))
 
 

@@ -80,7 +80,7 @@ def forest_plot(differences: Sequence[Change], names: Sequence[str]) -> str:
         for row, (change, _) in enumerate(drawn):
             _draw_change(axes, row, change)
         _frame_forest(axes, drawn)
-        return _svg(figure)
+        return svg_address(figure)
 
 
 def _draw_change(axes: Axes, row: int, change: Change) -> None:
@@ -148,7 +148,7 @@ def effects_plot(bars: Sequence[EffectBar], unit: str) -> str:
         axes.grid(axis="x", color="#e4e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlabel(f"← worse      {unit}      better →", fontsize=10.0)
-        return _svg(figure)
+        return svg_address(figure)
 
 
 def curves_plot(curves: Sequence[Curve]) -> str:
@@ -172,7 +172,7 @@ def curves_plot(curves: Sequence[Curve]) -> str:
         axes.set_ylabel("loss (lower is better)")
         axes.grid(color="#e4e7eb", linewidth=0.8)
         axes.legend(frameon=False, fontsize=10.0, loc="upper right")
-        return _svg(figure)
+        return svg_address(figure)
 
 
 def _thin(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -184,6 +184,33 @@ def _thin(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return steps, values
     groups = [np.array_split(part, MAX_POINTS) for part in (steps, values)]
     return np.array([part.mean() for part in groups[0]]), np.array([part.mean() for part in groups[1]])
+
+
+def confusion_map(counts: NDArray[np.int64], names: Sequence[str]) -> str:
+    """How often each class (down) was taken for each (across), as grey squares with counts.
+
+    Args:
+        counts: Shape ``(classes, classes)``.
+        names: Of the classes.
+
+    Returns:
+        A ``data:`` address of an SVG.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    with matplotlib.rc_context(STYLE):
+        side = 2.2 + 0.38 * len(names)
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.add_subplot()
+        axes.imshow(shares, cmap="Greys", vmin=0.0, vmax=1.0)
+        for y, x in zip(*np.nonzero(counts), strict=True):
+            color = "white" if shares[y, x] > 0.6 else INK
+            axes.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=8.0, color=color)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8.0)
+        axes.set_yticks(range(len(names)), names, fontsize=8.0)
+        axes.tick_params(length=0)
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("is")
+        return svg_address(figure)
 
 
 def heat_map(
@@ -214,10 +241,11 @@ def heat_map(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="← worse    %    better →", shrink=0.9)
-        return _svg(figure)
+        return svg_address(figure)
 
 
-def _svg(figure: Figure) -> str:
+def svg_address(figure: Figure) -> str:
+    """A figure as SVG in a ``data:`` address."""
     file = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode("ascii")

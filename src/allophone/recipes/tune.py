@@ -25,8 +25,9 @@ from allophone.methods.tuning import FrozenLayers
 from allophone.metrics.intervals import Interval
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
-from allophone.models.speech_embedder import save_speech_embedder
+from allophone.models.speech_embedder import SpeechEmbedder, save_speech_embedder
 from allophone.recipes.ledger import FILTER_BANK_CLOCK, draw_rows
+from allophone.recipes.tune_page import tuning_facts, tuning_page
 from allophone.recipes.tune_scores import (
     READERS,
     Heard,
@@ -95,6 +96,8 @@ class Tuned:
     """``scores.md``."""
     result: Path
     """``result.json``."""
+    page: Path
+    """``report.html``, offline: confusions and neighbors with players, results by class and voice, the space."""
     cells: dict[str, dict[str, Interval]]
     """Percent right by system and reader."""
 
@@ -134,7 +137,7 @@ def tune(
         raise ConfigError(f"tune needs at least one method and one seed; got {list(methods)} and {list(seeds)}.")
     started, config, data = time.monotonic(), config or TuneConfig(), data or TuneData()
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    parts = label_parts(opened, label, min_train=data.min_train, share_speakers=data.share_speakers, fold=data.fold)
+    parts = labelled(opened, label, data)
     loaded, _ = open_base(base)
     encoder = loaded.encoder.to(device())
     fit_threads(encoder)
@@ -155,9 +158,7 @@ def tune(
             systems.setdefault(name, []).append(found[chosen])
             points.append(points_dict(run, found, chosen, config.select))
             if seed == seeds[0]:
-                card = f"# {name}\n\nTuned with allophone to tell {len(parts.names)} values of {label} apart.\n"
-                made_from = (model_hash(encoder),)
-                save_speech_embedder(run.at(chosen), out / name, card, parents=made_from, created_by="allophone tune")
+                hand_over(run.at(chosen), out / name, f"{len(parts.names)} values of {label}", model_hash(encoder))
     groups = interval_groups(heard.parts, label)
     cells = score_cells(systems, groups)
     signature = {"model": model_hash(encoder), "corpus": opened.hash, "settings": config_hash(config)}
@@ -176,7 +177,10 @@ def tune(
     }
     (out / "result.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "scores.md").write_text(markdown(cells, systems, points, heard.parts), encoding="utf-8")
-    return Tuned(tables=out / "scores.md", result=out / "result.json", cells=cells)
+    facts = tuning_facts(f"{base}, {signature['model']}", opened, parts, config, seeds)
+    shown = next(iter(trained_methods(methods)), FROZEN)
+    page = tuning_page(systems, cells, heard, label, (FROZEN, shown), facts, out / "report.html")
+    return Tuned(tables=out / "scores.md", result=out / "result.json", page=page, cells=cells)
 
 
 def plan(
@@ -189,7 +193,7 @@ def plan(
     data: TuneData,
 ) -> str:
     """What a tuning would do: its parts and classes, then time and disk."""
-    parts = label_parts(corpus, label, min_train=data.min_train, share_speakers=data.share_speakers, fold=data.fold)
+    parts = labelled(corpus, label, data)
     small = probed_parts(parts, data)
     trained = trained_methods(methods)
     hours = sum(sum(part.hours().values()) for part in (small.train, small.dev, small.test))
@@ -203,6 +207,19 @@ def plan(
         *parts.notes,
     ]
     return "\n".join([*facts, str(planned)])
+
+
+def hand_over(embedder: SpeechEmbedder, folder: Path, told_apart: str, base_hash: str) -> None:
+    """Write a tuned model with its card and what it was made from."""
+    card = f"# {folder.name}\n\nTuned with allophone to tell {told_apart} apart.\n"
+    save_speech_embedder(embedder, folder, card, parents=(base_hash,), created_by="allophone tune")
+
+
+def labelled(corpus: Corpus, label: Label, data: TuneData) -> LabelledParts:
+    """The parts of a corpus, always the same ones."""
+    return label_parts(
+        corpus, label, min_train=data.min_train, share_speakers=data.share_speakers, fold=data.fold, seed=0
+    )
 
 
 def trained_methods(methods: Sequence[Method]) -> list[Trained]:

@@ -76,6 +76,8 @@ class SystemScore:
     """Of test embeddings ``raw`` and ``standardized``, and of dev embeddings as ``dev``."""
     few_shot: dict[int, NDArray[np.float64]] | None = None
     """Hits by number of shots, shape ``(draws, M)``."""
+    embedded: tuple[Embedded, Embedded, Embedded] | None = None
+    """Train, dev and test embeddings; None for chance."""
 
 
 def embedder_of(speech: SpeechEmbedder, frozen: FrozenLayers | None = None) -> Embed:
@@ -183,7 +185,7 @@ def score_system(parts: tuple[Embedded, Embedded, Embedded], *, few_shot: bool, 
         "dev": measure_geometry(dev.vectors, dev.classes, seed=seed),
     }
     curve = few_shot_curve(train, test, draws=FEW_SHOT_DRAWS, seed=seed) if few_shot else None
-    return SystemScore(hits=hits, dev_hits=dev_hits, linear=linear, geometry=geometry, few_shot=curve)
+    return SystemScore(hits=hits, dev_hits=dev_hits, linear=linear, geometry=geometry, few_shot=curve, embedded=parts)
 
 
 def chance_score(parts: LabelledParts) -> SystemScore:

@@ -125,7 +125,7 @@ def _contrasts() -> list[Contrast]:
     return [*found, retrieval]
 
 
-FEW_LABELS = Claim(
+FEW_LABELS: Claim[Encoder] = Claim(
     name="few-labels",
     paper="Seamless Language Expansion, arXiv:2406.14092",
     says="Whether adding a language from audio alone helps a reader with few labeled clips was left open.",

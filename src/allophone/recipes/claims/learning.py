@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from allophone.data.corpus import Corpus
 from allophone.data.labelled import LabelledParts
 from allophone.data.utterance import Utterance
 from allophone.evaluate.claim import Observation, Scale
-from allophone.evaluate.embedding_probes import Embedded, linear_probe, neighbor_probe
+from allophone.evaluate.embedding_probes import Embedded, few_shot_curve, linear_probe, neighbor_probe
 from allophone.evaluate.sources import FilterbankSource
 from allophone.methods.tuning import FrozenLayers
+from allophone.metrics.geometry import dimension_contributions
 from allophone.models.build import Encoder
 from allophone.recipes.claims.tasks import TASKS, Task, task_parts
 from allophone.recipes.claims.trial import Trial, place
@@ -69,6 +71,16 @@ LINEAR_ACCURACY = Scale(
     higher_is_better=True,
     explanation="A very small classifier is trained on the frozen vectors of the training recordings.",
 )
+TOP_SHARE = Scale(
+    measure="top_share",
+    title="Share of the strongest dimension",
+    unit="percent",
+    factor=100.0,
+    higher_is_better=False,
+    explanation="How much of the mean cosine of two recordings one dimension alone makes.",
+)
+FEW_SHOT_DRAWS = 3
+"""Draws of examples behind each point of a few-shot curve."""
 REGULARIZATIONS = (1.0, 10.0, 100.0, 1000.0)
 """C of the linear probe; the best on dev is taken."""
 Vectors = tuple[Embedded, Embedded, Embedded]
@@ -133,9 +145,16 @@ def evenly(rows: Sequence[Utterance], label: str, most: int) -> list[Utterance]:
     return [row for _, _, row in sorted(ranked, key=lambda one: one[:2])[:most]]
 
 
-def tuned(trial: Trial, tasks: Sequence[str], method: Trained, config: TuneConfig = CONFIG) -> Learned | None:
-    """Vectors of an encoder that was tuned, once for each task; None when a signal stopped it."""
+def tuned(
+    trial: Trial, tasks: Sequence[str], method: Trained, config: TuneConfig = CONFIG, *, seen_only: bool = False
+) -> Learned | None:
+    """Vectors of an encoder that was tuned, once for each task; None when a signal stopped it.
+
+    ``seen_only``: tuning hears every second class; vectors are of all.
+    """
     shared, found = bench(trial, tasks), {}
+    if seen_only:
+        shared = replace(shared, parts={name: every_second_class(parts) for name, parts in shared.parts.items()})
     for name in tasks:
         run = _train(trial, shared, name, method, config)
         if run is None:
@@ -144,6 +163,12 @@ def tuned(trial: Trial, tasks: Sequence[str], method: Trained, config: TuneConfi
         found[name] = embed_parts(embed, shared.heard[name])
         _forget(trial, name)
     return found
+
+
+def every_second_class(parts: LabelledParts) -> LabelledParts:
+    """The same parts, the training one without the classes of odd number, and the others numbered anew."""
+    even = parts.train.with_utterances(tuple(row for row in parts.train if parts.classes[row.id][0] % 2 == 0))
+    return replace(parts, train=even, classes={row.id: (parts.classes[row.id][0] // 2,) for row in even})
 
 
 def tuned_over_time(trial: Trial, tasks: Sequence[str], method: Trained, points: int) -> Learned | None:
@@ -197,7 +222,7 @@ def read(trial: Trial, tasks: Sequence[str], learned: Learned) -> list[Observati
     """Right answers of both probes by content: everything that is said (or heard) in test is an item."""
     found = []
     for condition, (train, dev, test) in learned.items():
-        items = contents(bench(trial, tasks).parts[condition.split(", ")[0]].test)
+        items = contents_of(trial, tasks, condition)
         linear = linear_probe(train, test, dev, regularizations=REGULARIZATIONS)
         for scale, hits in (
             (NEIGHBOR_ACCURACY, neighbor_probe(train, test, k=5).hits),
@@ -205,6 +230,70 @@ def read(trial: Trial, tasks: Sequence[str], learned: Learned) -> list[Observati
         ):
             found.append(observed(trial, scale.measure, condition, items, hits))
     return found
+
+
+def read_unseen(trial: Trial, tasks: Sequence[str], learned: Learned) -> list[Observation]:
+    """Right answers of the neighbors among the classes of odd number, which tuning may not have heard."""
+    found = []
+    for condition, (train, _, test) in learned.items():
+        rows = np.flatnonzero(test.classes % 2)
+        hits = neighbor_probe(train.only(np.flatnonzero(train.classes % 2)), test.only(rows), k=5).hits
+        items = contents_of(trial, tasks, condition)
+        chosen = [items[row] for row in rows]
+        found.append(observed(trial, NEIGHBOR_ACCURACY.measure, condition, chosen, hits))
+    return found
+
+
+def read_few(trial: Trial, tasks: Sequence[str], learned: Learned, shots: Sequence[int]) -> list[Observation]:
+    """Right answers of linear probes that saw few examples of a class; means over draws of examples."""
+    found = []
+    for condition, (train, _, test) in learned.items():
+        items = contents_of(trial, tasks, condition)
+        curve = few_shot_curve(train, test, shots=shots, draws=FEW_SHOT_DRAWS, seed=trial.seed)
+        for count, hits in curve.items():
+            name = f"{condition}, {count} of each"
+            found.append(observed(trial, LINEAR_ACCURACY.measure, name, items, hits.mean(axis=0)))
+    return found
+
+
+def read_dimensions(trial: Trial, tasks: Sequence[str], learned: Learned, removed: int) -> list[Observation]:
+    """Right answers of the neighbors, as they are or without some dimensions, and the share of the strongest one.
+
+    Removed are the dimensions that give most of the mean cosine of the training vectors.
+    """
+    found = []
+    for condition, (train, _, test) in learned.items():
+        items = contents_of(trial, tasks, condition)
+        shares = dimension_contributions(train.vectors)
+        kept = np.argsort(-shares)[removed:]
+        parts = [Embedded.of(part.vectors[:, kept], part.classes) for part in (train, test)]
+        hits = neighbor_probe(*parts, k=5).hits
+        top = float(shares.max() / shares.sum())
+        found += [
+            observed(trial, NEIGHBOR_ACCURACY.measure, condition, items, hits),
+            observed(trial, TOP_SHARE.measure, condition, [condition], np.array([top])),
+        ]
+    return found
+
+
+def share_and_accuracy(observations: Sequence[Observation], arms: Sequence[str]) -> str:
+    """Over all runs of some arms: rank correlation of the strongest dimension's share and accuracy, task by task."""
+    said = []
+    for condition in dict.fromkeys(one.condition for one in observations if one.arm in arms):
+        pairs: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+        for one in observations:
+            if one.condition == condition and one.arm in arms:
+                pairs[one.arm, one.seed][one.measure] = float(one.numerators.sum() / one.denominators.sum())
+        both = [(run[TOP_SHARE.measure], run[NEIGHBOR_ACCURACY.measure]) for run in pairs.values()]
+        alike = len(set(both)) < 3 or any(len(set(values)) == 1 for values in zip(*both, strict=True))
+        found = "not defined" if alike else f"{spearmanr(*np.array(both).T).statistic:+.2f}"
+        said.append(f"{condition} {found} over {len(both)} runs")
+    return "; ".join(said)
+
+
+def contents_of(trial: Trial, tasks: Sequence[str], condition: str) -> list[str]:
+    """What each test utterance of a condition's task says."""
+    return contents(bench(trial, tasks).parts[condition.split(", ")[0]].test)
 
 
 def chance(trial: Trial, tasks: Sequence[str]) -> list[Observation]:

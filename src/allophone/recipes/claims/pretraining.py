@@ -85,7 +85,7 @@ def _noise_contrasts() -> tuple[Contrast, ...]:
     return tuple(found)
 
 
-DENOISING = Claim[Encoder](
+DENOISING: Claim[Encoder] = Claim(
     name="denoising",
     paper="WavLabLM, arXiv:2309.15317, after WavLM, arXiv:2110.13900",
     says="Predicting the units of clean speech from speech with other voices mixed in makes representations that hold "
@@ -178,7 +178,7 @@ def _balance_contrasts() -> tuple[Contrast, ...]:
     return tuple(found)
 
 
-BALANCE = Claim[Encoder](
+BALANCE: Claim[Encoder] = Claim(
     name="balance",
     paper="WavLabLM, arXiv:2309.15317, section 3.3",
     says="After pretraining on everything, a second stage on a subset with the same hours of each language helps the "
@@ -273,7 +273,7 @@ def _rate_contrasts() -> tuple[Contrast, ...]:
     )
 
 
-RESOLUTION = Claim[Encoder](
+RESOLUTION: Claim[Encoder] = Claim(
     name="resolution",
     paper="CV-HuBERT, arXiv:2309.15317; HuBERT-MR, arXiv:2306.01084; MR-HuBERT, arXiv:2310.02720",
     says="HuBERT-MR reports that encoders of several frame rates together beat one; CV-HuBERT found that joining them "

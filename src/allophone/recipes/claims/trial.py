@@ -100,6 +100,8 @@ class Claim(Generic[T]):
     scales: tuple[Scale, ...]
     contrasts: tuple[Contrast, ...]
     """The first decides whether the claim holds."""
+    facts: Callable[[Sequence[Observation]], tuple[tuple[str, str], ...]] = lambda _: ()
+    """What else the page says: name and value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,6 +202,7 @@ def run_claim(
             ("Updates of each training", f"{effort.steps or claim.steps:,}"),
             ("Seeds", ", ".join(map(str, seeds))),
             ("Corpus", f"{corpus.name}, {corpus.hash[:12]}"),
+            *claim.facts(observations),
         ),
         command=f"allophone claims run {claim.name}",
     )

@@ -14,15 +14,22 @@ from allophone.recipes.claims.learning import (
     CONFIG,
     LINEAR_ACCURACY,
     NEIGHBOR_ACCURACY,
+    TOP_SHARE,
     Learned,
     arm_of,
     chance,
     read,
+    read_dimensions,
+    read_few,
+    read_unseen,
+    share_and_accuracy,
+    tuned,
     tuned_over_time,
     untuned,
 )
 from allophone.recipes.claims.tasks import TASKS
 from allophone.recipes.claims.trial import Claim, Trial
+from allophone.run.tuning import Trained
 
 PAPER = "Audio ConFit / PairTune, arXiv:2309.11895"
 STEPS = 100
@@ -37,11 +44,15 @@ POINTS = 5
 """Stopping points of the convergence curves."""
 
 
-def _score(tasks: Sequence[str]) -> Callable[[Trial, Learned | None], list[Observation]]:
+Reader = Callable[[Trial, Sequence[str], Learned], list[Observation]]
+"""A trial, its tasks and vectors by condition, to what probes read."""
+
+
+def _score(tasks: Sequence[str], reader: Reader = read) -> Callable[[Trial, Learned | None], list[Observation]]:
     def score(trial: Trial, learned: Learned | None) -> list[Observation]:
         if learned is None and trial.arm == "chance":
             return chance(trial, tasks)
-        return read(trial, tasks, untuned(trial, tasks) if learned is None else learned)
+        return reader(trial, tasks, untuned(trial, tasks) if learned is None else learned)
 
     return score
 
@@ -153,4 +164,71 @@ CONVERGENCE = _claim(
     untrained=(),
 )
 
-CLAIMS = (PAIR_TUNING, TEMPERATURE, MINING, BATCH, CONVERGENCE)
+METHODS: Mapping[str, Trained] = {"cross-entropy": "cross-entropy", "all pairs": "contrast", "PairTune": "pair"}
+
+
+def _unseen(method: Trained) -> Callable[[Trial], Learned | None]:
+    return lambda trial: tuned(trial, TWO, method, seen_only=True)
+
+
+UNSEEN = replace(
+    _claim(
+        "pair-tuning-unseen",
+        "Vectors that were drawn together by class also tell classes apart that tuning never heard.",
+        {name: _unseen(method) for name, method in METHODS.items()},
+        (
+            *_contrasts("PairTune", "frozen", TWO),
+            *_contrasts("PairTune", "cross-entropy", TWO),
+            *_contrasts("cross-entropy", "frozen", TWO),
+        ),
+        design="Tuning hears every second class; read are the others. ",
+    ),
+    score=_score(TWO, read_unseen),
+    scales=(NEIGHBOR_ACCURACY,),
+)
+
+SHOTS = (1, 2, 4)
+_FEW = tuple(f"{task}, {count} of each" for count in SHOTS for task in TWO)
+FEW_SHOT = replace(
+    _claim(
+        "pair-tuning-few-shot",
+        "After contrast a probe needs fewer examples than after cross-entropy.",
+        {name: arm_of(TWO, method) for name, method in METHODS.items()},
+        (
+            *_contrasts("PairTune", "cross-entropy", _FEW, LINEAR_ACCURACY.measure),
+            _contrasts("PairTune", "frozen", _FEW, LINEAR_ACCURACY.measure)[0],
+        ),
+    ),
+    score=_score(TWO, lambda trial, tasks, learned: read_few(trial, tasks, learned, SHOTS)),
+    scales=(LINEAR_ACCURACY,),
+)
+
+REMOVED = 3
+_WITHOUT = f", without {REMOVED}"
+
+
+def _score_dimensions(trial: Trial, learned: Learned | None) -> list[Observation]:
+    found = untuned(trial, TWO) if learned is None else learned
+    return read_dimensions(trial, TWO, found, REMOVED if trial.arm.endswith(_WITHOUT) else 0)
+
+
+DIMENSIONS = replace(
+    _claim(
+        "pair-tuning-dimensions",
+        "PairTune spreads similarity over more dimensions (top-1 share .045 against .063), which goes with accuracy.",
+        {name + ending: arm_of(TWO, method) for ending in ("", _WITHOUT) for name, method in METHODS.items()},
+        tuple(_contrasts(name, name + _WITHOUT, TWO)[0] for name in METHODS)
+        + _contrasts("PairTune", "cross-entropy", TWO, TOP_SHARE.measure)[:1],
+        design=f"Arms 'without {REMOVED}' are the same runs read without the {REMOVED} strongest dimensions. ",
+    ),
+    score=_score_dimensions,
+    scales=(NEIGHBOR_ACCURACY, TOP_SHARE),
+    facts=lambda observations: (
+        (
+            "Rank correlation of the strongest dimension's share and accuracy",
+            share_and_accuracy(observations, ("frozen", *METHODS)),
+        ),
+    ),
+)
+
+CLAIMS = (PAIR_TUNING, TEMPERATURE, MINING, BATCH, CONVERGENCE, UNSEEN, FEW_SHOT, DIMENSIONS)
