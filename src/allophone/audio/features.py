@@ -180,22 +180,20 @@ def lasr_fbank(waveform: Tensor, num_mels: int = 128) -> Tensor:
     dtype = _working_dtype(waveform)
     window = torch.hann_window(FILTER_BANK_CLOCK.receptive_field, periodic=False, dtype=dtype, device=waveform.device)
     filters = _mel_filters(num_mels, *LASR_HERTZ).to(window)
-    return _log_energies(
-        waveform, lambda samples, out: torch.mul(_windows(samples), window, out=out), filters, LASR_FLOOR
-    ).float()
+    return _log_energies(waveform, lambda samples: _windows(samples) * window, filters, LASR_FLOOR).float()
 
 
 def _log_mel(waveform: Tensor, num_mels: int) -> Tensor:
     """Log mel energies in the working dtype. Shape ``(..., T10, num_mels)``."""
     window = _povey_window().to(waveform.device, _working_dtype(waveform))
 
-    def weighted(samples: Tensor, out: Tensor) -> Tensor:
+    def weighted(samples: Tensor) -> Tensor:
         # Removing the window's mean m and then pre-emphasizing equals x[t] - .97 x[t-1] - .03 m; sample 0 has weight 0.
         samples = samples * FULL_SCALE
         emphasized = samples.clone()
         emphasized[..., 1:].sub_(samples[..., :-1], alpha=PREEMPHASIS)
         offset = (1.0 - PREEMPHASIS) * _window_means(samples)
-        return torch.sub(_windows(emphasized), offset, out=out).mul_(window)
+        return (_windows(emphasized) - offset).mul_(window)
 
     return _log_energies(waveform, weighted, _mel_filters(num_mels).to(window), ENERGY_FLOOR)
 
@@ -208,19 +206,18 @@ def _windows(samples: Tensor) -> Tensor:
 def _window_means(samples: Tensor) -> Tensor:
     """Of all windows, ``(..., S)`` to ``(..., T10, 1)``, from sums that neighbors share."""
     shared = math.gcd(FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop)
-    sums = samples.unflatten(-1, (-1, shared)).sum(-1)
+    sums = samples.reshape(*samples.shape[:-1], -1, shared).sum(-1)
     windows = sums.unfold(-1, FILTER_BANK_CLOCK.receptive_field // shared, FILTER_BANK_CLOCK.hop // shared)
-    return windows.sum(-1, keepdim=True) / FILTER_BANK_CLOCK.receptive_field
+    means: Tensor = windows.sum(-1, keepdim=True) / FILTER_BANK_CLOCK.receptive_field
+    return means
 
 
-def _log_energies(
-    waveform: Tensor, weighted: Callable[[Tensor, Tensor], Tensor], filters: Tensor, floor: float
-) -> Tensor:
+def _log_energies(waveform: Tensor, weighted: Callable[[Tensor], Tensor], filters: Tensor, floor: float) -> Tensor:
     """Logarithm of what each filter lets through, some windows at a time, so that what they need stays in a cache.
 
     Args:
         waveform: Shape ``(..., S)``.
-        weighted: Writes the windows of some samples, in the working dtype, as they are to be transformed.
+        weighted: From some samples in the working dtype to their windows as they are to be transformed.
         filters: In the working dtype. Shape ``(FFT_SIZE / 2, num_mels)``.
         floor: Least energy.
 
@@ -235,7 +232,7 @@ def _log_energies(
         first = FILTER_BANK_CLOCK.start(start)
         last = first + FILTER_BANK_CLOCK.samples(min(at_once, frames - start))
         windows = padded[..., : min(at_once, frames - start), :]
-        weighted(waveform[..., first:last].to(filters.dtype), windows[..., : FILTER_BANK_CLOCK.receptive_field])
+        windows[..., : FILTER_BANK_CLOCK.receptive_field] = weighted(waveform[..., first:last].to(filters.dtype))
         spectrum = torch.fft.rfft(windows)[..., : FFT_SIZE // 2]
         power = spectrum.real.square() + spectrum.imag.square()
         parts.append((power @ filters).clamp_min(floor).log())

@@ -142,7 +142,7 @@ def fit_kmeans(
     seed: int,
     iterations: int = 20,
     init_frames: int | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float | None = None,
     start: Tensor | None = None,
     move: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
@@ -156,7 +156,8 @@ def fit_kmeans(
         seed: Of the reservoir, of k-means++ and of the re-seeding of empty clusters.
         iterations: At most so many updates over the whole stream; one more pass measures the result.
         init_frames: Frames in the reservoir; default :func:`reservoir_frames`.
-        tolerance: Stop when an update improves the inertia by less than this share of it.
+        tolerance: Stop when an update improves the inertia by less than this share of it. None is 1e-3, or 1e-4 from
+            given centroids, which were not settled on the sample before.
         start: Centroids ``(A, D)`` to begin with, A at most K, so that cluster k stays the nearest relative of the old
             k; those that are missing are seeded where the given ones leave the greatest distortion. None seeds all by
             k-means++.
@@ -180,6 +181,8 @@ def fit_kmeans(
         )
     if not 0 <= move <= 1:
         raise ConfigError(f"fit_kmeans: move is {move}; expected 0 (given centroids stay) to 1 (they are free).")
+    if tolerance is None:
+        tolerance = 1e-3 if start is None else 1e-4
     tick = progress or (lambda done, total: None)
     passes = iterations + 2
     whole = batches if isinstance(batches, ShardedFrames) else one_shard(batches)
@@ -223,7 +226,7 @@ def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
         centroids = split_and_merge(narrow, centroids, derive(seed, "split", turn))
     if narrow is part:
         return centroids
-    labels = torch.cat([nearest(tile, centroids)[0] for tile in narrow.split(TILE_FRAMES)])
+    labels = torch.cat([nearest(tile, centroids)[0] for tile in torch.split(narrow, TILE_FRAMES)])
     sums, members = group_sums(part, labels, num_clusters)
     return torch.where(members[:, None] > 0, sums / members.clamp_min(1)[:, None], part[:num_clusters])
 

@@ -59,7 +59,7 @@ def split_and_merge(frames: Tensor, centroids: Tensor, seed: int) -> Tensor:
     Returns:
         Shape ``(K, D)``.
     """
-    labels = torch.cat([nearest(tile, centroids)[0] for tile in frames.split(TILE_FRAMES)])
+    labels = torch.cat([nearest(tile, centroids)[0] for tile in torch.split(frames, TILE_FRAMES)])
     sums, members = group_sums(frames, labels, len(centroids))
     means = torch.where(members[:, None] > 0, sums / members.clamp_min(1)[:, None], centroids)
     costs, partners = _cheapest_merges(means, members.float())
@@ -95,8 +95,8 @@ def _halves(residuals: Tensor, labels: Tensor, num_clusters: int, seed: int) -> 
         direction = functional.normalize(group_sums(residuals * along, labels, num_clusters)[0])
     side = (residuals * direction[labels]).sum(1) > 0
     sums, members = group_sums(residuals, labels + num_clusters * side, 2 * num_clusters)
-    halves = (sums / members.clamp_min(1)[:, None]).unflatten(0, (2, num_clusters))
-    one, other = members.float().unflatten(0, (2, num_clusters))
+    halves = (sums / members.clamp_min(1)[:, None]).reshape(2, num_clusters, -1)
+    one, other = members.float().reshape(2, num_clusters)
     return halves, one * other / (one + other).clamp_min(1) * (halves[0] - halves[1]).square().sum(1)
 
 
