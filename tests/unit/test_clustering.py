@@ -365,6 +365,6 @@ def test_over_relaxed_updates_end_at_means_with_no_more_inertia() -> None:
     start = (frames - sample.center)[:12]
     inertias = [
         clustering._statistics(reservoir.one_shard(sample.stream), centroids, sample.center).inertia
-        for centroids in (start, *(clustering._settled(sample, start, 0, updates, 0.0) for updates in (1, 5, 20)))
+        for centroids in (start, *(clustering._settled(sample, start, 0, updates) for updates in (1, 5, 20)))
     ]
     assert all(later < earlier for earlier, later in pairwise(inertias))

@@ -56,7 +56,8 @@ __all__ = [
 
 SEEDING_FRAMES_PER_CLUSTER = 64
 ROUNDS, ROUND_FRAMES_PER_CLUSTER, ROUND_UPDATES = 8, 256, 2
-SETTLING_UPDATES, SETTLING_TOLERANCE = 30, 3e-4
+SETTLING_UPDATES = 1
+"""Of the whole sample, at full width."""
 RELAXATION = 1.8
 """Share of the way to the mean that an update of the sample goes; under 2 it cannot raise the inertia."""
 
@@ -191,7 +192,7 @@ def fit_kmeans(
     centroids = _seeded(sample, num_clusters, seed) if start is None else _begun(sample, num_clusters, start, seed)
     anchors = None if start is None or move == 1 else _Anchors(centroids[: len(start)].clone(), move)
     if start is None:
-        centroids = _settled(sample, centroids, seed, SETTLING_UPDATES, SETTLING_TOLERANCE)
+        centroids = _settled(sample, centroids, seed, SETTLING_UPDATES)
     centroids, statistics, updates = _lloyd(
         one_shard(sample.stream) if sample.complete else whole,
         centroids,
@@ -222,7 +223,7 @@ def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
     centroids = narrow[plus_plus(narrow[: SEEDING_FRAMES_PER_CLUSTER * num_clusters], num_clusters, seed)]
     origin = Sample(narrow, torch.zeros_like(narrow[0]), len(narrow))
     for turn in range(ROUNDS):
-        centroids = _settled(origin, centroids, derive(seed, "round", turn), ROUND_UPDATES, 0.0)
+        centroids = _settled(origin, centroids, derive(seed, "round", turn), ROUND_UPDATES)
         centroids = split_and_merge(narrow, centroids, derive(seed, "split", turn))
     if narrow is part:
         return centroids
@@ -231,16 +232,12 @@ def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
     return torch.where(members[:, None] > 0, sums / members.clamp_min(1)[:, None], part[:num_clusters])
 
 
-def _settled(sample: Sample, centroids: Tensor, seed: int, updates: int, tolerance: float) -> Tensor:
-    """Centroids after over-relaxed updates on the sample and, when those gain too little, one to the means."""
-    last = torch.inf
+def _settled(sample: Sample, centroids: Tensor, seed: int, updates: int) -> Tensor:
+    """Centroids after updates on the sample, over-relaxed but for the last."""
     for update in range(updates):
         now = _statistics(one_shard(sample.stream), centroids, sample.center)
-        done = update == updates - 1 or last - now.inertia <= tolerance * last
         means = _updated(centroids, now, sample, derive(seed, update))
-        if done:
-            return means
-        centroids, last = torch.lerp(centroids, means, RELAXATION), now.inertia
+        centroids = means if update == updates - 1 else torch.lerp(centroids, means, RELAXATION)
     return centroids
 
 
