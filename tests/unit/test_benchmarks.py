@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from allophone.benchmarks import encode, environments, kmeans, loader, mfcc, pretrain_step, probe, vocoder
+from allophone.benchmarks import encode, environments, kmeans, loader, mfcc, pretrain_step, probe, units_scale, vocoder
 from allophone.benchmarks.roofline import matmul_rate, useful_operations
 from allophone.benchmarks.speech import batches_of, cut_clips
 from allophone.benchmarks.timing import OURS, Measured, Timing, alternated
@@ -163,3 +163,12 @@ def test_a_complete_environment_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "fairseq").mkdir()
     (tmp_path / "fairseq" / "complete").touch()
     assert environments.environment(tmp_path, "fairseq").parts[-3] == "fairseq"
+
+
+def test_units_scale_reads_every_recording_of_the_larger_amount() -> None:
+    pytest.importorskip("allophone_starter")
+    few, more = (units_scale.measure(hours, "cpu", 1) for hours in (0.005, 0.015))
+    assert more["recordings"] > few["recordings"] > 0
+    assert few["peak_bytes"] > 0 and few["seconds"] > 0
+    with pytest.raises(ConfigError, match="expected more than 0"):
+        units_scale.run(hours=0)

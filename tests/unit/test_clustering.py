@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from allophone.errors import CheckpointError, ConfigError, DataError, NumericsError, ShapeError
 from allophone.nn import clustering, reservoir
 from allophone.nn.clustering import Codebook, CodebookInfo, assign, fit_kmeans, reservoir_frames
+from allophone.nn.splitting import group_sums, split_and_merge
 
 
 def blobs(frames: int = 3_000, dim: int = 6, seed: int = 0) -> torch.Tensor:
@@ -92,7 +93,7 @@ def test_reservoir_is_a_uniform_sample():
 
 
 def test_reservoir_size_is_capped_by_memory():
-    assert reservoir_frames(100, 39) == 25_600
+    assert reservoir_frames(100, 39) == 102_400
     assert reservoir_frames(500, 768) * 768 <= 2**26
     assert reservoir_frames(20_000, 1_024) == 16 * 20_000
 
@@ -325,3 +326,45 @@ def test_three_thousand_clusters_and_a_few_more_beside_given_ones() -> None:
     found = fit_kmeans(lambda: [frames], 3_000, seed=0, iterations=1, start=given, move=0.0)
     assert torch.equal(found.centroids[:2_900], given) or float((found.centroids[:2_900] - given).abs().max()) < 1e-5
     assert int((found.counts > 0).sum()) == 3_000
+
+
+def test_a_split_and_a_merge_take_a_centroid_where_updates_cannot() -> None:
+    """Two centroids share one heap and two heaps one centroid, far away: the updates of Lloyd would leave it so."""
+    heaps = torch.tensor([[0.0, 0.0], [100.0, 0.0], [104.0, 3.0]])
+    frames = heaps.repeat_interleave(200, 0) + 0.3 * torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
+    stuck = torch.tensor([[-0.3, 0.0], [0.3, 0.0], [102.0, 1.5]])
+    moved = split_and_merge(frames, stuck, seed=0)
+    assert float(torch.cdist(heaps, moved).min(1).values.max()) < 0.1
+    assert torch.allclose(split_and_merge(frames, moved, seed=0), moved, atol=1e-5)  # nothing is left to gain
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 100))
+def test_splits_and_merges_never_raise_the_inertia(seed):
+    frames, start = blobs(seed=seed), 5 * torch.randn(20, 6, generator=torch.Generator().manual_seed(seed))
+    start[3] = start[4] = 1e4  # of no use to any frame
+    before, after = (
+        float(torch.cdist(frames, centroids).min(1).values.square().sum())
+        for centroids in (start, split_and_merge(frames, start, seed))
+    )
+    assert after < before
+
+
+def test_sums_of_groups() -> None:
+    values, labels = blobs(500), torch.randint(7, (500,), generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros(9, 6).index_add_(0, labels, values)
+    for groups in (9, 2**15 + 1):
+        sums, members = group_sums(values, labels, groups)
+        torch.testing.assert_close(sums[:9], expected, atol=1e-4, rtol=1e-5)
+        assert torch.equal(members, torch.bincount(labels, minlength=groups))
+
+
+def test_over_relaxed_updates_end_at_means_with_no_more_inertia() -> None:
+    frames = blobs()
+    sample = reservoir.draw_sample(reservoir.one_shard(lambda: [frames]), 12, 0, None)
+    start = (frames - sample.center)[:12]
+    inertias = [
+        clustering._statistics(reservoir.one_shard(sample.stream), centroids, sample.center).inertia
+        for centroids in (start, *(clustering._settled(sample, start, 0, updates) for updates in (1, 5, 20)))
+    ]
+    assert all(later < earlier for earlier, later in pairwise(inertias))

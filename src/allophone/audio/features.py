@@ -35,7 +35,7 @@ ENERGY_FLOOR = 1.192092955078125e-07
 LASR_HERTZ = (125.0, 7500.0)
 LASR_FLOOR = 1e-5
 FULL_SCALE = 32768.0
-FRAMES_AT_ONCE = 512
+FRAMES_AT_ONCE = 256
 """Windows transformed together: the working memory is this many times 512 doubles, however long the audio."""
 
 
@@ -111,12 +111,12 @@ def deltas(features: Tensor) -> Tensor:
     Returns:
         Same shape and dtype.
     """
+    first, last = features[..., :1, :], features[..., -1:, :]
+    padded = torch.cat([first, first, features, last, last], dim=-2)
     frames = features.shape[-2]
-    last = frames - 1
-    steps = torch.arange(frames, device=features.device)
 
     def shifted(by: int) -> Tensor:
-        return features.index_select(-2, (steps + by).clamp(0, last))
+        return padded.narrow(-2, 2 + by, frames)
 
     return ((shifted(1) - shifted(-1)) + 2.0 * (shifted(2) - shifted(-2))) / 10.0
 
@@ -190,9 +190,10 @@ def _log_mel(waveform: Tensor, num_mels: int) -> Tensor:
     def weighted(samples: Tensor) -> Tensor:
         # Removing the window's mean m and then pre-emphasizing equals x[t] - .97 x[t-1] - .03 m; sample 0 has weight 0.
         samples = samples * FULL_SCALE
-        emphasized = torch.cat([samples[..., :1], samples[..., 1:] - PREEMPHASIS * samples[..., :-1]], dim=-1)
-        offset = (1.0 - PREEMPHASIS) * _windows(samples).mean(-1, keepdim=True)
-        return (_windows(emphasized) - offset) * window
+        emphasized = samples.clone()
+        emphasized[..., 1:].sub_(samples[..., :-1], alpha=PREEMPHASIS)
+        offset = (1.0 - PREEMPHASIS) * _window_means(samples)
+        return (_windows(emphasized) - offset).mul_(window)
 
     return _log_energies(waveform, weighted, _mel_filters(num_mels).to(window), ENERGY_FLOOR)
 
@@ -200,6 +201,15 @@ def _log_mel(waveform: Tensor, num_mels: int) -> Tensor:
 def _windows(samples: Tensor) -> Tensor:
     """A view of all windows, ``(..., S)`` to ``(..., T10, 400)``."""
     return samples.unfold(-1, FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop)
+
+
+def _window_means(samples: Tensor) -> Tensor:
+    """Of all windows, ``(..., S)`` to ``(..., T10, 1)``, from sums that neighbors share."""
+    shared = math.gcd(FILTER_BANK_CLOCK.receptive_field, FILTER_BANK_CLOCK.hop)
+    sums = samples.reshape(*samples.shape[:-1], -1, shared).sum(-1)
+    windows = sums.unfold(-1, FILTER_BANK_CLOCK.receptive_field // shared, FILTER_BANK_CLOCK.hop // shared)
+    means: Tensor = windows.sum(-1, keepdim=True) / FILTER_BANK_CLOCK.receptive_field
+    return means
 
 
 def _log_energies(waveform: Tensor, weighted: Callable[[Tensor], Tensor], filters: Tensor, floor: float) -> Tensor:
@@ -216,12 +226,14 @@ def _log_energies(waveform: Tensor, weighted: Callable[[Tensor], Tensor], filter
     """
     frames = FILTER_BANK_CLOCK.count(_checked(waveform).shape[-1])
     at_once = max(1, FRAMES_AT_ONCE // max(1, math.prod(waveform.shape[:-1])))
+    padded = filters.new_zeros(*waveform.shape[:-1], min(at_once, frames), FFT_SIZE)
     parts = []
     for start in range(0, frames, at_once):
         first = FILTER_BANK_CLOCK.start(start)
         last = first + FILTER_BANK_CLOCK.samples(min(at_once, frames - start))
-        windows = weighted(waveform[..., first:last].to(filters.dtype))
-        spectrum = torch.fft.rfft(windows, n=FFT_SIZE)[..., : FFT_SIZE // 2]
+        windows = padded[..., : min(at_once, frames - start), :]
+        windows[..., : FILTER_BANK_CLOCK.receptive_field] = weighted(waveform[..., first:last].to(filters.dtype))
+        spectrum = torch.fft.rfft(windows)[..., : FFT_SIZE // 2]
         power = spectrum.real.square() + spectrum.imag.square()
         parts.append((power @ filters).clamp_min(floor).log())
     return torch.cat(parts, dim=-2)

@@ -29,6 +29,7 @@ def add(verbs: Verbs) -> None:
     _add_pretrain_step(names)
     _add_kmeans(names)
     _add_probe(names)
+    _add_units_scale(names)
     mfcc = _add_timed(names, "mfcc", _mfcc, "MFCC-39 from audio in memory, against kaldi-native-fbank and librosa.")
     mfcc.add_argument("--seconds", type=float, default=600.0, metavar="S", help="audio in all (default: 600)")
     loader = _add_timed(names, "loader", _loader, "Disk to batches, against a plain torch DataLoader.")
@@ -125,6 +126,22 @@ def _add_probe(names: Verbs) -> None:
     parser.add_argument("--epochs", type=int, default=30, metavar="N", help="default: 30, as published")
 
 
+def _add_units_scale(names: Verbs) -> None:
+    parser = add_verb(
+        names,
+        "units-scale",
+        _units_scale,
+        summary="Recordings to units for some hours of audio and for four times as many: time and peak memory.",
+        example="allophone benchmark units-scale --hours 10 --json",
+    )
+    parser.add_argument("--hours", type=float, default=1.0, metavar="H", help="the smaller amount (default: 1)")
+    parser.add_argument("--times", type=int, default=4, metavar="N", help="the larger over the smaller (default: 4)")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine shared with others (default: wall)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _timing(arguments: argparse.Namespace) -> Timing:
     from allophone.benchmarks.timing import Timing
 
@@ -137,6 +154,14 @@ def _tell(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
     else:
         for name, value in result.items():
             say(f"{name:<14} {value}")
+
+
+def _units_scale(arguments: argparse.Namespace) -> None:
+    from allophone.benchmarks import units_scale
+
+    with progress("units-scale") as report:
+        result = units_scale.run(hours=arguments.hours, times=arguments.times, clock=arguments.clock, progress=report)
+    _tell(arguments, result)
 
 
 def _encode(arguments: argparse.Namespace) -> None:

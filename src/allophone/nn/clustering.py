@@ -1,15 +1,18 @@
 """k-means on sufficient statistics: any number of frames in bounded memory, and the codebook that comes of it.
 
-The frames are streamed once per iteration and never kept, except for one seeded reservoir sample in which k-means++
-seeds the centroids and a short Lloyd warms them up. The stream is re-cut into fixed tiles, whose sums add up in
-float64, so the result does not depend on how the caller cuts it into batches. A stream that fits into the reservoir is
-read once. A stream in shards is read by an engine, anywhere; its statistics are merged in the order of the shards.
+The frames are streamed once per update and never kept, except for one seeded reservoir sample, in which most of the
+work is done: k-means++ draws the centroids, rounds of updates, splits and merges take them out of poor local minima,
+and updates settle them. The stream itself then needs two or three. The stream is re-cut into fixed tiles, whose sums
+add up in float64, so the result does not depend on how the caller cuts it into batches. A stream that fits into the
+reservoir is read once. A stream in shards is read by an engine, anywhere; its statistics are merged in their order.
 
 Shape letters: n frames of one batch, D dim, K clusters, R frames in the reservoir. No feature file is ever written.
 
 Source:
     Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++), with several candidates per step as scikit-learn has it;
-    Hsu et al. 2021, arXiv:2106.07447, section IV-B (the use). Deviation: full Lloyd instead of mini-batch k-means.
+    splits and merges: :mod:`allophone.nn.splitting`; over-relaxed updates: Salakhutdinov & Roweis 2003, "Adaptive
+    overrelaxed bound optimization methods", with a fixed factor; Hsu et al. 2021, arXiv:2106.07447, section IV-B (the
+    use). Deviation: Lloyd instead of mini-batch k-means.
 """
 
 from __future__ import annotations
@@ -20,10 +23,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from allophone.engine import Shard
 from allophone.errors import ConfigError, DataError, ShapeError
@@ -39,6 +40,7 @@ from allophone.nn.reservoir import (
     one_shard,
     reservoir_frames,
 )
+from allophone.nn.splitting import group_sums, split_and_merge
 from allophone.seeding import derive, numpy_generator
 
 __all__ = [
@@ -53,8 +55,11 @@ __all__ = [
 ]
 
 SEEDING_FRAMES_PER_CLUSTER = 64
-STARTS, START_ITERATIONS = 3, 4
-WARM_UP_ITERATIONS = 15
+ROUNDS, ROUND_FRAMES_PER_CLUSTER, ROUND_UPDATES = 8, 256, 2
+SETTLING_UPDATES = 10
+"""Of the whole sample, at full width, at most."""
+RELAXATION = 1.8
+"""Share of the way to the mean that an update of the sample goes; under 2 it cannot raise the inertia."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +143,7 @@ def fit_kmeans(
     seed: int,
     iterations: int = 20,
     init_frames: int | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     start: Tensor | None = None,
     move: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
@@ -152,7 +157,8 @@ def fit_kmeans(
         seed: Of the reservoir, of k-means++ and of the re-seeding of empty clusters.
         iterations: At most so many updates over the whole stream; one more pass measures the result.
         init_frames: Frames in the reservoir; default :func:`reservoir_frames`.
-        tolerance: Stop when an update improves the inertia by less than this share of it.
+        tolerance: Stop when an update improves the inertia by less than this share of it. None is 1e-3, or 1e-4 from
+            given centroids, which were not settled on the sample before.
         start: Centroids ``(A, D)`` to begin with, A at most K, so that cluster k stays the nearest relative of the old
             k; those that are missing are seeded where the given ones leave the greatest distortion. None seeds all by
             k-means++.
@@ -176,6 +182,8 @@ def fit_kmeans(
         )
     if not 0 <= move <= 1:
         raise ConfigError(f"fit_kmeans: move is {move}; expected 0 (given centroids stay) to 1 (they are free).")
+    if tolerance is None:
+        tolerance = 1e-3 if start is None else 1e-4
     tick = progress or (lambda done, total: None)
     passes = iterations + 2
     whole = batches if isinstance(batches, ShardedFrames) else one_shard(batches)
@@ -183,9 +191,8 @@ def fit_kmeans(
     tick(1, passes)
     centroids = _seeded(sample, num_clusters, seed) if start is None else _begun(sample, num_clusters, start, seed)
     anchors = None if start is None or move == 1 else _Anchors(centroids[: len(start)].clone(), move)
-    if start is None and not sample.complete:
-        warm_up = one_shard(sample.stream)
-        centroids, _, _ = _lloyd(warm_up, centroids, sample, seed, WARM_UP_ITERATIONS, 1e-3, lambda done: None)
+    if start is None:
+        centroids = _settled(sample, centroids, seed, SETTLING_UPDATES)
     centroids, statistics, updates = _lloyd(
         one_shard(sample.stream) if sample.complete else whole,
         centroids,
@@ -206,19 +213,32 @@ def fit_kmeans(
 
 
 def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
-    """The best of a few k-means++ starts on a part of the sample, after a few updates on it. ``(K, D)``, centered."""
-    rows = numpy_generator(seed, "frames to start from").permutation(len(sample.frames))
-    rows = np.sort(rows[: SEEDING_FRAMES_PER_CLUSTER * num_clusters])
-    frames = sample.frames[torch.from_numpy(rows).to(sample.frames.device)]
-    part, centered = Sample(frames, sample.center, len(frames)), frames - sample.center
-    narrow, starts = in_random_directions(centered, seed), []
-    for attempt in range(STARTS):
-        centroids = centered[plus_plus(narrow, num_clusters, derive(seed, "start", attempt))]
-        centroids, statistics, _ = _lloyd(
-            one_shard(part.stream), centroids, part, seed, START_ITERATIONS, 0.0, lambda done: None
-        )
-        starts.append((statistics.inertia, attempt, centroids))
-    return min(starts)[2]
+    """Where k-means++, and rounds of updates, splits and merges lead on a part of the sample. ``(K, D)``, centered.
+
+    Wide frames are looked at in fewer, random directions; means are taken of all.
+    """
+    rows = torch.from_numpy(numpy_generator(seed, "frames to start from").permutation(len(sample.frames)))
+    part = sample.frames[rows[: ROUND_FRAMES_PER_CLUSTER * num_clusters].to(sample.frames.device)] - sample.center
+    narrow = in_random_directions(part, seed)
+    centroids = narrow[plus_plus(narrow[: SEEDING_FRAMES_PER_CLUSTER * num_clusters], num_clusters, seed)]
+    origin = Sample(narrow, torch.zeros_like(narrow[0]), len(narrow))
+    for turn in range(ROUNDS):
+        centroids = _settled(origin, centroids, derive(seed, "round", turn), ROUND_UPDATES)
+        centroids = split_and_merge(narrow, centroids, derive(seed, "split", turn))
+    if narrow is part:
+        return centroids
+    labels = torch.cat([nearest(tile, centroids)[0] for tile in torch.split(narrow, TILE_FRAMES)])
+    sums, members = group_sums(part, labels, num_clusters)
+    return torch.where(members[:, None] > 0, sums / members.clamp_min(1)[:, None], part[:num_clusters])
+
+
+def _settled(sample: Sample, centroids: Tensor, seed: int, updates: int) -> Tensor:
+    """Centroids after updates on the sample, over-relaxed but for the last."""
+    for update in range(updates):
+        now = _statistics(one_shard(sample.stream), centroids, sample.center)
+        means = _updated(centroids, now, sample, derive(seed, update))
+        centroids = means if update == updates - 1 else torch.lerp(centroids, means, RELAXATION)
+    return centroids
 
 
 def _begun(sample: Sample, num_clusters: int, start: Tensor, seed: int) -> Tensor:
@@ -307,8 +327,8 @@ class _Measure:
         for tile in _tiles(checked(self.frames(shard))):
             frames = tile.float() - self.center
             labels, distances = nearest(frames, centroids)
-            members = torch.bincount(labels, minlength=len(centroids))
-            _add_rows(sums, frames, labels, members)
+            added, members = group_sums(frames, labels, len(centroids))
+            sums += added
             counts += members
             inertia += distances.sum(dtype=torch.float64)
         return _Statistics(sums=sums, counts=counts, inertia=float(inertia))
@@ -318,15 +338,6 @@ def _statistics(batches: ShardedFrames, centroids: Tensor, center: Tensor) -> _S
     """One pass over the stream."""
     parts = batches.engine.map(_Measure(batches.frames, centroids, center), batches.shards)
     return functools.reduce(operator.add, parts)
-
-
-def _add_rows(sums: Tensor, frames: Tensor, labels: Tensor, members: Tensor) -> None:
-    """Add frames ``(n, D)`` of a tile to the sums ``(K, D)`` of their clusters; ``members`` ``(K,)`` of each."""
-    if frames.device.type != "cpu":
-        sums.index_add_(0, labels, frames.double())
-        return
-    starts = members.cumsum(0) - members
-    sums += functional.embedding_bag(labels.argsort(stable=True), frames, starts, mode="sum")
 
 
 def _tiles(batches: Iterable[Tensor]) -> Iterator[Tensor]:

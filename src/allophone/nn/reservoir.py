@@ -22,7 +22,7 @@ Batches = Callable[[], Iterable[Tensor]]
 
 TILE_FRAMES = 2048
 """Frames whose distances to all centroids are held at once."""
-RESERVOIR_FRAMES_PER_CLUSTER = 256
+RESERVOIR_FRAMES_PER_CLUSTER = 1024
 RESERVOIR_VALUES = 2**26
 """Values that the default reservoir may hold (256 MiB), unless that were under 16 frames a cluster."""
 
@@ -42,7 +42,7 @@ class ShardedFrames:
 
 
 def reservoir_frames(num_clusters: int, dim: int) -> int:
-    """Frames of the default reservoir: 256 a cluster, fewer where that exceeds 256 MiB, but at least 16 a cluster."""
+    """Frames of the default reservoir: 1024 a cluster, fewer where that exceeds 256 MiB, but at least 16 a cluster."""
     most = max(16 * num_clusters, RESERVOIR_VALUES // dim)
     return min(RESERVOIR_FRAMES_PER_CLUSTER * num_clusters, most)
 
