@@ -297,7 +297,7 @@ def contrast(name: str, arm: str, baseline: str, conditions: tuple[str, ...], sc
 
 
 OLD_SPEAKER, UNPROTECTED_OLD = "added, anchored, old speaker", "added unprotected, old units and speaker"
-RESYNTHESIS = Claim(
+RESYNTHESIS: Claim[Encoder] = Claim(
     name="resynthesis",
     paper=adding.PAPER,
     says="Speech made of units of a new language is understood better after adaptation. The old languages suffer where "

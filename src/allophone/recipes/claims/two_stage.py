@@ -133,7 +133,7 @@ def _contrasts() -> tuple[Contrast, ...]:
     )
 
 
-TWO_STAGE = Claim(
+TWO_STAGE: Claim[Encoder] = Claim(
     name="two-stage",
     paper="WavLabLM, arXiv:2309.15317",
     says="A second, balanced stage of pretraining helps on ML-SUPERB where a language has ten minutes of labelled "
