@@ -70,14 +70,14 @@ def run(
         missing[FAISS] = f"not installed ({error}); pip install faiss-cpu"
     else:
 
-        def by_faiss(name: str, **settings: int) -> None:
-            model = faiss.Kmeans(dim, clusters, seed=0, **settings)
+        def by_faiss(name: str, model: Any) -> None:
             model.train(array)
             fitted[name] = torch.from_numpy(np.asarray(model.centroids))
 
         faiss.omp_set_num_threads(torch.get_num_threads())
-        ways[FAISS] = lambda: by_faiss(FAISS, niter=20, max_points_per_centroid=frames // clusters + 1)
-        singly[FAISS_DEFAULT] = lambda: by_faiss(FAISS_DEFAULT)
+        every = {"niter": 20, "max_points_per_centroid": frames // clusters + 1}
+        ways[FAISS] = lambda: by_faiss(FAISS, faiss.Kmeans(dim, clusters, seed=0, **every))
+        singly[FAISS_DEFAULT] = lambda: by_faiss(FAISS_DEFAULT, faiss.Kmeans(dim, clusters, seed=0))
     once = {name: values[0] for name, values in alternated(singly, 1, timing.now()).items()}
     seconds = alternated(ways, timing.pairs, timing.now(), progress)
     seconds[SKLEARN] = [once[SKLEARN]] * timing.pairs

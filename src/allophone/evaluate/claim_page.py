@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from allophone.evaluate.claim import UNTRAINED, Effect, Observation, Scale, digits, level
+from allophone.evaluate.pages import page_templates
 from allophone.evaluate.report_media import EffectBar, effects_plot
 from allophone.evaluate.report_tables import language_name
 from allophone.metrics.intervals import Interval
@@ -47,27 +46,24 @@ class ScoreTable:
 
 def write_claim_page(page: ClaimPage, path: Path) -> Path:
     """Write ``path`` and return it."""
-    environment = Environment(
-        loader=PackageLoader("allophone.evaluate", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     first = page.effects[0]
     plots = []
     for unit in dict.fromkeys(one.unit for one in page.effects):
         own = [one for one in page.effects if one.unit == unit]
         bars = [EffectBar(name=one.contrast.name, improvement=one.improvement, holds=one.holds) for one in own]
         plots.append(effects_plot(bars, unit))
-    html = environment.get_template("claim.html.jinja").render(
-        page=page,
-        first=first,
-        verdict=VERDICTS[first.holds],
-        tones=TONES,
-        symbols=SYMBOLS,
-        plots=plots,
-        tables=[_table(page, scale) for scale in page.scales],
+    html = (
+        page_templates()
+        .get_template("claim.html.jinja")
+        .render(
+            page=page,
+            first=first,
+            verdict=VERDICTS[first.holds],
+            tones=TONES,
+            symbols=SYMBOLS,
+            plots=plots,
+            tables=[_table(page, scale) for scale in page.scales],
+        )
     )
     partial = path.with_name(f".{path.name}")
     partial.write_text(html, encoding="utf-8")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from allophone.evaluate.measurements import Score
+from allophone.evaluate.pages import page_templates
 from allophone.evaluate.report_tables import MeasureTable, language_name, measure_tables
 
 NOTES = {"chance": "guessing", "filter bank": "plain sound, no learning", "random encoder": "same model, untrained"}
@@ -30,15 +29,8 @@ class EvaluationPage:
 
 def write_evaluation_page(page: EvaluationPage, path: Path) -> Path:
     """Write ``path`` and return it."""
-    environment = Environment(
-        loader=PackageLoader("allophone.evaluate", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [(table, _rows(table)) for table in measure_tables(page.scores, [])]
-    template = environment.get_template("evaluation.html.jinja")
+    template = page_templates().get_template("evaluation.html.jinja")
     html = template.render(page=page, sections=sections, name=language_name)
     partial = path.with_name(f".{path.name}")
     partial.write_text(html, encoding="utf-8")

@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from allophone.errors import DataError
 from allophone.evaluate.measurements import MEASURES, Change, Measure, Measurement, Score, changes, scores
+from allophone.evaluate.pages import page_templates
 from allophone.evaluate.report_media import heat_map
 from allophone.evaluate.report_tables import SYMBOLS, bounds, change_text, language_name, number, verdict_text
 
@@ -179,25 +178,22 @@ def write_matrix_page(
         path: File to write; its folder is made.
         pages: Addresses of the pages of single additions, relative to ``path``.
     """
-    environment = Environment(
-        loader=PackageLoader("allophone.evaluate", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     ledger = json.dumps(matrix_json(found), ensure_ascii=False, allow_nan=False, indent=1)
     ledger = ledger.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    page = environment.get_template("matrix.html.jinja").render(
-        title=title,
-        sections=[
-            (matrix, matrix_figure(matrix), [_row(matrix, number) for number in range(len(matrix.states))])
-            for matrix in found
-        ],
-        languages=lambda matrix: [language_name(tag) for tag in matrix.languages],
-        facts=facts,
-        pages=pages,
-        ledger=ledger,
+    page = (
+        page_templates()
+        .get_template("matrix.html.jinja")
+        .render(
+            title=title,
+            sections=[
+                (matrix, matrix_figure(matrix), [_row(matrix, number) for number in range(len(matrix.states))])
+                for matrix in found
+            ],
+            languages=lambda matrix: [language_name(tag) for tag in matrix.languages],
+            facts=facts,
+            pages=pages,
+            ledger=ledger,
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

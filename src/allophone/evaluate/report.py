@@ -17,9 +17,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from allophone.evaluate.measurements import MEASURES, Change, Measurement, Score, changes, scores
+from allophone.evaluate.pages import page_templates
 from allophone.evaluate.report_content import Clip, Curve, ReportContent, Table
 from allophone.evaluate.report_media import MAX_CLIP_SECONDS, curves_plot, envelope_path, forest_plot, opus_address
 from allophone.evaluate.report_summary import summarize, terminal_summary
@@ -90,13 +91,7 @@ def write_report(content: ReportContent, path: Path) -> Path:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("allophone.evaluate", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates()
     environment.filters["unbroken"] = _unbroken
     return environment
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from allophone.config import from_dict, to_dict
+from allophone.evaluate.pages import page_templates
 from allophone.evaluate.result import Result, ResultTable
 
 RESULT, TABLES, PAGE = "result.json", "scores.md", "report.html"
@@ -51,15 +50,8 @@ class ScoresPage:
 
 def write_scores(page: ScoresPage, folder: Path) -> Path:
     """Write ``report.html`` and ``scores.md``; returns the latter."""
-    environment = Environment(
-        loader=PackageLoader("allophone.evaluate", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables = [(section, _heads(section.table)) for section in page.sections]
-    html = environment.get_template("scores.html.jinja").render(page=page, tables=tables)
+    html = page_templates().get_template("scores.html.jinja").render(page=page, tables=tables)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(html, encoding="utf-8")
     (folder / TABLES).write_text(page.markdown(), encoding="utf-8")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from allophone.evaluate.embedding_probes import Embedded
+from allophone.evaluate.pages import page_templates
 from allophone.evaluate.plane import draw_planes
 from allophone.evaluate.report_media import confusion_map
 from allophone.metrics.intervals import Interval
@@ -117,19 +117,16 @@ def confusions(predicted: NDArray[np.int64], train: Embedded, test: Embedded, mo
 
 def write_tuning_page(page: TuningPage, path: Path) -> Path:
     """Write ``path`` and return it."""
-    environment = Environment(
-        loader=PackageLoader("allophone.evaluate", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     spaces = [(title, embedded.vectors) for title, embedded in page.spaces]
-    html = environment.get_template("tuning.html.jinja").render(
-        page=page,
-        rows=[(name, [_cell(row[reader]) for reader in page.readers]) for name, row in page.cells.items()],
-        matrix=confusion_map(page.counts, page.names) if len(page.names) <= MOST_CLASSES else "",
-        planes=draw_planes(spaces, page.spaces[0][1].classes, page.names),
+    html = (
+        page_templates()
+        .get_template("tuning.html.jinja")
+        .render(
+            page=page,
+            rows=[(name, [_cell(row[reader]) for reader in page.readers]) for name, row in page.cells.items()],
+            matrix=confusion_map(page.counts, page.names) if len(page.names) <= MOST_CLASSES else "",
+            planes=draw_planes(spaces, page.spaces[0][1].classes, page.names),
+        )
     )
     partial = path.with_name(f".{path.name}")
     partial.write_text(html, encoding="utf-8")

@@ -91,11 +91,10 @@ class AudioTextContrast(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
         self.bias = nn.Parameter(torch.tensor(config.bias)) if config.loss == "sigmoid" else None
         freeze_unused(speech.encoder, config.train_encoder)
-        self._frozen = FrozenStates(
-            speech.encoder,
-            all_layers=speech.layer_weights is not None,
-            most_bytes=int(config.remember_gibibytes * 2**30),
-        )
+        depth = speech.encoder.num_layers
+        first = depth if speech.layer_weights is None else 0
+        room = int(config.remember_gibibytes * 2**30)
+        self._frozen = FrozenStates(speech.encoder, range(first, depth + 1), most_bytes=room)
 
     def train(self, mode: bool = True) -> AudioTextContrast:
         """As any module, but a frozen encoder stays in evaluation mode."""

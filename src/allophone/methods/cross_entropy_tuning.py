@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from allophone.batch import SpeechBatch
 from allophone.errors import ConfigError
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups
-from allophone.methods.tuning import FrozenLayers, TunedEmbedder, TuningConfig, labels_of
+from allophone.methods.tuning import TunedEmbedder, TuningConfig, labels_of
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder
 
 
@@ -42,7 +43,7 @@ class CrossEntropyTuning(nn.Module):
     """
 
     def __init__(
-        self, speech: SpeechEmbedder, config: CrossEntropyTuningConfig, frozen: FrozenLayers | None = None
+        self, speech: SpeechEmbedder, config: CrossEntropyTuningConfig, frozen: FrozenStates | None = None
     ) -> None:
         super().__init__()
         self.config = config

@@ -32,7 +32,8 @@ from allophone.losses.supervised_contrast import (
     supervised_contrast_loss,
 )
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups
-from allophone.methods.tuning import FrozenLayers, TunedEmbedder, TuningConfig, labels_of
+from allophone.methods.tuning import TunedEmbedder, TuningConfig, labels_of
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder
 
 
@@ -69,7 +70,7 @@ class PairTuning(nn.Module):
         frozen: Layers below those that are trained, shared with other methods; None = their own.
     """
 
-    def __init__(self, speech: SpeechEmbedder, config: PairTuningConfig, frozen: FrozenLayers | None = None) -> None:
+    def __init__(self, speech: SpeechEmbedder, config: PairTuningConfig, frozen: FrozenStates | None = None) -> None:
         super().__init__()
         self.config = config
         self.tuned = TunedEmbedder(speech, config.tuning, frozen)

@@ -23,7 +23,7 @@ from allophone.batch import SpeechBatch, Texts
 from allophone.errors import ConfigError, DataError
 from allophone.losses.distillation import contrast_with_negatives, cosine_distance, squared_error
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, freeze_unused, texts_of
-from allophone.methods.frozen_states import FrozenStates
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_teacher import TeacherTable, text_key
 
@@ -60,7 +60,8 @@ class SemanticDistillation(nn.Module):
         config: The objective.
         weights: Of an utterance of each language (``losses.distillation.balance_weights``); None = all 1.
         negatives: From a text to texts that are nearly right, with vectors in the table; for the contrast.
-        keep_states: Compute a frozen encoder's states once for each utterance; batches must hold whole ones.
+        keep_states: Compute a frozen encoder's states once for each utterance and keep them in half precision; of use
+            where it sounds the same each time.
 
     Raises:
         ConfigError: The embedder has other dims than the teacher.
@@ -89,7 +90,7 @@ class SemanticDistillation(nn.Module):
         if keep_states and not config.train_encoder:
             depth = speech.encoder.num_layers
             first = depth if speech.layer_weights is None else 0
-            self._frozen = FrozenStates(speech.encoder, range(first, depth + 1))
+            self._frozen = FrozenStates(speech.encoder, range(first, depth + 1), dtype=torch.float16)
 
     def train(self, mode: bool = True) -> SemanticDistillation:
         """As any module, but a frozen encoder stays in evaluation mode."""
@@ -112,7 +113,7 @@ class SemanticDistillation(nn.Module):
         if self._frozen is None:
             student = self.speech(batch.waveform, batch.waveform_lengths)
         else:
-            student = self.speech.pool(self._frozen(batch))
+            student = self.speech.pool(self._frozen(batch.waveform, batch.waveform_lengths))
         device = student.device
         teacher = self._teacher(texts.texts).to(device)
         distance = cosine_distance(student, teacher)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from allophone.batch import SpeechBatch
 from allophone.errors import ConfigError
 from allophone.losses.sequence import IGNORED, smoothed_cross_entropy
 from allophone.methods.base import ParameterGroup, StepOutput, decaying_groups, texts_of
-from allophone.methods.frozen_states import FrozenStates
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_translator import SpeechTranslator
 
 
@@ -77,8 +78,8 @@ class SpeechTranslation(nn.Module):
     Args:
         model: The translator.
         config: The loss.
-        keep_states: Compute an encoder's states once for each utterance, where nothing of it is trained; batches must
-            hold whole ones.
+        keep_states: Compute an encoder's states once for each utterance and keep them in half precision, where nothing
+            of it is trained; of use where an utterance sounds the same each time.
     """
 
     def __init__(self, model: SpeechTranslator, config: SpeechTranslationConfig, *, keep_states: bool = False) -> None:
@@ -87,7 +88,7 @@ class SpeechTranslation(nn.Module):
         self.model = model
         self._frozen: FrozenStates | None = None
         if keep_states and model.encoder_is_untouched:
-            self._frozen = FrozenStates(model.encoder, [model.encoder.num_layers])
+            self._frozen = FrozenStates(model.encoder, [model.encoder.num_layers], dtype=torch.float16)
 
     def count(self, batch: SpeechBatch) -> Tensor:
         """Target tokens of the batch, languages and ends included. Shape ``()``, int64."""
@@ -106,7 +107,8 @@ class SpeechTranslation(nn.Module):
         if self._frozen is None:
             logits = self.model(batch.waveform, batch.waveform_lengths, targets.inputs)
         else:
-            logits = self.model.decoder(*self.model.shorten(self._frozen(batch)[0]), targets.inputs)
+            (hidden,) = self._frozen(batch.waveform, batch.waveform_lengths)
+            logits = self.model.decoder(*self.model.shorten(hidden), targets.inputs)
         found = smoothed_cross_entropy(logits, targets.labels, self.config.smoothing)
         sums = {"nll": (found.nll_sum, found.tokens), "token_accuracy": (found.hits, found.tokens)}
         return StepOutput(loss_sum=found.loss_sum, sums=sums)

@@ -8,7 +8,6 @@ the encoder. LoRA: Hu et al. 2021, arXiv:2106.09685, through PEFT.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,16 +19,14 @@ from allophone.batch import Labels, Packed, SpeechBatch
 from allophone.errors import ConfigError, DataError, NumericsError
 from allophone.losses.contrastive import embed_in_chunks
 from allophone.methods.base import ParameterGroup, decaying_groups
-from allophone.models.build import Encoder
 from allophone.models.continuation import last_state, layers_of
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder
 
 MERGE_TOLERANCE = 1e-4
 """Largest difference that merging the adapter may make to an embedding, over its length."""
 FRONT_END = "feature_extractor."
 """Begins the names of the convolutions over the waveform."""
-KEPT_BYTES = 4 * 1024**3
-"""States of frozen layers kept in memory; of Whisper base, 4 GiB hold 11 hours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,44 +64,6 @@ class TuningConfig:
             )
 
 
-class FrozenLayers:
-    """The first layers of an encoder: their last hidden state of whole utterances, each computed once.
-
-    What does not fit into memory is computed again each time, to the same values.
-
-    Args:
-        encoder: The model, in evaluation mode; it must not change.
-        layer: Hidden state that is wanted.
-        budget_bytes: Most bytes kept.
-    """
-
-    def __init__(self, encoder: Encoder, layer: int, budget_bytes: int = KEPT_BYTES) -> None:
-        self.encoder, self.layer = encoder, layer
-        self._left = budget_bytes
-        self._kept: dict[str, Tensor] = {}
-
-    def states(self, ids: Sequence[str], waveform: Tensor, waveform_lengths: Tensor) -> list[Tensor]:
-        """States ``(T, D)``, float32, without gradients, of utterances that have had the same audio before.
-
-        Args:
-            ids: Names of the utterances.
-            waveform: Shape ``(B, S)``, whole utterances.
-            waveform_lengths: Shape ``(B,)``, int64, samples.
-        """
-        new = list({name: row for row, name in enumerate(ids) if name not in self._kept}.values())
-        fresh: dict[str, Tensor] = {}
-        if new:
-            lengths = waveform_lengths[new]
-            with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
-                found = self.encoder(waveform[new, : int(lengths.max())], lengths, num_layers=self.layer)
-            fresh = {ids[row]: state for row, state in zip(new, found.hidden_states[-1].split(), strict=True)}
-        for name, state in fresh.items():
-            size = state.numel() * state.element_size()
-            if size <= self._left:
-                self._kept[name], self._left = state.clone(), self._left - size
-        return [self._kept[name] if name in self._kept else fresh[name] for name in ids]
-
-
 class TunedEmbedder(nn.Module):
     """A speech embedder of which some weights are trained.
 
@@ -117,7 +76,7 @@ class TunedEmbedder(nn.Module):
         ConfigError: The encoder has no such layers, or more than the last state is pooled.
     """
 
-    def __init__(self, speech: SpeechEmbedder, config: TuningConfig, frozen: FrozenLayers | None = None) -> None:
+    def __init__(self, speech: SpeechEmbedder, config: TuningConfig, frozen: FrozenStates | None = None) -> None:
         super().__init__()
         self.config = config
         self.speech = speech
@@ -133,10 +92,10 @@ class TunedEmbedder(nn.Module):
                 raise ConfigError(
                     f"No layer named {config.lora_layers} in {type(encoder).__name__}: {error}"
                 ) from error
-        self._frozen: FrozenLayers | None = None  # no module, so that its weights are not saved twice
+        self._frozen: FrozenStates | None = None  # no module, so that its weights are not saved twice
         if config.training == "last":
             self._frozen = frozen or frozen_layers(speech, config.last_layers)
-            layers_of(encoder)[self._frozen.layer :].requires_grad_(True)
+            layers_of(encoder)[self._frozen.layers[0] :].requires_grad_(True)
         for name, parameter in encoder.named_parameters():
             hides = name.endswith("masked_spec_embed")  # stands for hidden frames, and none are hidden here
             if hides or (name.startswith(FRONT_END) and not config.train_front_end):
@@ -157,15 +116,17 @@ class TunedEmbedder(nn.Module):
         parts = zip(batch.waveform.split(rows), batch.waveform_lengths.split(rows), strict=True)
         return embed_in_chunks(embed, [(waveform, lengths) for waveform, lengths in parts])
 
-    def _embed_states(self, frozen: FrozenLayers, batch: SpeechBatch, learns: bool) -> Tensor:
+    def _embed_states(self, frozen: FrozenStates, batch: SpeechBatch, learns: bool) -> Tensor:
         """Shape ``(B, D)``, from what the frozen layers say of whole utterances."""
-        states = frozen.states(batch.ids, batch.waveform, batch.waveform_lengths)
+        with torch.autocast(batch.waveform.device.type, enabled=False):  # as where they are scored
+            (whole,) = frozen(batch.waveform, batch.waveform_lengths, batch.ids)
+        states = list(whole.split())
         if self.training and self.config.crop_frames is not None:
             states = [_piece(state, self.config.crop_frames) for state in states]
 
         def embed(values: Tensor, lengths: Tensor) -> Tensor:
             with torch.set_grad_enabled(learns):
-                state = last_state(self.speech.encoder, Packed(values, tuple(lengths.tolist())), frozen.layer)
+                state = last_state(self.speech.encoder, Packed(values, tuple(lengths.tolist())), frozen.layers[0])
             return self.speech.pool((state,))
 
         rows = self.config.chunk_rows
@@ -199,7 +160,7 @@ class TunedEmbedder(nn.Module):
         return result
 
 
-def frozen_layers(speech: SpeechEmbedder, last_layers: int) -> FrozenLayers:
+def frozen_layers(speech: SpeechEmbedder, last_layers: int) -> FrozenStates:
     """What stays as it is where the last layers are trained: a copy of the encoder, of which the first layers run.
 
     Raises:
@@ -211,7 +172,7 @@ def frozen_layers(speech: SpeechEmbedder, last_layers: int) -> FrozenLayers:
             f"The last {last_layers} of {len(layers)} layers cannot be trained alone: there must be as many, and a "
             "weighted mean hears all states. Take fewer, pool the last state, or train all, or LoRA."
         )
-    return FrozenLayers(copy.deepcopy(speech.encoder).eval(), len(layers) - last_layers)
+    return FrozenStates(copy.deepcopy(speech.encoder).eval(), [len(layers) - last_layers])
 
 
 def _piece(state: Tensor, frames: int) -> Tensor:

@@ -1,11 +1,12 @@
-"""What a frozen encoder made of recordings, kept, so that a training which meets them again does not compute it again.
+"""Hidden states of an encoder whose weights do not change, kept in memory, so that no recording is encoded twice.
 
-Kept in memory only, by the samples themselves: a recording that was cropped or perturbed otherwise is another one.
-Shape letters: B utterances, S samples, N frames of all, D dim.
+They are kept by the samples themselves, so that a recording that was cropped or perturbed otherwise is another one, or
+by name. Shape letters: B utterances, S samples, N frames of all, T frames of one, L layers kept, D dim.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import torch
@@ -14,57 +15,79 @@ from torch import Tensor
 from allophone.batch import Packed
 from allophone.models.build import Encoder
 
+STATE_BYTES = 4 * 1024**3
+"""Most memory for states; the last one of Whisper base takes it in 11 hours, or in 22 at half precision."""
+
 
 class FrozenStates:
-    """Hidden states of an encoder whose weights do not change.
+    """What an encoder makes of recordings, computed once for each.
 
-    On a CPU every utterance is encoded by itself, so that what it gives does not depend on which ones came before, and
-    an interrupted training goes on as if it had not been.
+    On a CPU every utterance is encoded by itself, and states are given as they are kept from the first time on. So
+    nothing depends on which utterances came before or fit into memory, and an interrupted training goes on as if it had
+    not been. This is no module, so that the encoder's weights are not saved twice.
 
     Args:
-        encoder: In evaluation mode and without gradients when it is called.
-        all_layers: Keep every hidden state; otherwise the last one.
-        most_bytes: What is kept at most; beyond it, states are computed again each time.
+        encoder: In evaluation mode whenever it is called; it must not change.
+        layers: Hidden states that are wanted, 0 = input of layer 1; no layer behind the last of them is run.
+        dtype: They are kept in.
+        most_bytes: What is kept at most, on the CPU; beyond it, states are computed again each time.
     """
 
-    def __init__(self, encoder: Encoder, *, all_layers: bool, most_bytes: int) -> None:
-        self._encoder = encoder
-        self._first = 0 if all_layers else -1
+    def __init__(
+        self,
+        encoder: Encoder,
+        layers: Sequence[int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        most_bytes: int = STATE_BYTES,
+    ) -> None:
+        self.encoder = encoder
+        self.layers = tuple(layers)
+        self._dtype = dtype
         self._room = most_bytes
-        self._known: dict[bytes, tuple[Tensor, ...]] = {}
+        self._known: dict[str, Tensor] = {}
 
-    def __call__(self, waveform: Tensor, waveform_lengths: Tensor) -> tuple[Packed, ...]:
-        """Hidden states of a batch, without gradients.
+    def __call__(
+        self, waveform: Tensor, waveform_lengths: Tensor, names: Sequence[str] | None = None
+    ) -> tuple[Packed, ...]:
+        """Hidden states of a batch, float32, without gradients.
 
         Args:
             waveform: Shape ``(B, S)``, float32 in [-1, 1], 16 kHz.
             waveform_lengths: Shape ``(B,)``, int64, samples.
+            names: Of utterances that are whole each time, though a sampler may cut samples that fill no frame off their
+                end; None = known by their samples. One object is called in one of the two ways.
 
         Returns:
-            Each packed ``(N, D)``; one, or as many as the encoder has.
+            For each layer, packed ``(N, D)``.
         """
         lengths = waveform_lengths.tolist()
-        keys = [_key(row[:length]) for row, length in zip(waveform, lengths, strict=True)]
-        fresh = [place for place, key in enumerate(keys) if key not in self._known]
-        found = {place: self._known[key] for place, key in enumerate(keys) if key in self._known}
-        size = 1 if waveform.device.type == "cpu" else len(keys)
-        for start in range(0, len(fresh), size):
-            part = fresh[start : start + size]
-            kept = torch.tensor([lengths[place] for place in part], device=waveform.device)
+        keys = names or [_key(row[:length]) for row, length in zip(waveform, lengths, strict=True)]
+        new = {key: place for place, key in enumerate(keys) if key not in self._known}
+        fresh = dict(zip(new, self._computed(waveform, lengths, list(new.values())), strict=True))
+        states = [fresh[key] if key in fresh else self._known[key] for key in keys]
+        for key, state in fresh.items():
+            if state.nbytes <= self._room:
+                self._known[key] = state
+                self._room -= state.nbytes
+        frames = tuple(state.shape[1] for state in states)
+        every = torch.cat([state.to(waveform.device, torch.float32) for state in states], dim=1)
+        return tuple(Packed(values, frames) for values in every)
+
+    def _computed(self, waveform: Tensor, lengths: Sequence[int], places: Sequence[int]) -> list[Tensor]:
+        """States of some rows, each ``(L, T, D)``, on the CPU, as they are kept."""
+        size = 1 if waveform.device.type == "cpu" else max(1, len(places))
+        found: list[Tensor] = []
+        for start in range(0, len(places), size):
+            part = list(places[start : start + size])
+            own = torch.tensor([lengths[place] for place in part], device=waveform.device)
             with torch.no_grad():
-                states = self._encoder(waveform[part, : int(kept.max())], kept).hidden_states[self._first :]
-            for place, rows in zip(part, zip(*(state.split() for state in states), strict=True), strict=True):
-                found[place] = tuple(row.clone() for row in rows)
-                self._keep(keys[place], found[place])
-        kept_rows = [found[place] for place in range(len(keys))]
-        return tuple(Packed(torch.cat(list(layer)), tuple(map(len, layer))) for layer in zip(*kept_rows, strict=True))
-
-    def _keep(self, key: bytes, states: tuple[Tensor, ...]) -> None:
-        size = sum(state.nbytes for state in states)
-        if size <= self._room:
-            self._room -= size
-            self._known[key] = states
+                output = self.encoder(waveform[part, : int(own.max())], own, num_layers=max(self.layers))
+            hidden = [output.hidden_states[layer] for layer in self.layers]
+            utterances = zip(*(state.split() for state in hidden), strict=True)
+            found += [torch.stack(own_states).to("cpu", self._dtype) for own_states in utterances]
+        return found
 
 
-def _key(samples: Tensor) -> bytes:
-    return blake2b(samples.detach().cpu().contiguous().numpy().data, digest_size=16).digest()
+def _key(samples: Tensor) -> str:
+    return blake2b(samples.detach().cpu().contiguous().numpy().data, digest_size=16).hexdigest()

@@ -95,8 +95,7 @@ def draw_rows(rows: list[Utterance], most: int) -> list[Utterance]:
     ordered = sorted(rows, key=lambda row: row.id)
     if len(ordered) <= most:
         return ordered
-    order = numpy_generator(0, "ledger").permutation(len(ordered))[:most]
-    return [ordered[index] for index in sorted(order)]
+    return [ordered[index] for index in sorted(numpy_generator(0, "ledger").permutation(len(ordered))[:most])]
 
 
 def main_voices(corpus: Corpus) -> Corpus:

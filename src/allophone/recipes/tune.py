@@ -21,10 +21,10 @@ from allophone.data.loader import WaveformCache
 from allophone.distributed import device
 from allophone.errors import ConfigError
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
-from allophone.methods.tuning import FrozenLayers
 from allophone.metrics.intervals import Interval
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder, save_speech_embedder
 from allophone.recipes.ledger import FILTER_BANK_CLOCK, draw_rows
 from allophone.recipes.tune_page import tuning_facts, tuning_page
@@ -268,7 +268,7 @@ def baselines(
 
 
 def score_points(
-    run: TunedRun, heard: Heard, config: TuneConfig, data: TuneData, frozen: FrozenLayers | None, report: Report
+    run: TunedRun, heard: Heard, config: TuneConfig, data: TuneData, frozen: FrozenStates | None, report: Report
 ) -> tuple[dict[int, SystemScore], int]:
     """Every stopping point of a run scored, and the one that dev picks."""
     told = report(f"Probing: {run.name}")

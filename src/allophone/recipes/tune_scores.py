@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allophone.batch import Packed
 from allophone.config import to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.labelled import LabelledParts
@@ -31,11 +30,11 @@ from allophone.evaluate.embedding_probes import (
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.sources import extract_all, mean_pool
 from allophone.frames import SAMPLE_RATE
-from allophone.methods.tuning import FrozenLayers
 from allophone.metrics.classification import confusion
 from allophone.metrics.geometry import Geometry, measure_geometry, standardized
 from allophone.metrics.intervals import Interval, bootstrap, paired_bootstrap
 from allophone.models.continuation import last_state
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder
 
 LINEAR = "linear"
@@ -80,7 +79,7 @@ class SystemScore:
     """Train, dev and test embeddings; None for chance."""
 
 
-def embedder_of(speech: SpeechEmbedder, frozen: FrozenLayers | None = None) -> Embed:
+def embedder_of(speech: SpeechEmbedder, frozen: FrozenStates | None = None) -> Embed:
     """Vectors of a speech embedder; batches are of similar length, and no vector depends on its batch.
 
     Args:
@@ -93,9 +92,8 @@ def embedder_of(speech: SpeechEmbedder, frozen: FrozenLayers | None = None) -> E
         if frozen is None:
             found: Tensor = speech(waveform, lengths)
             return found
-        states = frozen.states(ids, waveform, lengths)
-        hidden = Packed(torch.cat(states), tuple(map(len, states)))
-        return speech.pool((last_state(speech.encoder, hidden, frozen.layer),))
+        (hidden,) = frozen(waveform, lengths, ids)
+        return speech.pool((last_state(speech.encoder, hidden, frozen.layers[0]),))
 
     @torch.no_grad()
     def embed(part: Corpus, waveforms: Sequence[Tensor]) -> NDArray[np.float64]:

@@ -24,9 +24,10 @@ from allophone.frames import seconds_to_samples
 from allophone.losses.mining import MiningConfig
 from allophone.methods.cross_entropy_tuning import CrossEntropyTuning, CrossEntropyTuningConfig
 from allophone.methods.pair_tuning import PairTuning, PairTuningConfig
-from allophone.methods.tuning import FrozenLayers, TuningConfig, frozen_layers
+from allophone.methods.tuning import TuningConfig, frozen_layers
 from allophone.models.build import Encoder, attention_projections, feed_forward_projections
 from allophone.models.conversion import model_hash
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
 from allophone.run.progress import Report, silent
 from allophone.seeding import derive
@@ -130,7 +131,7 @@ def fresh_embedder(encoder: Encoder, config: TuneConfig) -> SpeechEmbedder:
     return SpeechEmbedder(copy.deepcopy(encoder), settings).to(next(encoder.parameters()).device).eval()
 
 
-def shared_layers(encoder: Encoder, config: TuneConfig) -> FrozenLayers | None:
+def shared_layers(encoder: Encoder, config: TuneConfig) -> FrozenStates | None:
     """What all methods and seeds hear through, so that it is computed once; None where no layer is frozen."""
     return frozen_layers(fresh_embedder(encoder, config), config.last_layers) if config.training == "last" else None
 
@@ -142,7 +143,7 @@ def build_method(
     config: TuneConfig,
     *,
     seed: int,
-    frozen: FrozenLayers | None = None,
+    frozen: FrozenStates | None = None,
 ) -> PairTuning | CrossEntropyTuning:
     """A method around a copy of the encoder; all methods of one seed begin with the same pooling."""
     torch.manual_seed(derive(seed, "tuning"))
@@ -202,7 +203,7 @@ def tune_encoder(
     run_dir: Path,
     *,
     seed: int,
-    frozen: FrozenLayers | None = None,
+    frozen: FrozenStates | None = None,
     report: Report = silent,
 ) -> TunedRun | None:
     """Tune a copy of an encoder; the same call again goes on where it stopped.

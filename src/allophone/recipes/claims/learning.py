@@ -21,9 +21,9 @@ from allophone.data.utterance import Utterance
 from allophone.evaluate.claim import Observation, Scale
 from allophone.evaluate.embedding_probes import Embedded, few_shot_curve, linear_probe, neighbor_probe
 from allophone.evaluate.sources import FilterbankSource
-from allophone.methods.tuning import FrozenLayers
 from allophone.metrics.geometry import dimension_contributions
 from allophone.models.build import Encoder
+from allophone.models.frozen import FrozenStates
 from allophone.recipes.claims.tasks import TASKS, Task, task_parts
 from allophone.recipes.claims.trial import Trial, place
 from allophone.recipes.ledger import FILTER_BANK_CLOCK
@@ -94,7 +94,7 @@ class Bench:
     """What all arms and seeds of a claim share."""
 
     encoder: Encoder
-    frozen: FrozenLayers
+    frozen: FrozenStates
     parts: dict[str, LabelledParts]
     """By task; training parts as they are trained on."""
     heard: dict[str, Heard]
