@@ -70,7 +70,7 @@ def test_rates_are_named() -> None:
 
 
 def test_a_plan_says_what_an_hour_of_audio_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allophone.run.plan._seconds", lambda work, repeats=3: work() or 1.0)
+    monkeypatch.setattr("allophone.run.plan.timed", lambda work, repeats=3: work() or 1.0)
     plan = plan_pretraining([RUN, SECOND], hours=1.0)
     assert [cost.name for cost in plan.costs] == ["iteration-1", "iteration-2"]
     assert [cost.seconds for cost in plan.costs] == [1200.0, 1200.0]  # a second for a batch of three

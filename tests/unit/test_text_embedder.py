@@ -132,3 +132,11 @@ def test_what_cannot_work_is_refused(folder: Path) -> None:
     tokenizer.pad_token = None
     with pytest.raises(ConfigError, match="no padding token"):
         TextEmbedder(BertModel(BertConfig(**sizes)), tokenizer, CONFIG)
+
+
+def test_a_text_longer_than_the_positions_of_the_encoder_is_cut(folder: Path) -> None:
+    model = build_text_embedder(folder, CONFIG)
+    long = "ma mo " * 200
+    ids, _ = model.tokenize([long])
+    assert ids.shape[1] <= model.encoder.config.max_position_embeddings < model.config.max_tokens
+    assert model.embed([long]).isfinite().all()

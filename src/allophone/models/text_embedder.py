@@ -87,6 +87,11 @@ class TextEmbedder(nn.Module):
         self.encoder = self._prepare(model)
         self.projection = build_projection(settings.hidden_size, config.dim, config.projection)
         self._known: dict[str, Tensor] = {}
+        # RoBERTa's family counts positions from behind the padding token's id.
+        room = getattr(settings, "max_position_embeddings", config.max_tokens) - (
+            settings.pad_token_id + 1 if settings.pad_token_id else 0
+        )
+        self._most_tokens = min(config.max_tokens, room)
 
     def _prepare(self, model: nn.Module) -> nn.Module:
         """The encoder with what is to be trained set so."""
@@ -124,7 +129,7 @@ class TextEmbedder(nn.Module):
             [self.config.prefix + text for text in texts],
             padding=True,
             truncation=True,
-            max_length=self.config.max_tokens,
+            max_length=self._most_tokens,
             return_tensors="pt",
         )
         device = next(self.projection.parameters()).device
