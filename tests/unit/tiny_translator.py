@@ -35,11 +35,9 @@ SIZES: dict[str, Any] = {
 
 
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
-    built = Tokenizer(models.Unigram())
+    built = Tokenizer(models.BPE(unk_token="<unk>"))
     built.pre_tokenizer, built.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=200, special_tokens=SPECIAL + LANGUAGES[family], unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=SPECIAL + LANGUAGES[family], show_progress=False)
     built.train_from_iterator(TEXTS, trainer)
     names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=built, model_max_length=64, **names)

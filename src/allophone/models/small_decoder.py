@@ -6,6 +6,8 @@ beam search and cache. Shape letters: B utterances, T states of the longest, L t
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,12 +141,15 @@ def train_tokenizer(texts: Iterable[str], languages: Sequence[str], size: int = 
     known = sorted(set(languages))
     if not known or size <= len(SPECIAL) + len(known):
         raise ConfigError(f"A tokenizer of {size} tokens for {len(known)} languages; give languages and more tokens.")
-    built = Tokenizer(models.Unigram())
+    built = Tokenizer(models.BPE(unk_token="<unk>"))  # a Unigram differs from process to process
     built.normalizer = normalizers.NFC()
     built.pre_tokenizer, built.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=size, special_tokens=[*SPECIAL, *known], unk_token="<unk>", show_progress=False
-    )
-    built.train_from_iterator(texts, trainer)
+    special = [*SPECIAL, *known]
+    normal = [unicodedata.normalize("NFC", text) for text in texts]
+    counts = Counter("".join(normal))
+    letters = sorted(counts, key=lambda letter: (-counts[letter], letter))[: size - len(special) - 1]
+    rare = dict.fromkeys(map(ord, counts.keys() - set(letters)))  # cut here, as the trainer cuts ties by chance
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    built.train_from_iterator([text.translate(rare) for text in normal], trainer)
     names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=built, **names)  # type: ignore[no-untyped-call]
