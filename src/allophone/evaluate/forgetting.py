@@ -125,7 +125,7 @@ def chance_masked_loss(
 
 def choose_layer(source: FrameSource, first: Spoken, second: Spoken) -> int:
     """Index of the layer that finds the same prompt best between two voices that are not those reported on."""
-    first, second = _sample_prompts(first, second)
+    first, second = sample_prompts(first, second, CHOOSING_PROMPTS)
     frames = [extract_all(source, spoken.waveforms) for spoken in (first, second)]
     recalls = [_retrieve(frames, (first, second), layer, "frames").recall(1) for layer in range(source.layers)]
     return int(np.argmax(recalls))
@@ -256,10 +256,10 @@ def measure_languages(
     return found
 
 
-def _sample_prompts(first: Spoken, second: Spoken) -> tuple[Spoken, Spoken]:
-    """The same prompts of both voices, at most :data:`CHOOSING_PROMPTS`."""
+def sample_prompts(first: Spoken, second: Spoken, most: int) -> tuple[Spoken, Spoken]:
+    """The same prompts of both voices, at most so many."""
     shared = sorted({g for g in first.groups if g is not None} & set(second.groups))
-    order = numpy_generator(0, "choosing prompts").permutation(len(shared))[:CHOOSING_PROMPTS]
+    order = numpy_generator(0, "choosing prompts").permutation(len(shared))[:most]
     chosen = {shared[index] for index in order}
     return tuple(select(s, [i for i, g in enumerate(s.groups) if g in chosen]) for s in (first, second))  # type: ignore[return-value]
 

@@ -41,6 +41,6 @@ def demo(
         keep=keep,
         out=out,
         config=demo_config(fast=fast, seed=seed),
-        ledger=FAST if fast else LedgerConfig(kept_text=False, drift=False),
+        ledger=FAST if fast else LedgerConfig(kept_text=False, drift=False, choosing_prompts=60),
         report=report,
     )

@@ -13,7 +13,7 @@ from allophone.data.corpus import Corpus, merge
 from allophone.data.splits import split_corpus
 from allophone.errors import DataError
 from allophone.evaluate.drift import Drift
-from allophone.evaluate.forgetting import PosteriorSource, Spoken
+from allophone.evaluate.forgetting import PosteriorSource, Spoken, sample_prompts
 from allophone.evaluate.gate import Gate, losses, refusal
 from allophone.evaluate.measurements import Measurement, System, changes, save_measurements, scores
 from allophone.evaluate.protocol import FrameSource
@@ -301,6 +301,8 @@ def measure_frames(
             pair = voice_pair(corpus, config, everything=every)
             if pair is not None:
                 target[language] = spoken_pair(corpus, pair)
+        if language in choosing:
+            choosing[language] = sample_prompts(*choosing[language], config.choosing_prompts)
     found = retrieval_rows(systems, posteriors, pairs, choosing, seed, report)
     read = {name: corpus for name, corpus in languages.items() if config.kept_text or name in probed}
     return found + text_rows(systems, read, config, seed, report)

@@ -11,6 +11,7 @@ from allophone.data.corpus import Corpus
 from allophone.data.splits import connected
 from allophone.data.utterance import Utterance
 from allophone.evaluate.forgetting import (
+    CHOOSING_PROMPTS,
     PosteriorSource,
     Spoken,
     chance_masked_loss,
@@ -58,6 +59,8 @@ class LedgerConfig:
     """Fewest transcribed training clips of a language for a text probe; below, its cells stay empty."""
     min_pair_prompts: int = 20
     """Fewest prompts that two voices must share to be compared."""
+    choosing_prompts: int = CHOOSING_PROMPTS
+    """Most prompts of two other voices on which a layer is picked."""
     drift: bool = True
     """Whether forgetting is taken apart into drifted units and lost ones."""
     most_prompts: int | None = None
@@ -93,8 +96,6 @@ MIN_READ_CLIPS = 5
 def draw_rows(rows: list[Utterance], most: int) -> list[Utterance]:
     """At most ``most`` utterances, always the same ones."""
     ordered = sorted(rows, key=lambda row: row.id)
-    if len(ordered) <= most:
-        return ordered
     return [ordered[index] for index in sorted(numpy_generator(0, "ledger").permutation(len(ordered))[:most])]
 
 
