@@ -356,8 +356,7 @@ def language_rows(
     ]
     if len(sides[1]) < 2:
         return []
-    found: list[Measurement] = []
-    told = report("Language identification")
+    found, told = list[Measurement](), report("Language identification")
     for index, (system, source) in enumerate(systems.items()):
         layer = source.layers // 2
         found += measure_languages(system, source, layer, sides[0], sides[1], seed=seed)
