@@ -170,7 +170,9 @@ def _paired_samples(
         )
     num_seeds = max(seeds_a, seeds_b)
     group_ids = _group_ids(groups, items_a)
-    sums = [[np.broadcast_to(_sum_groups(x, group_ids), (num_seeds, group_ids.max() + 1)) for x in one] for one in pair]
+    shape = num_seeds, group_ids.max() + 1
+    # Copied, so that a row repeated for all seeds adds up as its copies do, to the last bit.
+    sums = [[np.ascontiguousarray(np.broadcast_to(_sum_groups(x, group_ids), shape)) for x in one] for one in pair]
     draws = _draw(*sums[0][0].shape, resamples=resamples, confidence=confidence, seed=seed)
     samples = draws.ratio(*sums[0]) - draws.ratio(*sums[1])
     value = float(sums[0][0].sum() / sums[0][1].sum() - sums[1][0].sum() / sums[1][1].sum())
