@@ -22,7 +22,8 @@ from allophone.recipes.evaluate import evaluate
 from allophone.recipes.expand import expand
 from allophone.recipes.ledger import LedgerConfig
 from allophone.recipes.pretrain import pretrain, starter
-from allophone.run.expansion import ExpandConfig, expand_encoder
+from allophone.run.expansion import expand_encoder
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.starter import open_base
 
 WORDS = ["alpha bravo", "charlie delta", "echo fox", "golf hotel", "india jul", "kilo lima", "mike nov", "oscar papa"]
@@ -158,6 +159,21 @@ def test_targets_may_be_the_codebook_that_the_base_has(world, tmp_path) -> None:
         ExpandConfig(targets="codebook", num_units=7)
     with pytest.raises(ConfigError, match="this base has none"):
         expand_encoder(replace(base, heads=None), new, kept, config, tmp_path / "other")
+
+
+def test_a_second_process_changes_no_number(world, tmp_path, monkeypatch) -> None:
+    corpus, model, _ = world
+    base, _ = open_base(model)
+    settings = {"rank": 2, "batch_seconds": 6.0, "crop_seconds": 2.0, "fit_hours": 0.02}
+    new, kept = corpus.where(language="bul"), corpus.where(language="spa", speaker="a")
+    monkeypatch.setattr("allophone.run.expansion.worth_a_process", lambda config: True)
+    found = []
+    for cores in (1, 2):
+        monkeypatch.setattr("allophone.run.aside.cpu_count", lambda cores=cores: cores)
+        result = expand_encoder(base, new, kept, ExpandConfig(steps=3, **settings), tmp_path / f"{cores} cores")
+        assert result is not None and set(result.results) == {"lora", "control", "random"}
+        found.append([*result.control.state_dict().values(), *result.random.state_dict().values()])
+    assert all(torch.equal(in_turn, beside) for in_turn, beside in zip(*found, strict=True))
 
 
 def test_a_plain_folder_without_texts_is_enough(world, tmp_path, speech) -> None:

@@ -25,7 +25,7 @@ from allophone.recipes.ledger import LedgerConfig
 from allophone.recipes.sequence import expand_in_sequence
 from allophone.recipes.withdraw import withdraw
 from allophone.run.execute import save_heads
-from allophone.run.expansion import ExpandConfig
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.pack import load_pack, load_packs, read_pack_info, read_stack
 from allophone.run.starter import open_base
 from allophone.units.fit import fit_codebook

@@ -15,7 +15,7 @@ from allophone.errors import ConfigError
 from allophone.recipes.expand import replayed_hours
 from allophone.recipes.own_units import require_old_units
 from allophone.run.base import Base
-from allophone.run.expansion import ExpandConfig, run_config
+from allophone.run.expansion_config import ExpandConfig, run_config
 
 
 def corpus(hours: float) -> Corpus:

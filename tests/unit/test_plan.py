@@ -12,7 +12,7 @@ from allophone.models.build import build_encoder
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
 from allophone.run.base import Base
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.expansion import ExpandConfig
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.plan import plan_evaluation, plan_expansion, plan_pretraining, random_batch
 from allophone.train.config import TrainConfig
 

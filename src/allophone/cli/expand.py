@@ -14,9 +14,9 @@ from allophone.errors import ConfigError
 
 if TYPE_CHECKING:
     from allophone.data.corpus import Corpus
-    from allophone.run.expansion import ExpandConfig
+    from allophone.run.expansion_config import ExpandConfig
 
-SETTINGS = "allophone.run.expansion:ExpandConfig"
+SETTINGS = "allophone.run.expansion_config:ExpandConfig"
 
 
 def add(verbs: Verbs) -> None:

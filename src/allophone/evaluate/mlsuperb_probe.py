@@ -5,8 +5,9 @@ number stands in :meth:`SuperbProbeConfig.published`; :meth:`SuperbProbeConfig.f
 
 Source: ESPnet ``egs2/ml_superb/asr1/conf/tuning/train_asr_s3prl_10min.yaml`` and ``_1h.yaml`` (``conv2d2``, pre-norm);
 Shi et al. 2023, arXiv:2305.10615. As in its code, SpecAugment comes first, on the mixed hidden states; an utterance
-then loses its mean (variances stay); a linear map to 80 follows. Deviations: no time warp; in time the convolution's
-stride is 2 at 50 frames a second and 1 for slower encoders, so that every row reads about 25 times a second.
+then loses its mean (variances stay); a linear map to 80 follows. Batches hold clips of like length. Deviations: no time
+warp; in time the convolution's stride is 2 at 50 frames a second and 1 for slower encoders, so that every row reads
+about 25 times a second.
 
 Shape legend: L layers, T frames, B utterances of a batch, D dim, V symbols with the blank.
 """
@@ -14,7 +15,7 @@ Shape legend: L layers, T frames, B utterances of a batch, D dim, V symbols with
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
@@ -41,6 +42,10 @@ class Frames(Protocol):
 
     def __len__(self) -> int:
         """Clips."""
+        ...
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Of each clip."""
         ...
 
     def __getitem__(self, index: int, /) -> Tensor:
@@ -169,12 +174,19 @@ def superb_probe(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "superb-probe") % 2**63)
         head = SuperbProbe(layers, dim, len(symbols) + 1, stride, config)
-        kept = [index for index in range(len(train.ids)) if _fits(task, train, index, stride)]
+        lengths = [[one.shape[1] for one in clips.frames] for clips in (train, dev, test)]
+        kept, usable = (
+            [index for index, frames in enumerate(of) if _fits(task, clips, index, _outputs(frames, stride))]
+            for clips, of in zip((train, dev), lengths, strict=False)
+        )
         if not kept:
             raise DataError(f"superb_probe: none of {len(train.ids)} training clips has as many frames as symbols.")
-        usable = [index for index in range(len(dev.ids)) if _fits(task, dev, index, stride)]
-        losses = _train(head, task, symbols, (train, kept), (dev, usable), config)
-        answers = _read(head, task, symbols, test, config.batch_size)
+        batches, dev_batches, test_batches = (
+            _batches(rows, of, config.batch_size)
+            for rows, of in zip((kept, usable, range(len(test.ids))), lengths, strict=True)
+        )
+        losses = _train(head, task, symbols, (train, batches), (dev, dev_batches), config)
+        answers = _read(head, task, symbols, test, test_batches)
     return SuperbProbeResult(
         answers=tuple(answers),
         dev_losses=tuple(losses),
@@ -265,35 +277,33 @@ def _symbols(task: Task, clips: ProbeClips) -> list[str]:
     return sorted({symbol for index in range(len(clips.ids)) for symbol in _spelled(task, clips, index)})
 
 
-def _fits(task: Task, clips: ProbeClips, index: int, stride: int) -> bool:
+def _fits(task: Task, clips: ProbeClips, index: int, outputs: int) -> bool:
     """Whether CTC has room: an output a symbol, and one between equal neighbours."""
     spelled = _spelled(task, clips, index)
     needed = len(spelled) + sum(first == second for first, second in pairwise(spelled))
-    return 0 < needed <= _outputs(clips.frames[index].shape[1], stride)
+    return 0 < needed <= outputs
 
 
 def _train(
     head: SuperbProbe,
     task: Task,
     symbols: Sequence[str],
-    train: tuple[ProbeClips, list[int]],
-    dev: tuple[ProbeClips, list[int]],
+    train: tuple[ProbeClips, list[list[int]]],
+    dev: tuple[ProbeClips, list[list[int]]],
     config: SuperbProbeConfig,
 ) -> list[float]:
     """Fit in place, then put the average of the best epochs in; the loss of each epoch on the dev set."""
     generator = torch_generator(config.seed, "superb-probe", "order")
     optimizer = torch.optim.Adam(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     ids = {symbol: number for number, symbol in enumerate(symbols, start=1)}
-    order: list[int] = []
+    order: list[list[int]] = []
     best: list[tuple[float, int, dict[str, Tensor]]] = []
     losses = []
     for epoch in range(config.epochs):
         head.train()
         for iteration in range(config.iterations):
-            if len(order) < config.batch_size:
-                order += [train[1][i] for i in torch.randperm(len(train[1]), generator=generator).tolist()]
-            batch, order = order[: config.batch_size], order[config.batch_size :]
-            loss = _loss(head, task, ids, train[0], batch, generator)
+            order = order or [train[1][i] for i in torch.randperm(len(train[1]), generator=generator).tolist()]
+            loss = _loss(head, task, ids, train[0], order.pop(), generator)
             if not bool(loss.isfinite()):
                 raise NumericsError(f"superb_probe: loss {loss.item()} in epoch {epoch}; look for NaN in the frames.")
             (loss / config.accumulate).backward()
@@ -302,15 +312,20 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
         head.eval()
         with torch.inference_mode():
-            parts = [dev[1][start : start + config.batch_size] for start in range(0, len(dev[1]), config.batch_size)]
-            sums = [float(_loss(head, task, ids, dev[0], part)) * len(part) for part in parts]
-        losses.append(sum(sums) / len(dev[1]) if dev[1] else -float(epoch))
+            sums = [float(_loss(head, task, ids, dev[0], part)) * len(part) for part in dev[1]]
+        losses.append(sum(sums) / sum(map(len, dev[1])) if dev[1] else -float(epoch))
         best.append((losses[-1], epoch, {name: value.clone() for name, value in head.state_dict().items()}))
         best = sorted(best, key=lambda entry: entry[:2])[: config.average]
     head.load_state_dict(
         {name: torch.stack([state[name] for _, _, state in best]).mean(dim=0) for name in head.state_dict()}
     )
     return losses
+
+
+def _batches(kept: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Clips of like length together, as ESPnet's ``batch_type: sorted`` has them: little of a batch is padding."""
+    ordered = sorted(kept, key=lambda index: lengths[index])
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
 def _loss(
@@ -336,27 +351,26 @@ def _loss(
 
 
 @torch.inference_mode()
-def _read(head: SuperbProbe, task: Task, symbols: Sequence[str], clips: ProbeClips, batch_size: int) -> list[Answer]:
+def _read(
+    head: SuperbProbe, task: Task, symbols: Sequence[str], clips: ProbeClips, batches: Sequence[Sequence[int]]
+) -> list[Answer]:
     head.eval()
-    found = []
-    for start in range(0, len(clips.ids), batch_size):
-        batch = range(start, min(start + batch_size, len(clips.ids)))
+    found: dict[int, Answer] = {}
+    for batch in batches:
         log_probabilities, lengths = head([_at_least(clips.frames[index], head.stride) for index in batch])
         for index, row, length in zip(batch, log_probabilities.argmax(dim=-1), lengths.tolist(), strict=True):
             path = torch.unique_consecutive(row[:length]).tolist()
             heard = [symbols[symbol - 1] for symbol in path if symbol != BLANK]
             named = next((one[1:-1] for one in heard if len(one) > 1), None)
-            found.append(
-                Answer(
-                    id=clips.ids[index],
-                    language=clips.languages[index],
-                    reference="" if task == "language_identification" else clips.texts[index],
-                    hypothesis="".join(one for one in heard if len(one) == 1),
-                    guess=named,
-                    dataset=clips.datasets[index],
-                )
+            found[index] = Answer(
+                id=clips.ids[index],
+                language=clips.languages[index],
+                reference="" if task == "language_identification" else clips.texts[index],
+                hypothesis="".join(one for one in heard if len(one) == 1),
+                guess=named,
+                dataset=clips.datasets[index],
             )
-    return found
+    return [found[index] for index in sorted(found)]
 
 
 def _at_least(frames: Tensor, stride: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from allophone.recipes.expand import FAST, KEEP, ExpandResult, expand
 from allophone.recipes.ledger import LedgerConfig
-from allophone.run.expansion import ExpandConfig
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.progress import Report, silent
 from allophone.run.starter import STARTER, starter_corpus
 

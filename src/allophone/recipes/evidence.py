@@ -17,11 +17,12 @@ from allophone.evaluate.measurements import (
     scores,
 )
 from allophone.evaluate.report_tables import markdown_tables
-from allophone.recipes.expand import KEEP, expand, kept_corpora, measure_frames
+from allophone.recipes.expand import KEEP, expand, kept_corpora
+from allophone.recipes.expand_measure import measure_frames
 from allophone.recipes.ledger import LedgerConfig, base_posteriors, systems_of
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import ExpandConfig
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.progress import Report, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.units.extract import FrameCache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,34 +13,24 @@ from allophone.data.corpus import Corpus, merge
 from allophone.data.splits import split_corpus
 from allophone.errors import DataError
 from allophone.evaluate.drift import Drift
-from allophone.evaluate.forgetting import PosteriorSource, Spoken, sample_prompts
 from allophone.evaluate.gate import Gate, losses, refusal
-from allophone.evaluate.measurements import Measurement, System, changes, save_measurements, scores
-from allophone.evaluate.protocol import FrameSource
+from allophone.evaluate.measurements import Measurement, changes, save_measurements, scores
 from allophone.evaluate.report import write_report
-from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
-from allophone.recipes.drift import drift_json, drift_rows, drift_tables
+from allophone.recipes.drift import drift_json, drift_tables
+from allophone.recipes.expand_measure import measure
 from allophone.recipes.expand_report import report_content
 from allophone.recipes.language_pack import hand_over, save_pack
 from allophone.recipes.ledger import (
     LedgerConfig,
-    base_posteriors,
     draw_rows,
-    language_rows,
     main_voices,
-    masked_rows,
-    retrieval_rows,
-    spoken_pair,
-    systems_of,
-    text_rows,
-    voice_pair,
 )
 from allophone.recipes.own_units import require_old_units
-from allophone.recipes.phones import phone_table
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import ExpandConfig, Expanded, expand_encoder
+from allophone.run.expansion import expand_encoder
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.run.targets import subset
@@ -127,16 +117,14 @@ def expand(
     made = None if expanded is None else hand_over(model, expanded, where, new, together, config, out, report)
     if expanded is None or made is None:
         return None
-    adapted, codebook, languages = made.encoder, made.codebook, {tag: new, **kept}
-    found = masked_rows(model, expanded, {tag: main, **heard}, ledger, config.seed, cache=shared, report=report)
-    found += frame_rows(model, expanded, adapted, languages, tag, ledger, config.seed, known, report)
+    whole, trained = {tag: new, **kept}, {tag: main, **heard}
+    caches = (shared, own)
+    found, phones, drift = measure(model, expanded, made, whole, trained, config, ledger, known, caches, report)
     save_measurements(found, out / "measurements.parquet")
-    phones = [phone_table(one, model, adapted, codebook, seed=config.seed, report=report) for one in languages.values()]
-    drift = drift_rows(model, adapted, codebook, heard, kept, ledger, config.seed, cache=own, report=report)
     refused = [] if gate is None else losses(changes(found), tuple(kept), gate)
     pack = None if refused else out / "pack"
-    content = report_content(where, model, expanded, adapted, codebook, new, kept, found, out, pack, config)
-    tables = (*drift_tables(drift), *(table for table in phones if table is not None))
+    content = report_content(where, model, expanded, made.encoder, made.codebook, new, kept, found, out, pack, config)
+    tables = (*drift_tables(drift), *phones)
     warnings = (*content.warnings, *gate_warnings(refused))
     page = write_report(replace(content, extra_tables=tables, warnings=warnings), out / "report.html")
     seconds = time.monotonic() - started
@@ -245,67 +233,6 @@ def portion(corpus: Corpus, config: ExpandConfig, ledger: LedgerConfig, hours: f
         *draw_rows(test, ledger.most_test_clips),
     ]
     return corpus.with_utterances(tuple(rows))
-
-
-def frame_rows(
-    base: Base,
-    expanded: Expanded,
-    adapted: Encoder,
-    languages: dict[str, Corpus],
-    new: str,
-    config: LedgerConfig,
-    seed: int,
-    known: Sequence[Measurement],
-    report: Report,
-) -> list[Measurement]:
-    """Everything that is measured on frames, for the systems that ``known`` does not have."""
-    systems = systems_of(base, adapted, seed)
-    posteriors: dict[System, FrameSource] = {
-        "random encoder": PosteriorSource("random encoder", expanded.random),
-        "head only": PosteriorSource("head only", expanded.control),
-        "after": PosteriorSource("after", expanded.expansion.method),
-    }
-    posteriors |= base_posteriors(base)
-    named = language_rows(systems, languages, config, seed, report)
-    if known:
-        systems = {"after": systems["after"]}
-        posteriors.pop("before", None)
-    measured = measure_frames(systems, posteriors, languages, (new,), config, seed, report)
-    return [*(one for one in known if one.language in languages), *measured, *named]
-
-
-def measure_frames(
-    systems: dict[System, FrameSource],
-    posteriors: dict[System, FrameSource],
-    languages: dict[str, Corpus],
-    probed: Collection[str],
-    config: LedgerConfig,
-    seed: int,
-    report: Report,
-) -> list[Measurement]:
-    """Retrieval and text of some systems.
-
-    Args:
-        systems: Rows with frames.
-        posteriors: Rows with unit posteriors.
-        languages: Corpus of each language.
-        probed: Languages whose text is probed; the others' only where ``config`` wants kept languages read too.
-        config: How much.
-        seed: Of probes and the random encoder.
-        report: Told how far each stage is.
-    """
-    pairs: dict[str, tuple[Spoken, Spoken]] = {}
-    choosing: dict[str, tuple[Spoken, Spoken]] = {}
-    for language, corpus in languages.items():
-        for target, every in ((pairs, False), (choosing, True)):
-            pair = voice_pair(corpus, config, everything=every)
-            if pair is not None:
-                target[language] = spoken_pair(corpus, pair)
-        if language in choosing:
-            choosing[language] = sample_prompts(*choosing[language], config.choosing_prompts)
-    found = retrieval_rows(systems, posteriors, pairs, choosing, seed, report)
-    read = {name: corpus for name, corpus in languages.items() if config.kept_text or name in probed}
-    return found + text_rows(systems, read, config, seed, report)
 
 
 def gate_warnings(refused: Sequence[str]) -> tuple[str, ...]:

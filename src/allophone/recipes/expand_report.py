@@ -17,7 +17,8 @@ from allophone.models.conversion import model_hash
 from allophone.nn.codebook import Codebook
 from allophone.recipes.ledger import draw_rows, main_voices
 from allophone.run.base import Base
-from allophone.run.expansion import ExpandConfig, Expanded, adapted_layers
+from allophone.run.expansion import Expanded, adapted_layers
+from allophone.run.expansion_config import ExpandConfig
 from allophone.text.languages import parse_language
 from allophone.units.encode import encode_units
 from allophone.units.extract import Waveforms

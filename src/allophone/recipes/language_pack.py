@@ -15,7 +15,8 @@ from allophone.recipes.ledger import main_voices
 from allophone.recipes.own_units import own_codebook
 from allophone.run.base import Base
 from allophone.run.execute import save_heads
-from allophone.run.expansion import ExpandConfig, Expanded
+from allophone.run.expansion import Expanded
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.head import train_own_head
 from allophone.run.pack import STACK_FILE, Stack, pack_card, pack_hash, write_pack_info, write_stack
 from allophone.run.progress import Report, silent

@@ -7,7 +7,8 @@ from allophone.errors import ConfigError
 from allophone.models.build import Encoder
 from allophone.nn.codebook import Codebook
 from allophone.run.base import Base
-from allophone.run.expansion import ExpandConfig, Expanded
+from allophone.run.expansion import Expanded
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.progress import Report, counted, silent
 from allophone.run.targets import subset, usable, waveforms
 from allophone.units.extract import FrameCache

@@ -18,11 +18,12 @@ from allophone.evaluate.sources import EncoderSource
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash
-from allophone.recipes.expand import KEEP, expand, kept_corpora, measure_frames, merged, open_recordings, with_splits
+from allophone.recipes.expand import KEEP, expand, kept_corpora, merged, open_recordings, with_splits
+from allophone.recipes.expand_measure import measure_frames
 from allophone.recipes.ledger import LedgerConfig, base_posteriors, draw_rows, main_voices, spoken, systems_of
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import ExpandConfig, run_config
+from allophone.run.expansion_config import ExpandConfig, run_config
 from allophone.run.origin import ORIGIN, require_origin, write_origin
 from allophone.run.pack import PACK_FILE
 from allophone.run.progress import Report, silent

@@ -29,7 +29,7 @@ from allophone.run.base import Base
 from allophone.run.config import RunConfig
 from allophone.run.duration import duration
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import ExpandConfig, run_config
+from allophone.run.expansion_config import ExpandConfig, run_config
 from allophone.run.tuning import Trained, TuneConfig, build_method, fresh_embedder
 from allophone.seeding import torch_generator
 from allophone.train.config import TrainConfig

@@ -24,7 +24,8 @@ from allophone.recipes.ledger import LedgerConfig, draw_rows, main_voices, spoke
 from allophone.run.base import Base
 from allophone.run.config import RunConfig
 from allophone.run.execute import fit_threads
-from allophone.run.expansion import ExpandConfig, adapt_encoder, run_config
+from allophone.run.expansion import adapt_encoder
+from allophone.run.expansion_config import ExpandConfig, run_config
 from allophone.run.starter import STARTER, open_base
 from allophone.run.targets import aligned_units, waveforms
 from allophone.seeding import derive

@@ -1,0 +1,72 @@
+"""Two things at once: what a run does not wait for goes on in a second process, where a core is free for it.
+
+Threads would not do: PyTorch's random numbers belong to the process. Results are the same as in turn, since whatever is
+drawn is drawn from seeds that are arguments. The process knows nothing of this one beyond what it is given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol, TypeVar
+
+import torch
+from loky import ProcessPoolExecutor, cpu_count
+
+from allophone.run.progress import Report
+
+T = TypeVar("T")
+
+
+class Begin(Protocol):
+    """Begins a call and returns what waits for its result."""
+
+    def __call__(self, title: str, call: Callable[..., T], report: Report) -> Callable[[], T]:
+        """Begin ``call(report=report)``.
+
+        Args:
+            title: What is told when it has been done elsewhere, where nobody sees its own report.
+            call: Can be pickled, such as a ``partial`` of a function of a module; so can its result.
+            report: Told how far it is.
+
+        Returns:
+            Called once, gives the result or raises what the call raised.
+        """
+        ...
+
+
+@contextmanager
+def aside(worthwhile: bool) -> Iterator[Begin]:
+    """Give a second process for calls that this one does not wait for; leaving ends it, whatever it is at.
+
+    Calls are done one after the other, each in turn when its result is asked for if there is no second core or this
+    process uses several threads itself.
+
+    Args:
+        worthwhile: Whether the work is long enough for a process, which takes some seconds to start.
+    """
+    if not worthwhile or torch.get_num_threads() > 1 or cpu_count() < 2 or "WORLD_SIZE" in os.environ:
+        yield _later
+        return
+    executor = ProcessPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield partial(_elsewhere, executor)
+    finally:
+        executor.shutdown(kill_workers=True)
+
+
+def _later(title: str, call: Callable[..., T], report: Report) -> Callable[[], T]:
+    return lambda: call(report=report)
+
+
+def _elsewhere(executor: ProcessPoolExecutor, title: str, call: Callable[..., T], report: Report) -> Callable[[], T]:
+    future = executor.submit(call)
+
+    def result() -> T:
+        found: T = future.result()
+        report(title)(1, 1, {})
+        return found
+
+    return result
