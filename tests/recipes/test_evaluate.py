@@ -97,8 +97,11 @@ def test_every_score_has_its_controls(world) -> None:
     assert ("retrieval_dtw", "spa_Latn", "before") not in cells  # the pair on which the layer was chosen
 
 
-def test_the_same_call_writes_the_same_bytes(world, tmp_path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_same_call_writes_the_same_bytes(world, tmp_path, monkeypatch, processes: int) -> None:
     folder, corpus, outs, _ = world
+    monkeypatch.setattr("allophone.recipes.evaluate.LONG", 1)
+    monkeypatch.setattr("allophone.run.aside.cpu_count", lambda: processes)
     evaluate(folder / "model0", corpus, out=tmp_path, config=CONFIG)
     for name in ("result.json", "measurements.parquet", "report.html", "scores.md"):
         assert (tmp_path / name).read_bytes() == (outs["model0"] / name).read_bytes()

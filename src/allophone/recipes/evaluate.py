@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from allophone.config import config_hash, to_dict
@@ -33,6 +34,7 @@ from allophone.recipes.ledger import (
 )
 from allophone.recipes.phones import read_phone_table
 from allophone.recipes.suite_scores import Summaries, phone_rows, space_rows
+from allophone.run.aside import aside
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
 from allophone.run.progress import Report, silent
@@ -51,6 +53,9 @@ QUICK = LedgerConfig(
 """For every change: 3 minutes on two cores for the starter encoder on the starter corpus. It has fewer clips and steps
 than ``full``, so ``allophone compare`` refuses to put numbers of both into one table."""
 SUITES: dict[str, LedgerConfig] = {"quick": QUICK, "full": LedgerConfig()}
+CONTROLS: tuple[System, ...] = ("filter bank", "random encoder")
+LONG = 200
+"""Updates of a probe from which the controls get a process of their own."""
 NORMALIZER = "allophone.text.normalize"
 FEWEST = 20
 """Held-out items of a language below which a warning names it."""
@@ -147,16 +152,28 @@ def _by_language(corpus: Corpus) -> dict[str, Corpus]:
 def _measure(
     base: Base, corpus: Corpus, settings: LedgerConfig, seed: int, report: Report
 ) -> tuple[list[Measurement], Summaries]:
-    """All that is measured with one seed. Languages come last: their vectors are means of what was heard by then."""
+    """All that is measured with one seed; what the model is compared with goes on beside it, where there is a core."""
+    with aside(settings.probe_steps >= LONG) as begin:
+        waited = begin("Controls", partial(_rows, base, corpus, settings, seed, CONTROLS), report)
+        found, own = _rows(base, corpus, settings, seed, ("before",), report=report)
+        controls, others = waited()
+    units = {language: {**others["units"][language], **by_system} for language, by_system in own["units"].items()}
+    return controls + found, {"geometry": {**others["geometry"], **own["geometry"]}, "units": units}
+
+
+def _rows(
+    base: Base, corpus: Corpus, settings: LedgerConfig, seed: int, names: Sequence[System], report: Report = silent
+) -> tuple[list[Measurement], Summaries]:
+    """Some rows; ``before`` brings chance. Languages come last: their vectors are means of what was heard by then."""
     systems: dict[System, FrameSource] = {
-        name: RememberingSource(source) for name, source in systems_of(base, None, seed).items()
+        name: RememberingSource(source) for name, source in systems_of(base, None, seed).items() if name in names
     }
     corpora = _by_language(corpus)
     pairs, choosing = (
         {language: spoken_pair(corpora[language], pair) for language, pair in side.items()}
         for side in compared_pairs(corpora, settings)
     )
-    found = retrieval_rows(systems, base_posteriors(base), pairs, choosing, seed, report)
+    found = retrieval_rows(systems, base_posteriors(base) if "before" in names else {}, pairs, choosing, seed, report)
     found += text_rows(systems, probed_languages(corpora, settings), settings, seed, report)
     phones, units = phone_rows(systems, corpora, base.encoder.clock, settings, seed, report)
     found += [*phones, *language_rows(systems, corpora, settings, seed, report)]
