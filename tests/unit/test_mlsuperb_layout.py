@@ -76,3 +76,19 @@ def test_what_cannot_be_written_is_refused(corpus, tmp_path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(DataError, match="there is there already; name a folder that is not"):
         export_corpus(corpus, tmp_path / "there", to="mlsuperb")
+
+
+def test_another_voice_is_tested_on_what_training_does_not_say(corpus, tmp_path) -> None:
+    mine = [row for row in corpus if row.source == "mls" and row.text]
+    german = [row for row in mine if row.language == "deu_Latn" and row.split == "train"]
+    other = [
+        Utterance(**{**_fields(row), "id": f"other-{number}", "source": "radio", "split": "test", "text": text})
+        for number, (row, text) in enumerate(zip(german, ["wort train 0", "neu", "anders"], strict=False))
+    ]
+    other[2] = Utterance(**{**_fields(other[2]), "group": "shared"})
+    mine[mine.index(german[4])] = Utterance(**{**_fields(german[4]), "group": "shared"})
+    mlsuperb_layout.write_mlsuperb(corpus.with_utterances((*mine, *other)), tmp_path / "out", fewest_test=4)
+    tested = [row.text for row in Corpus.open(tmp_path / "out").where(language="deu") if row.split == "test"]
+    assert "neu" in tested and not {"wort train 0", "anders"} & set(tested) and len(tested) == 5
+    told = json.loads((tmp_path / "out" / "layout.json").read_text())
+    assert told["other_voices"] == {"radio/deu": 1}

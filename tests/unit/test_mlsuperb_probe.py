@@ -121,8 +121,9 @@ def test_the_published_schedule_and_what_is_refused() -> None:
     assert SuperbProbeConfig.published("monolingual", "1h").iterations == 500
     assert (published.learning_rate, published.weight_decay, published.average) == (1e-4, 1e-6, 5)
     fast = SuperbProbeConfig.fast("joint", seed=2)
-    assert fast.iterations * fast.epochs < 1000 and fast.seed == 2
-    assert SuperbProbeConfig.fast("monolingual").iterations < fast.iterations
+    assert fast.iterations * fast.epochs == 2000 and fast.seed == 2  # a name takes longer than text
+    assert SuperbProbeConfig.fast("language_identification", seed=2) == fast
+    assert SuperbProbeConfig.fast("monolingual").iterations < SuperbProbeConfig.fast("multilingual").iterations < 200
     with pytest.raises(ConfigError, match="every count must be at least 1"):
         SuperbProbeConfig(epochs=0)
     with pytest.raises(DataError, match="expected as many of each, at least one"):

@@ -3,6 +3,8 @@
 ``SOURCE/LANGUAGE/wav/*.wav`` at 16 kHz beside ``transcript_{10min,1h}_train.txt``, ``transcript_10min_{dev,test}.txt``.
 A set is one language of one source. As in the benchmark, ten minutes of training are part of the hour, and dev and test
 have ten minutes at most; a set that has less comes whole. The splits are the corpus's own; the importer reads it back.
+Sources that are for testing alone (other voices) join the test of their language's largest set, with what nobody says
+in its training, so that a score is not that of a voice.
 
 Source: the folders that ESPnet ``egs2/ml_superb/asr1/local/data_prep.py`` reads.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import soundfile
@@ -21,6 +23,7 @@ from allophone.data.utterance import Utterance
 from allophone.errors import DataError
 from allophone.frames import SAMPLE_RATE
 from allophone.seeding import derive
+from allophone.text.normalize import normalize
 
 SECONDS = {"10min_train": 600.0, "1h_train": 3600.0, "10min_dev": 600.0, "10min_test": 600.0}
 """Transcript to the most that it holds of a set."""
@@ -54,9 +57,10 @@ def write_mlsuperb(corpus: Corpus, out: Path, *, fewest_test: int = FEWEST_TEST)
         splits = sets.setdefault((row.source or corpus.name, code), {})
         splits.setdefault(row.split, []).append(row)
     whole = {key: s for key, s in sets.items() if len(s) == 3 and len(s["test"]) >= fewest_test}
+    joined = _join_other_voices(sets, whole)
     left_out[f"of a set without train and dev, or with fewer than {fewest_test} test utterances"] = sum(
         len(rows) for key, splits in sets.items() if key not in whole for rows in splits.values()
-    )
+    ) - sum(joined.values())
     if not whole:
         raise DataError(
             f"{corpus.name}: none of {len(sets)} sets (a language of a source) has transcribed train and dev "
@@ -68,8 +72,33 @@ def write_mlsuperb(corpus: Corpus, out: Path, *, fewest_test: int = FEWEST_TEST)
         counts[f"{source}/{code}"] = {name: len(rows) for name, rows in listed.items()}
         kept = {row.id for rows in listed.values() for row in rows}
         left_out["beyond the hour and the ten minutes"] += sum(map(len, splits.values())) - len(kept)
-    told = {"corpus": corpus.name, "hash": corpus.hash, "utterances": counts, "left_out": dict(left_out)}
+    told = {"corpus": corpus.name, "hash": corpus.hash, "utterances": counts}
+    told |= {"other_voices": joined, "left_out": dict(left_out)}
     (out / LAYOUT).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _join_other_voices(
+    sets: Mapping[tuple[str, str], dict[str, list[Utterance]]],
+    whole: Mapping[tuple[str, str], dict[str, list[Utterance]]],
+) -> dict[str, int]:
+    """Put test utterances of sources without training into their language's largest set; how many of each source."""
+    joined: dict[str, int] = {}
+    for (source, code), splits in sorted(sets.items()):
+        own = [key for key in sorted(whole) if key[1] == code]
+        if set(splits) != {"test"} or not own:
+            continue
+        heard = {
+            content for key in own for split in ("train", "dev") for row in whole[key][split] for content in _said(row)
+        }
+        rows = [row for row in splits["test"] if not heard & _said(row)]
+        whole[max(own, key=lambda key: len(whole[key]["train"]))]["test"].extend(rows)
+        joined[f"{source}/{code}"] = len(rows)
+    return joined
+
+
+def _said(row: Utterance) -> set[str]:
+    """What tells an utterance's content: its group, and its words."""
+    return {f"text {normalize(row.text or '', row.language)}"} | ({f"group {row.group}"} if row.group else set())
 
 
 def _write_set(
