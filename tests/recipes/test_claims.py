@@ -23,10 +23,11 @@ from allophone.recipes.claims.all import CLAIMS, find_claim
 from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, without_kept_out
 from allophone.recipes.claims.trial import Effort, Trial, run_claim
 from allophone.recipes.claims.two_stage import FAMILIES, TWO_STAGE, labelled_rows
-from allophone.recipes.ledger import LedgerConfig, voice_pair
+from allophone.recipes.ledger import LedgerConfig
 from allophone.recipes.pretrain import pretrain, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.recipes.resynthesis_score import HeardBy
+from allophone.recipes.voices import voice_pair
 from allophone.run.progress import silent
 from allophone.run.starter import open_base, starter_corpus
 

@@ -22,7 +22,8 @@ from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
 from allophone.recipes.compare import compare_folders
 from allophone.recipes.evaluate import SUITES, evaluate, heard_hours, suite_config
-from allophone.recipes.ledger import LedgerConfig, compared_pairs, probed_languages
+from allophone.recipes.ledger import LedgerConfig, probed_languages
+from allophone.recipes.voices import compared_pairs
 
 WORDS = ["alpha bravo", "charlie delta", "echo fox", "golf hotel", "india jul", "kilo lima"]
 CONFIG = LedgerConfig(

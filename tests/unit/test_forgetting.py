@@ -12,7 +12,8 @@ import torch
 
 from allophone.data.corpus import Corpus
 from allophone.evaluate.forgetting import Spoken, chance_retrieval, measure_retrieval, measure_text
-from allophone.recipes.ledger import LedgerConfig, spoken_pair, voice_pair
+from allophone.recipes.ledger import LedgerConfig
+from allophone.recipes.voices import spoken_pair, voice_pair
 from allophone.seeding import derive
 
 

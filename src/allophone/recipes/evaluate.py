@@ -21,19 +21,17 @@ from allophone.models.conversion import model_hash
 from allophone.recipes.ledger import (
     LedgerConfig,
     base_posteriors,
-    compared_pairs,
     draw_rows,
     labelled_rows,
     language_rows,
     named_rows,
     probed_languages,
-    retrieval_rows,
-    spoken_pair,
     systems_of,
     text_rows,
 )
 from allophone.recipes.phones import read_phone_table
 from allophone.recipes.suite_scores import Summaries, phone_rows, space_rows
+from allophone.recipes.voices import compared_pairs, retrieval_rows, spoken_pair
 from allophone.run.aside import aside
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
@@ -173,7 +171,9 @@ def _rows(
         {language: spoken_pair(corpora[language], pair) for language, pair in side.items()}
         for side in compared_pairs(corpora, settings)
     )
-    found = retrieval_rows(systems, base_posteriors(base) if "before" in names else {}, pairs, choosing, seed, report)
+    found = retrieval_rows(
+        systems, base_posteriors(base) if "before" in names else {}, pairs, choosing, settings, seed, report
+    )
     found += text_rows(systems, probed_languages(corpora, settings), settings, seed, report)
     phones, units = phone_rows(systems, corpora, base.encoder.clock, settings, seed, report)
     found += [*phones, *language_rows(systems, corpora, settings, seed, report)]

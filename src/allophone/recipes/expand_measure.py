@@ -7,7 +7,7 @@ from functools import partial
 
 from allophone.data.corpus import Corpus
 from allophone.evaluate.drift import Drift
-from allophone.evaluate.forgetting import PosteriorSource, Spoken, sample_prompts
+from allophone.evaluate.forgetting import PosteriorSource
 from allophone.evaluate.measurements import Measurement, System
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.report_content import Table
@@ -18,13 +18,11 @@ from allophone.recipes.ledger import (
     base_posteriors,
     language_rows,
     masked_rows,
-    retrieval_rows,
-    spoken_pair,
     systems_of,
     text_rows,
-    voice_pair,
 )
 from allophone.recipes.phones import phone_table
+from allophone.recipes.voices import SpokenPair, retrieval_rows, spoken_pair, voice_pair
 from allophone.run.aside import aside
 from allophone.run.base import Base
 from allophone.run.expansion import Expanded
@@ -129,16 +127,14 @@ def compare_voices(
     report: Report,
 ) -> list[Measurement]:
     """The part of :func:`measure_frames` that is retrieval."""
-    pairs: dict[str, tuple[Spoken, Spoken]] = {}
-    choosing: dict[str, tuple[Spoken, Spoken]] = {}
+    pairs: dict[str, SpokenPair] = {}
+    choosing: dict[str, SpokenPair] = {}
     for language, corpus in languages.items():
         for target, every in ((pairs, False), (choosing, True)):
             pair = voice_pair(corpus, config, everything=every)
             if pair is not None:
                 target[language] = spoken_pair(corpus, pair)
-        if language in choosing:
-            choosing[language] = sample_prompts(*choosing[language], config.choosing_prompts)
-    return retrieval_rows(systems, posteriors, pairs, choosing, seed, report)
+    return retrieval_rows(systems, posteriors, pairs, choosing, config, seed, report)
 
 
 def probe_rows(

@@ -8,19 +8,15 @@ from dataclasses import dataclass, replace
 from allophone.audio.augment import limit_bandwidth
 from allophone.audio.features import FILTER_BANK_CLOCK
 from allophone.data.corpus import Corpus
-from allophone.data.splits import connected
 from allophone.data.utterance import Utterance
 from allophone.evaluate.forgetting import (
     CHOOSING_PROMPTS,
     PosteriorSource,
     Spoken,
     chance_masked_loss,
-    chance_retrieval,
     chance_text,
-    choose_layer,
     measure_languages,
     measure_masked_loss,
-    measure_retrieval,
     measure_text,
 )
 from allophone.evaluate.measurements import Measurement, System
@@ -34,7 +30,6 @@ from allophone.run.expansion import Expanded, random_encoder
 from allophone.run.progress import Report, silent
 from allophone.run.targets import aligned_units, waveforms
 from allophone.seeding import numpy_generator
-from allophone.text.normalize import normalize
 from allophone.units.encode import encode_units
 from allophone.units.extract import FrameCache
 
@@ -103,43 +98,6 @@ def main_voices(corpus: Corpus) -> Corpus:
     """Utterances of speakers that have a training split; a second voice is kept for retrieval alone."""
     trained = {row.speaker for row in corpus if row.split == "train"}
     return corpus.with_utterances(tuple(row for row in corpus if row.speaker in trained))
-
-
-def voice_pair(
-    corpus: Corpus, config: LedgerConfig, *, everything: bool
-) -> tuple[list[Utterance], list[Utterance]] | None:
-    """Two voices of one language that share prompts, the trained one first; None where there are none.
-
-    Args:
-        corpus: One language.
-        config: Fewest prompts.
-        everything: All shared prompts; otherwise only those that are not in the first voice's training split.
-    """
-    voices: dict[str, dict[str, Utterance]] = {}
-    for row in corpus:
-        if row.group is not None and row.speaker is not None:
-            voices.setdefault(row.speaker, {}).setdefault(row.group, row)
-    trained = {row.speaker for row in corpus if row.split == "train" and row.speaker is not None}
-    best: tuple[list[Utterance], list[Utterance]] | None = None
-    for first in sorted(trained & set(voices)):
-        for second in sorted(set(voices) - trained):
-            shared = sorted(set(voices[first]) & set(voices[second]))
-            shared = [group for group in shared if everything or voices[first][group].split != "train"]
-            if len(shared) >= config.min_pair_prompts and (best is None or len(shared) > len(best[0])):
-                best = [voices[first][g] for g in shared], [voices[second][g] for g in shared]
-    return best
-
-
-def spoken_pair(corpus: Corpus, pair: tuple[list[Utterance], list[Utterance]]) -> tuple[Spoken, Spoken]:
-    """Decode two voices with the bandwidth of the narrower one, so that it is no cue and no handicap.
-
-    Prompts with the same words become one group, since nobody could tell them apart: finding any of them is right.
-    """
-    rates = [int(row.extra.get("original_sample_rate") or row.sample_rate) for rows in pair for row in rows]
-    normalized = [replace(row, text=normalize(row.text or "", row.language) or None) for rows in pair for row in rows]
-    content = {row.id: rows[0].group for rows in connected(normalized, ("group", "text")) for row in rows}
-    first, second = ([replace(row, group=content[row.id]) for row in rows] for rows in pair)
-    return spoken(corpus, first, sample_rate=min(rates)), spoken(corpus, second, sample_rate=min(rates))
 
 
 def systems_of(base: Base, adapted: Encoder | None, seed: int) -> dict[System, FrameSource]:
@@ -253,45 +211,6 @@ def _base_units_rows(
     return [*found, chance_masked_loss(found[0], units, training, base.codebook.info.num_units)]
 
 
-def retrieval_rows(
-    systems: dict[System, FrameSource],
-    posteriors: dict[System, FrameSource],
-    pairs: dict[str, tuple[Spoken, Spoken]],
-    choosing: dict[str, tuple[Spoken, Spoken]],
-    seed: int,
-    report: Report = silent,
-) -> list[Measurement]:
-    """Same prompt in another voice, for each pair of voices; every system picks its layer on other pairs.
-
-    Args:
-        systems: Rows with frames.
-        posteriors: Rows with unit posteriors.
-        pairs: Language to its two voices, held-out prompts.
-        choosing: Language to two voices on which a layer may be chosen; never the language reported on.
-        seed: Of the random encoder and the adaptation.
-        report: Told how far it is.
-    """
-    found: list[Measurement] = []
-    told, total = report("Same prompt, other voice"), max(1, len(pairs) * len(systems))
-    chosen: dict[tuple[System, str], int] = {}
-    for number, (language, (first, second)) in enumerate(pairs.items()):
-        others = [other for other in choosing if other != language]
-        for index, (system, source) in enumerate(systems.items()):
-            if others and (system, others[0]) not in chosen:
-                chosen[system, others[0]] = choose_layer(source, *choosing[others[0]])
-            layer = chosen[system, others[0]] if others else source.layers - 1
-            found += measure_retrieval(system, source, layer, first, second, language=language, seed=seed)
-            told(number * len(systems) + index + 1, total, {})
-        for system, source in posteriors.items():
-            found += measure_retrieval(
-                system, source, 0, first, second, language=language, seed=seed, measures=("retrieval_posteriors",)
-            )
-        found += [
-            chance_retrieval(one, first, second) for one in found if one.system == "before" and one.language == language
-        ]
-    return found
-
-
 def text_rows(
     systems: dict[System, FrameSource],
     corpora: dict[str, Corpus],
@@ -356,7 +275,8 @@ def language_rows(
     ]
     if len(sides[1]) < 2:
         return []
-    found, told = list[Measurement](), report("Language identification")
+    found: list[Measurement] = []
+    told = report("Language identification")
     for index, (system, source) in enumerate(systems.items()):
         layer = source.layers // 2
         found += measure_languages(system, source, layer, sides[0], sides[1], seed=seed)
@@ -378,23 +298,3 @@ def named_rows(corpora: dict[str, Corpus], config: LedgerConfig) -> list[dict[st
         }
         sides.append({language: members for language, members in rows.items() if members})
     return sides
-
-
-def compared_pairs(
-    corpora: dict[str, Corpus], config: LedgerConfig
-) -> tuple[dict[str, tuple[list[Utterance], list[Utterance]]], dict[str, tuple[list[Utterance], list[Utterance]]]]:
-    """Two voices of a language, for an encoder that heard none of them: those compared, and those for choosing layers.
-
-    A layer is chosen on the best pair of another language, so that one pair more than ``most_pairs`` is of use.
-    """
-    found = {}
-    for language, corpus in corpora.items():
-        pair = voice_pair(corpus, config, everything=True)
-        if pair is not None:
-            kept = {row.group for row in draw_rows(pair[0], config.most_prompts or len(pair[0]))}
-            found[language] = tuple([row for row in side if row.group in kept] for side in pair)
-    order = sorted(found, key=lambda language: (-len(found[language][0]), language))
-    if config.most_pairs is None:
-        return found, found  # type: ignore[return-value]
-    chosen, choosing = order[: config.most_pairs], order[: config.most_pairs + 1]
-    return {name: found[name] for name in chosen}, {name: found[name] for name in choosing}  # type: ignore[misc]
