@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -272,3 +274,15 @@ def test_a_model_with_adapters_or_nan_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="NaN or infinite values in masked_spec_embed"):
         save_encoder(broken, tmp_path / "two", "card")
     assert not (tmp_path / "one").exists() and not (tmp_path / "two").exists()
+
+
+def test_loading_does_not_import_the_compiler_of_torch() -> None:
+    """It takes longer to import than the starter encoder to load, for every command."""
+    code = (
+        "import sys\n"
+        "import allophone_starter\n"
+        "from allophone.models.conversion import load_encoder\n"
+        "load_encoder(allophone_starter.encoder_path())\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -28,6 +28,7 @@ from allophone.frames import SAMPLE_RATE
 from allophone.models import hubert, lasr, mr_hubert, wav2vec2_bert, waveform_encoder, wavlm, whisper
 from allophone.models.build import Encoder, EncoderConfig, build_encoder
 from allophone.models.multi_resolution import FusionConfig
+from allophone.models.shapes import shapes_only
 
 LINEAGE_FORMAT = "allophone-model-1"
 FUSION = "allophone-fusion"
@@ -61,7 +62,7 @@ def load_encoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -
     """
     folder = model_folder(folder_or_hub_id, revision)
     config = _read_config(folder)
-    with torch.device("meta"):
+    with shapes_only():
         encoder = build_encoder(config)
     prefixes = whisper.PREFIXES if isinstance(config, whisper.WhisperConfig) else PREFIXES
     tensors = _encoder_tensors(read_tensors(folder), prefixes)
@@ -109,7 +110,7 @@ def save_encoder(
         CheckpointError: The module's parameters are not exactly those of its config, or one is not finite.
     """
     folder = Path(folder)
-    with torch.device("meta"):
+    with shapes_only():
         expected = build_encoder(encoder.config).state_dict()
     tensors = {
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()

@@ -313,7 +313,7 @@ def _initialize(module: nn.Module, deviation: float) -> None:
         nn.init.normal_(module.weight, std=deviation)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, Subsampling):
+    elif isinstance(module, Subsampling) and not module.dense_0.weight.is_meta:  # see models/shapes.py
         first = module.dense_0
         nn.init.normal_(first.weight, std=first.in_features**-0.5 / FBANK_SCALE)
         with torch.no_grad():

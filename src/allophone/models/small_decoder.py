@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import AutoTokenizer, MBartConfig, MBartForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from allophone.errors import CheckpointError, ConfigError
 from allophone.models.conversion import check_tensors, read_json, read_tensors
@@ -95,6 +95,8 @@ class SmallDecoder(TokenDecoder):
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as a folder that ``transformers`` reads as mBART."""
+        from transformers import MBartConfig, MBartForConditionalGeneration  # a third of the time `translate run` takes
+
         sizes = {theirs: getattr(self.model.config, ours) for ours, theirs in FIELDS.items()}
         ids = {"decoder_start_token_id": self.start, "eos_token_id": self.end, "forced_eos_token_id": None}
         config: Any = MBartConfig.from_dict({**sizes, **ids, "encoder_layers": 0})
@@ -115,7 +117,7 @@ def load_small_decoder(folder: str | Path) -> SmallDecoder:
     try:
         config = DecoderConfig(**{ours: values[theirs] for ours, theirs in FIELDS.items()})
         decoder = Decoder(config)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
     except (ConfigError, KeyError, TypeError, OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a small decoder ({error}). Copy the folder again.") from error
     saved = read_tensors(folder)
@@ -128,7 +130,7 @@ def load_small_decoder(folder: str | Path) -> SmallDecoder:
 
 
 def train_tokenizer(texts: Iterable[str], languages: Sequence[str], size: int = 4000) -> Any:
-    """A unigram tokenizer with a token for each language (``fra_Latn``), as ``transformers`` holds it.
+    """A tokenizer of byte pairs with a token for each language (``fra_Latn``), as ``transformers`` holds it.
 
     Args:
         texts: What it will have to write.

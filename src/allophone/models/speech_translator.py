@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from allophone.batch import Packed
 from allophone.config import from_dict, to_dict
@@ -33,6 +33,7 @@ from allophone.models.build import (
     feed_forward_projections,
 )
 from allophone.models.conversion import load_encoder, model_hash, replace_file, save_encoder, write_json
+from allophone.models.shapes import shapes_only
 from allophone.models.small_decoder import SmallDecoder, load_small_decoder
 from allophone.models.text_decoder import TextDecoder, load_text_decoder
 from allophone.models.token_decoder import AdapterSite, SearchConfig, TokenDecoder
@@ -291,8 +292,10 @@ def parameter_counts(
     Raises:
         ConfigError: The decoder is not of the BART family.
     """
+    from transformers import AutoModelForSeq2SeqLM  # slow to import, and a translation needs none of it
+
     settings = type(decoder).from_dict({**decoder.to_dict(), "encoder_layers": 0})
-    with torch.device("meta"):
+    with shapes_only():
         text_decoder = TextDecoder(AutoModelForSeq2SeqLM.from_config(settings))  # type: ignore[no-untyped-call]
         model = SpeechTranslator(build_encoder(encoder), text_decoder, config)
     return count_parameters(model)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from allophone.models.conversion import (
     tensors_hash,
     write_json,
 )
+from allophone.models.shapes import shapes_only
 from allophone.models.unit_vocoder import UnitVocoder, UnitVocoderConfig, folded
 
 MODEL_TYPES = ("seamless_m4t", "seamless_m4t_v2")
@@ -103,7 +103,7 @@ def load_vocoder(folder_or_hub_id: str | Path, *, revision: str | None = None) -
     """
     folder = model_folder(folder_or_hub_id, revision)
     config = _read_config(folder)
-    with torch.device("meta"):
+    with shapes_only():
         vocoder = UnitVocoder(config)
     tensors = folded(_vocoder_tensors(read_tensors(folder)))
     check_tensors(folder, tensors, vocoder.state_dict())
@@ -162,7 +162,7 @@ def save_vocoder(
     """
     folder = Path(folder)
     tensors = _own_tensors(vocoder)
-    with torch.device("meta"):
+    with shapes_only():
         check_tensors(folder, tensors, UnitVocoder(vocoder.config).state_dict())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "allophone.json").unlink(missing_ok=True)
