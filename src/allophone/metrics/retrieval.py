@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -73,6 +74,10 @@ def chance_recall(truth: Tensor, ks: Sequence[int] = (1, 5)) -> dict[int, float]
     return {k: sum(hit(relevant, k) for relevant in right) / len(right) for k in ks}
 
 
+GROUP_FRAMES = 2**10
+"""Frames of the sequences that are warped together, on each side."""
+
+
 def dtw_distance(first: Tensor, second: Tensor, distance: Distance = "cosine") -> float:
     """Path-normalized dynamic time warping distance of two sequences, shapes ``(T1, D)`` and ``(T2, D)``.
 
@@ -117,14 +122,28 @@ def dtw_distances(
         raise ConfigError(f"dtw: unknown distance {distance!r}; known: cosine, euclidean.")
     _check_sequences(queries, candidates)
     result = torch.empty(len(queries), len(candidates))
-    prepared = [_prepare(query, distance) for query in queries]
-    chunks = _chunks_of_similar_length([_prepare(candidate, distance) for candidate in candidates])
-    for row, query in enumerate(prepared):
-        for columns, padded, lengths in chunks:
-            result[row, columns] = _warp(_local(query, padded, distance), lengths).cpu()
+    rows, columns = (_groups_of_similar_length(sequences, distance) for sequences in (queries, candidates))
+    done = 0
+    for group in rows:
+        for other in columns:
+            found = _warp(_local(group.frames, other.frames, distance), group.lengths, other.lengths)
+            result[group.places[:, None], other.places[None]] = found.cpu()
+        done += len(group.places)
         if progress is not None:
-            progress(row + 1, len(queries))
+            progress(done, len(queries))
     return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """Sequences of like length."""
+
+    places: Tensor
+    """Where they stood. Shape ``(n,)``."""
+    frames: Tensor
+    """Padded, shape ``(n, T, D)``."""
+    lengths: Tensor
+    """Shape ``(n,)``."""
 
 
 def _check_sequences(queries: Sequence[Tensor], candidates: Sequence[Tensor]) -> None:
@@ -142,53 +161,64 @@ def _prepare(sequence: Tensor, distance: Distance) -> Tensor:
     return torch.nn.functional.normalize(sequence, dim=-1) if distance == "cosine" else sequence
 
 
-def _chunks_of_similar_length(candidates: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Groups of (column indices (n,), frames (D, T, n) padded, lengths (n,)), shortest candidates first."""
-    lengths = torch.tensor([len(candidate) for candidate in candidates])
+def _groups_of_similar_length(sequences: Sequence[Tensor], distance: Distance) -> list[_Group]:
+    """Shortest first; of some :data:`GROUP_FRAMES` each, so that vectors are long, padding little, memory bounded."""
+    prepared = [_prepare(sequence, distance) for sequence in sequences]
+    lengths = torch.tensor([len(sequence) for sequence in prepared])
     order = lengths.argsort(stable=True)
-    # About 16 k candidate frames at a time: long enough vectors for one operation, little padding, bounded memory.
-    size = min(1024, max(1, 2**14 // int(lengths.max())))
-    chunks = []
-    for columns in order.split(size):  # type: ignore[no-untyped-call]
-        padded = torch.nn.utils.rnn.pad_sequence([candidates[int(column)] for column in columns])  # (T, n, D)
-        chunks.append((columns, padded.permute(2, 0, 1).contiguous(), lengths[columns]))
-    return chunks
+    groups, start = [], 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and int(lengths[order[end]]) * (end + 1 - start) <= GROUP_FRAMES:
+            end += 1
+        places = order[start:end]
+        frames = torch.nn.utils.rnn.pad_sequence([prepared[int(place)] for place in places], batch_first=True)
+        groups.append(_Group(places=places, frames=frames, lengths=lengths[places]))
+        start = end
+    return groups
 
 
-def _local(query: Tensor, candidates: Tensor, distance: Distance) -> Tensor:
-    """Distances of all frames: query (T1, D), candidates (D, T2, n) -> (T1, T2, n), contiguous."""
-    dim, frames, count = candidates.shape
-    flat = candidates.view(dim, frames * count)
-    product = query @ flat
+def _local(queries: Tensor, candidates: Tensor, distance: Distance) -> Tensor:
+    """Distances of all frames: (q, T1, D), (n, T2, D) -> (q, T1, T2, n), contiguous."""
+    count, frames, dim = candidates.shape
+    flat = candidates.permute(2, 1, 0).reshape(dim, frames * count)
+    product = queries.flatten(0, 1) @ flat
     if distance == "cosine":
         # Rounding leaves about -1e-7 for equal frames; a distance is never negative.
         local = product.neg_().add_(1.0).clamp_(min=0.0)
     else:
-        squares = query.square().sum(dim=1)[:, None] + flat.square().sum(dim=0)[None, :]
+        squares = queries.flatten(0, 1).square().sum(dim=1)[:, None] + flat.square().sum(dim=0)[None, :]
         local = squares.sub_(product, alpha=2.0).clamp_(min=0.0).sqrt_()
-    return local.view(len(query), frames, count)
+    return local.view(*queries.shape[:2], frames, count)
 
 
-def _warp(local: Tensor, lengths: Tensor) -> Tensor:
-    """Best path cost over T1 + length of each pair, along anti-diagonals.
+def _warp(local: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Best path cost over the sum of both lengths, of each pair, along anti-diagonals.
+
+    What is padded lies behind the end of a pair, so no path to it leads there.
 
     Args:
-        local: Frame distances, shape ``(T1, T2, n)``, contiguous.
-        lengths: Real frames of each of the n candidates, at most T2. Shape ``(n,)``.
+        local: Frame distances, shape ``(q, T1, T2, n)``, contiguous.
+        first: Real frames of each of the q queries. Shape ``(q,)``.
+        second: Real frames of each of the n candidates. Shape ``(n,)``.
 
     Returns:
-        Shape ``(n,)``.
+        Shape ``(q, n)``.
     """
-    rows, columns, count = local.shape
+    queries, rows, columns, count = local.shape
+    ends: dict[int, list[tuple[int, int, int]]] = {}
+    for query, length in enumerate(first.tolist()):
+        for candidate, other in enumerate(second.tolist()):
+            ends.setdefault(length + other - 2, []).append((length, query, candidate))
+    found = local.new_empty(queries, count)
     # Index i + 1 of a diagonal holds row i, index 0 the wall before the first row.
-    before, last, current = (local.new_full((rows + 1, count), math.inf) for _ in range(3))
+    before, last, current = (local.new_full((rows + 1, queries, count), math.inf) for _ in range(3))
     before[0] = 0.0
-    ends = local.new_empty(columns, count)
     for diagonal in range(rows + columns - 1):
         low, high = max(0, diagonal - columns + 1), min(rows - 1, diagonal)
         step = local.as_strided(
-            (high - low + 1, count),
-            ((columns - 1) * count, 1),
+            (high - low + 1, queries, count),
+            ((columns - 1) * count, rows * columns * count, 1),
             local.storage_offset() + (low * columns + diagonal - low) * count,
         )
         target = current[low + 1 : high + 2]
@@ -198,8 +228,8 @@ def _warp(local: Tensor, lengths: Tensor) -> Tensor:
         current[low] = math.inf
         if high + 2 <= rows:
             current[high + 2] = math.inf
-        if high == rows - 1:
-            ends[diagonal - rows + 1] = current[rows]
+        if diagonal in ends:
+            row, query, candidate = torch.tensor(ends[diagonal]).T
+            found[query, candidate] = current[row, query, candidate]
         before, last, current = last, current, before
-    lengths = lengths.to(local.device)
-    return ends.gather(0, lengths[None, :] - 1)[0] / (rows + lengths)
+    return found / (first[:, None] + second[None]).to(local.device)

@@ -64,23 +64,19 @@ def measure(
     systems, posteriors = systems_of(base, encoder, seed), unit_posteriors(base, expanded)
     new, *kept = whole
     heard, languages = {tag: trained[tag] for tag in kept}, dict(whole)
-    named = partial(language_rows, systems, languages, ledger, seed)
+    unknown: dict[System, FrameSource] = {"after": systems["after"]} if known else systems
     if known:
-        systems = {"after": systems["after"]}
         posteriors.pop("before", None)
     predicted = partial(masked_rows, base, expanded, dict(trained), ledger, seed, cache=caches[0])
-    read = partial(probe_rows, systems, languages, (new,), ledger, seed)
+    read = partial(probe_rows, unknown, languages, (new,), ledger, seed)
     with aside(worth_a_process(config)) as begin:
-        waited = [
-            begin("Masked prediction", predicted, report),
-            begin("Linear probes", read, report),
-            begin("Language identification", named, report),
-        ]
-        compared = compare_voices(systems, posteriors, languages, ledger, seed, report)
+        waited = [begin("Masked prediction", predicted, report), begin("Linear probes", read, report)]
+        named = language_rows(systems, languages, ledger, seed, report)
+        compared = compare_voices(unknown, posteriors, languages, ledger, seed, report)
         phones = [phone_table(one, base, encoder, codebook, seed=seed, report=report) for one in whole.values()]
         drift = drift_rows(base, encoder, codebook, heard, whole, ledger, seed, cache=caches[1], report=report)
-        masked, text, identified = (result() for result in waited)
-    found = [*masked, *(one for one in known if one.language in whole), *compared, *text, *identified]
+        masked, text = (result() for result in waited)
+    found = [*masked, *(one for one in known if one.language in whole), *compared, *text, *named]
     return found, [table for table in phones if table is not None], drift
 
 
