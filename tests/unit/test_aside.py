@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -50,6 +51,15 @@ def test_leaving_ends_what_nobody_waits_for(two_cores: None) -> None:
         begin("Sleep", partial(time.sleep, 3600), silent)
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_what_a_killed_process_leaves_is_done_here(two_cores: None) -> None:
+    with aside(True) as begin:
+        process = begin("Who", os.getpid, silent)()
+        begin("Sleep", partial(time.sleep, 3600), silent)
+        waited = begin("Sum", partial(dict, two=2), silent)
+        os.kill(process, signal.SIGKILL)
+        assert waited() == {"two": 2, "report": silent}
 
 
 @pytest.mark.parametrize("reason", ["short", "one core", "threads", "torchrun"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
@@ -42,7 +43,7 @@ def aside(worthwhile: bool) -> Iterator[Begin]:
     """Give a second process for calls that this one does not wait for; leaving ends it, whatever it is at.
 
     Calls are done one after the other, each in turn when its result is asked for if there is no second core or this
-    process uses several threads itself.
+    process uses several threads itself. What a killed process leaves undone is done here.
 
     Args:
         worthwhile: Whether the work is long enough for a process, which takes some seconds to start.
@@ -65,7 +66,10 @@ def _elsewhere(executor: ProcessPoolExecutor, title: str, call: Callable[..., T]
     future = executor.submit(call)
 
     def result() -> T:
-        found: T = future.result()
+        try:
+            found: T = future.result()
+        except BrokenProcessPool:  # killed from outside, as where memory ran out: here it needs less
+            return call(report=report)
         report(title)(1, 1, {})
         return found
 
