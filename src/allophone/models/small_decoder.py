@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
@@ -95,12 +96,10 @@ class SmallDecoder(TokenDecoder):
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as a folder that ``transformers`` reads as mBART."""
-        from transformers import MBartConfig, MBartForConditionalGeneration  # a third of the time `translate run` takes
-
         sizes = {theirs: getattr(self.model.config, ours) for ours, theirs in FIELDS.items()}
         ids = {"decoder_start_token_id": self.start, "eos_token_id": self.end, "forced_eos_token_id": None}
-        config: Any = MBartConfig.from_dict({**sizes, **ids, "encoder_layers": 0})
-        whole: Any = MBartForConditionalGeneration(config)
+        config: Any = transformers.MBartConfig.from_dict({**sizes, **ids, "encoder_layers": 0})
+        whole: Any = transformers.MBartForConditionalGeneration(config)  # named so, it is imported here alone
         whole.model.decoder.load_state_dict(self.model.state_dict())
         whole.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -292,11 +293,9 @@ def parameter_counts(
     Raises:
         ConfigError: The decoder is not of the BART family.
     """
-    from transformers import AutoModelForSeq2SeqLM  # slow to import, and a translation needs none of it
-
     settings = type(decoder).from_dict({**decoder.to_dict(), "encoder_layers": 0})
     with shapes_only():
-        text_decoder = TextDecoder(AutoModelForSeq2SeqLM.from_config(settings))  # type: ignore[no-untyped-call]
+        text_decoder = TextDecoder(transformers.AutoModelForSeq2SeqLM.from_config(settings))  # type: ignore[no-untyped-call]
         model = SpeechTranslator(build_encoder(encoder), text_decoder, config)
     return count_parameters(model)
 
