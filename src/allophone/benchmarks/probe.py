@@ -7,7 +7,7 @@ computing the states once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -102,9 +102,6 @@ class _EachTime:
 
     def __len__(self) -> int:
         return len(self.waveforms)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Tensor:
         return _states(self.source, self.waveforms[index])

@@ -123,12 +123,8 @@ def chance_masked_loss(
     return replace(like, system="chance", numerators=mean * like.denominators)
 
 
-def choose_layer(source: FrameSource, first: Spoken, second: Spoken, prompts: int = CHOOSING_PROMPTS) -> int:
-    """Index of the layer that finds the same prompt best between two voices that are not those reported on.
-
-    At most ``prompts`` are compared, drawn by name.
-    """
-    first, second = sample_prompts(first, second, prompts)
+def choose_layer(source: FrameSource, first: Spoken, second: Spoken) -> int:
+    """Index of the layer that finds the same prompt best between two voices that are not those reported on."""
     frames = [extract_all(source, spoken.waveforms) for spoken in (first, second)]
     recalls = [_retrieve(frames, (first, second), layer, "frames").recall(1) for layer in range(source.layers)]
     return int(np.argmax(recalls))

@@ -15,7 +15,7 @@ Shape legend: L layers, T frames, B utterances of a batch, D dim, V symbols with
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
@@ -42,10 +42,6 @@ class Frames(Protocol):
 
     def __len__(self) -> int:
         """Clips."""
-        ...
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Of each clip."""
         ...
 
     def __getitem__(self, index: int, /) -> Tensor:
@@ -175,18 +171,14 @@ def superb_probe(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "superb-probe") % 2**63)
         head = SuperbProbe(layers, dim, len(symbols) + 1, stride, config)
-        lengths = [[one.shape[1] for one in clips.frames] for clips in (train, dev, test)]
-        kept, usable = (
-            [index for index, frames in enumerate(of) if _fits(task, clips, index, _outputs(frames, stride))]
-            for clips, of in zip((train, dev), lengths, strict=False)
-        )
+        lengths, dev_lengths, test_lengths = (_lengths(clips) for clips in (train, dev, test))
+        kept, usable = _fitting(task, train, lengths, stride), _fitting(task, dev, dev_lengths, stride)
         if not kept:
             raise DataError(f"superb_probe: none of {len(train.ids)} training clips has as many frames as symbols.")
-        batches, dev_batches, test_batches = (
-            _batches(rows, of, config.batch_size)
-            for rows, of in zip((kept, usable, range(len(test.ids))), lengths, strict=True)
-        )
+        batches = _batches(kept, lengths, config.batch_size)
+        dev_batches = _batches(usable, dev_lengths, config.batch_size)
         losses = _train(head, task, symbols, (train, batches), (dev, dev_batches), config)
+        test_batches = _batches(range(len(test.ids)), test_lengths, config.batch_size)
         answers = _read(head, task, symbols, test, test_batches)
     return SuperbProbeResult(
         answers=tuple(answers),
@@ -278,11 +270,20 @@ def _symbols(task: Task, clips: ProbeClips) -> list[str]:
     return sorted({symbol for index in range(len(clips.ids)) for symbol in _spelled(task, clips, index)})
 
 
-def _fits(task: Task, clips: ProbeClips, index: int, outputs: int) -> bool:
-    """Whether CTC has room: an output a symbol, and one between equal neighbours."""
-    spelled = _spelled(task, clips, index)
-    needed = len(spelled) + sum(first == second for first, second in pairwise(spelled))
-    return 0 < needed <= outputs
+def _lengths(clips: ProbeClips) -> list[int]:
+    """Frames of each clip."""
+    return [clips.frames[index].shape[1] for index in range(len(clips.frames))]
+
+
+def _fitting(task: Task, clips: ProbeClips, lengths: Sequence[int], stride: int) -> list[int]:
+    """Clips in which CTC has room: an output a symbol, and one between equal neighbours."""
+    found = []
+    for index, length in enumerate(lengths):
+        spelled = _spelled(task, clips, index)
+        needed = len(spelled) + sum(first == second for first, second in pairwise(spelled))
+        if 0 < needed <= _outputs(length, stride):
+            found.append(index)
+    return found
 
 
 def _train(

@@ -31,7 +31,7 @@ from allophone.recipes.ledger import (
 )
 from allophone.recipes.phones import read_phone_table
 from allophone.recipes.suite_scores import Summaries, phone_rows, space_rows
-from allophone.recipes.voices import compared_pairs, retrieval_rows, spoken_pair
+from allophone.recipes.voices import choosing_pair, compared_pairs, retrieval_rows, spoken_pair
 from allophone.run.aside import aside
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
@@ -167,13 +167,10 @@ def _rows(
         name: RememberingSource(source) for name, source in systems_of(base, None, seed).items() if name in names
     }
     corpora = _by_language(corpus)
-    pairs, choosing = (
-        {language: spoken_pair(corpora[language], pair) for language, pair in side.items()}
-        for side in compared_pairs(corpora, settings)
-    )
-    found = retrieval_rows(
-        systems, base_posteriors(base) if "before" in names else {}, pairs, choosing, settings, seed, report
-    )
+    compared, others = compared_pairs(corpora, settings)
+    pairs = {language: spoken_pair(corpora[language], pair) for language, pair in compared.items()}
+    choosing = {language: choosing_pair(corpora[language], pair, settings) for language, pair in others.items()}
+    found = retrieval_rows(systems, base_posteriors(base) if "before" in names else {}, pairs, choosing, seed, report)
     found += text_rows(systems, probed_languages(corpora, settings), settings, seed, report)
     phones, units = phone_rows(systems, corpora, base.encoder.clock, settings, seed, report)
     found += [*phones, *language_rows(systems, corpora, settings, seed, report)]

@@ -21,11 +21,7 @@ from allophone.recipes.drift import drift_json, drift_tables
 from allophone.recipes.expand_measure import measure
 from allophone.recipes.expand_report import report_content
 from allophone.recipes.language_pack import hand_over, save_pack
-from allophone.recipes.ledger import (
-    LedgerConfig,
-    draw_rows,
-    main_voices,
-)
+from allophone.recipes.ledger import LedgerConfig, draw_rows, main_voices
 from allophone.recipes.own_units import require_old_units
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads

@@ -22,7 +22,7 @@ from allophone.recipes.ledger import (
     text_rows,
 )
 from allophone.recipes.phones import phone_table
-from allophone.recipes.voices import SpokenPair, retrieval_rows, spoken_pair, voice_pair
+from allophone.recipes.voices import SpokenPair, choosing_pair, retrieval_rows, spoken_pair, voice_pair
 from allophone.run.aside import aside
 from allophone.run.base import Base
 from allophone.run.expansion import Expanded
@@ -126,11 +126,12 @@ def compare_voices(
     pairs: dict[str, SpokenPair] = {}
     choosing: dict[str, SpokenPair] = {}
     for language, corpus in languages.items():
-        for target, every in ((pairs, False), (choosing, True)):
-            pair = voice_pair(corpus, config, everything=every)
-            if pair is not None:
-                target[language] = spoken_pair(corpus, pair)
-    return retrieval_rows(systems, posteriors, pairs, choosing, config, seed, report)
+        pair, every = (voice_pair(corpus, config, everything=everything) for everything in (False, True))
+        if pair is not None:
+            pairs[language] = spoken_pair(corpus, pair)
+        if every is not None:
+            choosing[language] = choosing_pair(corpus, every, config)
+    return retrieval_rows(systems, posteriors, pairs, choosing, seed, report)
 
 
 def probe_rows(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from allophone.data.corpus import Corpus
 from allophone.data.splits import connected
 from allophone.data.utterance import Utterance
-from allophone.evaluate.forgetting import Spoken, chance_retrieval, choose_layer, measure_retrieval
+from allophone.evaluate.forgetting import Spoken, chance_retrieval, choose_layer, measure_retrieval, sample_prompts
 from allophone.evaluate.measurements import Measurement, System
 from allophone.evaluate.protocol import FrameSource
 from allophone.recipes.ledger import LedgerConfig, draw_rows, spoken
@@ -55,12 +55,16 @@ def spoken_pair(corpus: Corpus, pair: RowPair) -> SpokenPair:
     return spoken(corpus, first, sample_rate=min(rates)), spoken(corpus, second, sample_rate=min(rates))
 
 
+def choosing_pair(corpus: Corpus, pair: RowPair, config: LedgerConfig) -> SpokenPair:
+    """As :func:`spoken_pair`, with no more prompts than a layer is chosen on; the others are let go of."""
+    return sample_prompts(*spoken_pair(corpus, pair), config.choosing_prompts)
+
+
 def retrieval_rows(
     systems: dict[System, FrameSource],
     posteriors: dict[System, FrameSource],
     pairs: dict[str, SpokenPair],
     choosing: dict[str, SpokenPair],
-    config: LedgerConfig,
     seed: int,
     report: Report = silent,
 ) -> list[Measurement]:
@@ -71,7 +75,6 @@ def retrieval_rows(
         posteriors: Rows with unit posteriors.
         pairs: Language to its two voices, held-out prompts.
         choosing: Language to two voices on which a layer may be chosen; never the language reported on.
-        config: How many prompts a layer is chosen on.
         seed: Of the random encoder and the adaptation.
         report: Told how far it is.
     """
@@ -82,7 +85,7 @@ def retrieval_rows(
         others = [other for other in choosing if other != language]
         for index, (system, source) in enumerate(systems.items()):
             if others and (system, others[0]) not in chosen:
-                chosen[system, others[0]] = choose_layer(source, *choosing[others[0]], config.choosing_prompts)
+                chosen[system, others[0]] = choose_layer(source, *choosing[others[0]])
             layer = chosen[system, others[0]] if others else source.layers - 1
             found += measure_retrieval(system, source, layer, first, second, language=language, seed=seed)
             told(number * len(systems) + index + 1, total, {})

@@ -20,7 +20,7 @@ from allophone.recipes.claims.adding import adding, like, unchanged
 from allophone.recipes.claims.reading import source_of
 from allophone.recipes.claims.trial import Claim, Trial
 from allophone.recipes.ledger import LedgerConfig, labelled_rows, spoken
-from allophone.recipes.voices import retrieval_rows, spoken_pair, voice_pair
+from allophone.recipes.voices import choosing_pair, retrieval_rows, spoken_pair, voice_pair
 
 LANGUAGES = {"Bulgarian added": "bul", "Greek added": "ell", "Italian added": "ita"}
 """Arm to the language that it adds; of Danish there are too few clips to tell a point."""
@@ -102,8 +102,7 @@ def _retrieval(trial: Trial, corpus: Corpus, source: FrameSource | None, system:
         {system: source or FilterbankSource(STACK)},
         {},
         {language: voices},
-        {other.languages[0]: spoken_pair(other, choosing)},
-        settings,
+        {other.languages[0]: choosing_pair(other, choosing, settings)},
         trial.seed,
     )
     rows = [one for one in found if one.measure == "retrieval_dtw" and one.system == system]
