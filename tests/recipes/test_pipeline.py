@@ -22,6 +22,7 @@ from allophone.recipes.evaluate import evaluate
 from allophone.recipes.expand import expand
 from allophone.recipes.ledger import LedgerConfig
 from allophone.recipes.pretrain import pretrain, starter
+from allophone.run.aside import aside
 from allophone.run.expansion import expand_encoder
 from allophone.run.expansion_config import ExpandConfig
 from allophone.run.starter import open_base
@@ -166,11 +167,12 @@ def test_a_second_process_changes_no_number(world, tmp_path, monkeypatch) -> Non
     base, _ = open_base(model)
     settings = {"rank": 2, "batch_seconds": 6.0, "crop_seconds": 2.0, "fit_hours": 0.02}
     new, kept = corpus.where(language="bul"), corpus.where(language="spa", speaker="a")
-    monkeypatch.setattr("allophone.run.expansion.worth_a_process", lambda config: True)
     found = []
     for cores in (1, 2):
         monkeypatch.setattr("allophone.run.aside.cpu_count", lambda cores=cores: cores)
-        result = expand_encoder(base, new, kept, ExpandConfig(steps=3, **settings), tmp_path / f"{cores} cores")
+        config, folder = ExpandConfig(steps=3, **settings), tmp_path / f"{cores} cores"
+        with aside(True) as begin:
+            result = expand_encoder(base, new, kept, config, folder, begin=begin)
         assert result is not None and set(result.results) == {"lora", "control", "random"}
         found.append([*result.control.state_dict().values(), *result.random.state_dict().values()])
     assert all(torch.equal(in_turn, beside) for in_turn, beside in zip(*found, strict=True))

@@ -14,8 +14,8 @@ from allophone.run.starter import STARTER, starter_corpus
 
 def demo_config(*, fast: bool, seed: int) -> ExpandConfig:
     """How the demo adapts the model, with fewer updates than ``expand`` takes; ``fast`` takes fewer steps and clips."""
-    config = ExpandConfig(seed=seed, steps=400, head_steps=0)
-    return replace(config, steps=40, fit_hours=0.1, kept_hours=0.05) if fast else config
+    config = ExpandConfig(seed=seed, steps=300, head_steps=0)
+    return replace(config, steps=24, fit_hours=0.1, kept_hours=0.05) if fast else config
 
 
 def demo(

@@ -23,10 +23,11 @@ from allophone.recipes.expand_report import report_content
 from allophone.recipes.language_pack import hand_over, save_pack
 from allophone.recipes.ledger import LedgerConfig, draw_rows, main_voices
 from allophone.recipes.own_units import require_old_units
+from allophone.run.aside import aside
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
 from allophone.run.expansion import expand_encoder
-from allophone.run.expansion_config import ExpandConfig
+from allophone.run.expansion_config import ExpandConfig, worth_a_process
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import STARTER, open_base, starter_corpus
 from allophone.run.targets import subset
@@ -37,7 +38,7 @@ from allophone.units.extract import FrameCache
 KEEP = ("spa", "fra", "rus")
 """Languages that are kept when nothing is said and the base is the starter."""
 FAST = LedgerConfig(
-    probe_steps=400, few=(None,), most_test_clips=50, most_train_clips=150, kept_text=False, drift=False
+    probe_steps=400, few=(None,), most_test_clips=30, most_train_clips=120, kept_text=False, drift=False
 )
 
 
@@ -109,13 +110,16 @@ def expand(
     together = merged(tuple(heard.values()))
     own_layer = model.codebook is not None and config.layer in (None, model.codebook.info.layer)
     own = shared if own_layer else None
-    expanded = expand_encoder(model, main, together, config, out, cache=own, report=report)
-    made = None if expanded is None else hand_over(model, expanded, where, new, together, config, out, report)
-    if expanded is None or made is None:
-        return None
     whole, trained = {tag: new, **kept}, {tag: main, **heard}
     caches = (shared, own)
-    found, phones, drift = measure(model, expanded, made, whole, trained, config, ledger, known, caches, report)
+    with aside(worth_a_process(config), measure.__module__) as begin:
+        expanded = expand_encoder(model, main, together, config, out, cache=own, begin=begin, report=report)
+        made = None if expanded is None else hand_over(model, expanded, where, new, together, config, out, report)
+        if expanded is None or made is None:
+            return None
+        found, phones, drift = measure(
+            model, expanded, made, whole, trained, config, ledger, known, caches, begin, report
+        )
     save_measurements(found, out / "measurements.parquet")
     refused = [] if gate is None else losses(changes(found), tuple(kept), gate)
     pack = None if refused else out / "pack"

@@ -1,4 +1,4 @@
-"""What is measured after an expansion: two about equal halves, in two processes where there is a core for each."""
+"""What is measured after an expansion: two about equal halves, in two processes where the caller has a second one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from allophone.recipes.ledger import (
 )
 from allophone.recipes.phones import phone_table
 from allophone.recipes.voices import SpokenPair, choosing_pair, retrieval_rows, spoken_pair, voice_pair
-from allophone.run.aside import aside
+from allophone.run.aside import Begin, later
 from allophone.run.base import Base
 from allophone.run.expansion import Expanded
-from allophone.run.expansion_config import ExpandConfig, worth_a_process
+from allophone.run.expansion_config import ExpandConfig
 from allophone.run.progress import Report, silent
 from allophone.units.extract import FrameCache
 
@@ -41,6 +41,7 @@ def measure(
     ledger: LedgerConfig,
     known: Sequence[Measurement],
     caches: tuple[FrameCache, FrameCache | None],
+    begin: Begin = later,
     report: Report = silent,
 ) -> tuple[list[Measurement], list[Table], list[Drift]]:
     """Everything that the ledger and the page tell.
@@ -55,6 +56,7 @@ def measure(
         ledger: How much is measured.
         known: Measurements of the systems that do not change; they are not made again.
         caches: Frames of the base, for masked prediction and for what became of its units.
+        begin: Begins the half that the other does not wait for.
         report: Told how far each stage is.
 
     Returns:
@@ -69,13 +71,12 @@ def measure(
         posteriors.pop("before", None)
     predicted = partial(masked_rows, base, expanded, dict(trained), ledger, seed, cache=caches[0])
     read = partial(probe_rows, unknown, languages, (new,), ledger, seed)
-    with aside(worth_a_process(config)) as begin:
-        waited = [begin("Masked prediction", predicted, report), begin("Linear probes", read, report)]
-        named = language_rows(systems, languages, ledger, seed, report)
-        compared = compare_voices(unknown, posteriors, languages, ledger, seed, report)
-        phones = [phone_table(one, base, encoder, codebook, seed=seed, report=report) for one in whole.values()]
-        drift = drift_rows(base, encoder, codebook, heard, whole, ledger, seed, cache=caches[1], report=report)
-        masked, text = (result() for result in waited)
+    waited = [begin("Masked prediction", predicted, report), begin("Linear probes", read, report)]
+    named = language_rows(systems, languages, ledger, seed, report)
+    compared = compare_voices(unknown, posteriors, languages, ledger, seed, report)
+    phones = [phone_table(one, base, encoder, codebook, seed=seed, report=report) for one in whole.values()]
+    drift = drift_rows(base, encoder, codebook, heard, whole, ledger, seed, cache=caches[1], report=report)
+    masked, text = (result() for result in waited)
     found = [*masked, *(one for one in known if one.language in whole), *compared, *text, *named]
     return found, [table for table in phones if table is not None], drift
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Protocol, TypeVar
 
 import torch
@@ -39,7 +40,7 @@ class Begin(Protocol):
 
 
 @contextmanager
-def aside(worthwhile: bool) -> Iterator[Begin]:
+def aside(worthwhile: bool, module: str = __name__) -> Iterator[Begin]:
     """Give a second process for calls that this one does not wait for; leaving ends it, whatever it is at.
 
     Calls are done one after the other, each in turn when its result is asked for if there is no second core or this
@@ -47,18 +48,23 @@ def aside(worthwhile: bool) -> Iterator[Begin]:
 
     Args:
         worthwhile: Whether the work is long enough for a process, which takes some seconds to start.
+        module: Imported there at once, so that the first call does not wait for it.
     """
     if not worthwhile or torch.get_num_threads() > 1 or cpu_count() < 2 or "WORLD_SIZE" in os.environ:
-        yield _later
+        yield later
         return
-    executor = ProcessPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+    # A task leaves models and recordings behind; loky would take that for a leak and start a process anew.
+    env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
+    executor = ProcessPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,), env=env)
     try:
+        executor.submit(import_module, module)
         yield partial(_elsewhere, executor)
     finally:
         executor.shutdown(kill_workers=True)
 
 
-def _later(title: str, call: Callable[..., T], report: Report) -> Callable[[], T]:
+def later(title: str, call: Callable[..., T], report: Report) -> Callable[[], T]:
+    """A :class:`Begin` without a second process: the call is done when its result is asked for."""
     return lambda: call(report=report)
 
 

@@ -26,10 +26,10 @@ from allophone.models.build import Encoder, attention_projections, build_encoder
 from allophone.models.multi_resolution import FusedEncoder
 from allophone.models.waveform_encoder import WaveformEncoder
 from allophone.nn.codebook import Codebook
-from allophone.run.aside import aside
+from allophone.run.aside import Begin, later
 from allophone.run.base import Base
 from allophone.run.config import RunConfig
-from allophone.run.expansion_config import ExpandConfig, run_config, worth_a_process
+from allophone.run.expansion_config import ExpandConfig, run_config
 from allophone.run.progress import Report, silent
 from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.seeding import derive
@@ -101,6 +101,7 @@ def expand_encoder(
     run_dir: Path,
     *,
     cache: FrameCache | None = None,
+    begin: Begin = later,
     report: Report = silent,
 ) -> Expanded | None:
     """Adapt a copy of the base's encoder to a language, with its controls; the base itself is not changed.
@@ -112,6 +113,7 @@ def expand_encoder(
         config: How.
         run_dir: Receives one folder an iteration, with one for each training in it.
         cache: Frames of the base at the layer that is clustered, shared between expansions.
+        begin: Begins the controls, which LoRA does not wait for.
         report: Told how far each stage is.
 
     Returns:
@@ -120,10 +122,9 @@ def expand_encoder(
     last = _last_iteration(base, new, kept, config, run_dir, cache, report)
     if last is None:
         return None
-    with aside(worth_a_process(config)) as begin:
-        waited = begin("Controls: head only", partial(_controls, base, config, last), report)
-        expansion, result = _train(base, config, last, "lora", report)
-        controls = None if result.stopped == "signal" else waited()
+    waited = begin("Controls: head only", partial(_controls, base, config, last), report)
+    expansion, result = _train(base, config, last, "lora", report)
+    controls = None if result.stopped == "signal" else waited()
     if controls is None:
         return None
     results = {"lora": result, **{name: trained for name, (_, trained) in controls.items()}}

@@ -13,7 +13,7 @@ from allophone.run.base import Base
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
 from allophone.train.config import TrainConfig
 
-LONG = 30
+LONG = 20
 """Updates from which controls and measurements get a process of their own."""
 
 
