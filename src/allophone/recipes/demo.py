@@ -11,10 +11,12 @@ from allophone.run.expansion_config import ExpandConfig
 from allophone.run.progress import Report, silent
 from allophone.run.starter import STARTER, starter_corpus
 
+DEMO = LedgerConfig(most_test_clips=120, most_train_clips=500, kept_text=False, drift=False, choosing_prompts=40)
+
 
 def demo_config(*, fast: bool, seed: int) -> ExpandConfig:
     """How the demo adapts the model, with fewer updates than ``expand`` takes; ``fast`` takes fewer steps and clips."""
-    config = ExpandConfig(seed=seed, steps=300, head_steps=0)
+    config = ExpandConfig(seed=seed, steps=240, head_steps=0)
     return replace(config, steps=24, fit_hours=0.1, kept_hours=0.05) if fast else config
 
 
@@ -41,6 +43,6 @@ def demo(
         keep=keep,
         out=out,
         config=demo_config(fast=fast, seed=seed),
-        ledger=FAST if fast else LedgerConfig(kept_text=False, drift=False, choosing_prompts=60),
+        ledger=FAST if fast else DEMO,
         report=report,
     )
