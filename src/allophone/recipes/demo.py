@@ -17,7 +17,7 @@ DEMO = LedgerConfig(most_test_clips=120, most_train_clips=500, kept_text=False, 
 def demo_config(*, fast: bool, seed: int) -> ExpandConfig:
     """How the demo adapts the model, with fewer updates than ``expand`` takes; ``fast`` takes fewer steps and clips."""
     config = ExpandConfig(seed=seed, steps=240, head_steps=0)
-    return replace(config, steps=24, fit_hours=0.1, kept_hours=0.05) if fast else config
+    return replace(config, steps=20, fit_hours=0.1, kept_hours=0.05) if fast else config
 
 
 def demo(

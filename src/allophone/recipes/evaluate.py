@@ -41,11 +41,12 @@ from allophone.run.starter import open_base
 QUICK = LedgerConfig(
     probe_steps=400,
     few=(None,),
-    most_test_clips=40,
-    most_train_clips=120,
-    most_prompts=60,
+    most_test_clips=32,
+    most_train_clips=100,
+    most_prompts=50,
+    choosing_prompts=40,
     most_pairs=1,
-    most_probed=3,
+    most_probed=2,
     most_phone_clips=60,
 )
 """For every change: 3 minutes on two cores for the starter encoder on the starter corpus. It has fewer clips and steps

@@ -38,7 +38,7 @@ from allophone.units.extract import FrameCache
 KEEP = ("spa", "fra", "rus")
 """Languages that are kept when nothing is said and the base is the starter."""
 FAST = LedgerConfig(
-    probe_steps=400, few=(None,), most_test_clips=30, most_train_clips=120, kept_text=False, drift=False
+    probe_steps=400, few=(None,), most_test_clips=24, most_train_clips=100, kept_text=False, drift=False
 )
 
 
