@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_corpus import corpus
 from tiny_model import LASR
+from tiny_recognizer import recognizer_folder
 from tiny_translator import decoder_folder
 
 from allophone.cli.main import main
@@ -141,3 +142,20 @@ def test_transcription_by_the_verbs(folder: Path, capsys: pytest.CaptureFixture[
     clip = folder / "corpus" / "fra_Latn-3.wav"
     assert main(f"transcribe run {clip} --model {folder}/spelled/seed-0/model --width 1".split()) == 0
     assert capsys.readouterr().out.startswith(f"{clip} 0.0-0.6 s  (")
+
+
+def test_a_cascade_stands_in_the_same_tables(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translate, "LEAST", 5)
+    recognizer = recognizer_folder(tmp_path / "recognizer")
+    words = f"translate train --corpus {folder}/corpus --model {folder}/encoder --to spa --steps 2 --beams 2"
+    command = [*words.split(), "--out", f"{tmp_path}/run", "--cascade", str(recognizer)]
+    assert main([*command, str(decoder_folder(tmp_path / "few", "m2m_100"))]) == 1  # it cannot write Spanish
+    assert not (tmp_path / "run" / "encoder").exists()  # and nothing was trained in vain
+    translator = decoder_folder(tmp_path / "enough", "m2m_100", ["spa_Latn"])
+    assert main([*command, str(translator)]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    names = [one["name"] for one in result["rows"]["cascade"]]
+    assert names == [one["name"] for one in result["rows"]["translator: encoder"]]
+    (transcripts,) = (tmp_path / "run" / "cascade").glob("transcripts-*.tsv")
+    assert {line.split("\t")[1] for line in transcripts.read_text().splitlines()} == {"b"}
+    assert "cascade" in (tmp_path / "run" / "scores.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,19 @@ SIZES: dict[str, Any] = {
 """Weights are far from zero, so that what is said depends on what is heard."""
 
 
-def tokenizer(family: str) -> PreTrainedTokenizerFast:
+def tokenizer(family: str, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     built = Tokenizer(models.BPE(unk_token="<unk>"))
     built.pre_tokenizer, built.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=SPECIAL + LANGUAGES[family], show_progress=False)
+    special = [*SPECIAL, *LANGUAGES[family], *more]
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     built.train_from_iterator(TEXTS, trainer)
     names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=built, model_max_length=64, **names)
 
 
-def decoder_folder(folder: Path, family: str = "mbart") -> Path:
-    """Write model and tokenizer; every call writes the same."""
-    words = tokenizer(family)
+def decoder_folder(folder: Path, family: str = "mbart", more: Sequence[str] = ()) -> Path:
+    """Write model and tokenizer, with tokens of more languages; every call writes the same."""
+    words = tokenizer(family, more)
     words.save_pretrained(str(folder))
     torch.manual_seed(11)
     sizes = {"vocab_size": len(words), **SIZES}

@@ -59,6 +59,13 @@ def _add_train(group: Verbs) -> None:
         metavar="A,B,...",
         help="languages whose recordings are not heard in training; their test recordings are scored (zero-shot)",
     )
+    parser.add_argument(
+        "--cascade",
+        nargs=2,
+        metavar=("RECOGNIZER", "TRANSLATOR"),
+        help="also score these: transcribe (openai/whisper-base), then translate the text "
+        "(facebook/nllb-200-distilled-600M); folders or hub ids",
+    )
     parser.add_argument("--seeds", type=counts, default=(0,), metavar="A,B,...", help="of training (default: 0)")
     add_out(parser, "the run", OUT)
     add_plan(parser)
@@ -94,6 +101,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         )
         return 0
     remember(arguments)
+    pair = arguments.cascade
+    cascade = None if pair is None else translate.Cascade(transcriber=pair[0], translator=pair[1])
     with stages() as report, process_group():
         result = translate.train_translators(
             models,
@@ -104,6 +113,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             options=options,
             seeds=arguments.seeds,
             leave_out=arguments.leave_out,
+            cascade=cascade,
             report=report,
         )
     if result.tables is not None:

@@ -37,6 +37,9 @@ SYSTEM_NOTES: dict[System, str] = {
     "after": "with the new language",
 }
 
+ADAPTED: set[System] = {"head only", "after"}
+"""Systems that only an adaptation has."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
@@ -72,7 +75,7 @@ class MeasureTable:
     """Items a language."""
     rows: tuple[Row, ...]
     changes: tuple[Change | None, ...]
-    """One a language, where both systems were measured."""
+    """One a language, where both systems were measured; empty where nothing was adapted."""
     footnotes: tuple[tuple[str, str], ...]
     """Letter and text."""
 
@@ -130,6 +133,8 @@ def measure_tables(
 ) -> list[MeasureTable]:
     """Arrange scores and changes, one table a measure in the order of :data:`MEASURES`.
 
+    Where nothing was adapted, as in an evaluation, there are neither rows nor changes of adaptation.
+
     Args:
         cells: From :func:`~allophone.evaluate.measurements.scores`.
         differences: From :func:`~allophone.evaluate.measurements.changes`.
@@ -137,24 +142,27 @@ def measure_tables(
     """
     by_key = {(one.measure, one.language, one.system): one for one in cells}
     changed = {(one.measure, one.language): one for one in differences}
+    measured = {system for _, _, system in by_key}
+    systems = tuple(system for system in SYSTEMS if measured & ADAPTED or system not in ADAPTED)
     tables = []
     for key in MEASURES:
         present = {language for measure, language, _ in by_key if measure == key}
         if present:
             languages = tuple(sorted(present, key=lambda tag: (order.index(tag) if tag in order else len(order), tag)))
-            tables.append(_table(key, languages, by_key, changed))
+            tables.append(_table(key, languages, systems, by_key, changed))
     return tables
 
 
 def _table(
     key: str,
     languages: tuple[str, ...],
+    systems: tuple[System, ...],
     cells: dict[tuple[str, str, System], Score],
     changed: dict[tuple[str, str], Change],
 ) -> MeasureTable:
     unit, letters = MEASURES[key].unit, _Footnotes()
     rows = []
-    for system in SYSTEMS:
+    for system in systems:
         found = [cells.get((key, language, system)) for language in languages]
         rows.append(
             Row(
@@ -168,7 +176,7 @@ def _table(
         max(cells[key, tag, system].interval.n for system in SYSTEMS if (key, tag, system) in cells)
         for tag in languages
     )
-    compared = tuple(changed.get((key, language)) for language in languages)
+    compared = tuple(changed.get((key, language)) for language in languages) if ADAPTED & set(systems) else ()
     return MeasureTable(
         key=key,
         measure=MEASURES[key],
@@ -246,13 +254,11 @@ def _markdown(table: MeasureTable) -> str:
             (f"**{row.system}**", [f"**{cell}**" for cell in shown]) if row.system == "after" else (row.system, shown)
         )
         lines.append(_line([name, *values, row.seeds.removesuffix(" seeds").removesuffix(" seed") or MISSING]))
-    texts = [MISSING if change is None else f"{change_text(change)} {verdict_text(change)}" for change in table.changes]
-    counts = _seeds([change.seeds for change in table.changes if change is not None])
-    lines.append(
-        _line(
-            [f"change from {measure.baseline}", *texts, counts.removesuffix(" seeds").removesuffix(" seed") or MISSING]
-        )
-    )
+    if table.changes:
+        texts = [MISSING if one is None else f"{change_text(one)} {verdict_text(one)}" for one in table.changes]
+        counts = _seeds([change.seeds for change in table.changes if change is not None])
+        seeds = counts.removesuffix(" seeds").removesuffix(" seed") or MISSING
+        lines.append(_line([f"change from {measure.baseline}", *texts, seeds]))
     notes = [f"({letter}) {text}" for letter, text in table.footnotes]
     return "\n".join([*lines, *(["", " ".join(notes)] if notes else [])])
 

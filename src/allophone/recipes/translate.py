@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,9 +17,12 @@ from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.data.splits import split_corpus
+from allophone.data.utterance import Utterance
 from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import TABLES, Rows, saved_rows
+from allophone.evaluate.text_translation import TextTranslator
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
 from allophone.models.conversion import model_hash
 from allophone.models.hubert import published_config
@@ -51,7 +55,7 @@ from allophone.recipes.written import (
 )
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
-from allophone.run.progress import Report, silent
+from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
 from allophone.run.texts import TextRun, heard_with_texts, text_stream, without
 from allophone.run.translation import NewDecoder, TranslateConfig, build_translator, execute_translation
@@ -60,6 +64,16 @@ from allophone.train.config import TrainConfig
 
 LEAST = 20
 """Contents that a direction needs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cascade:
+    """Two models that do together what a translator does alone."""
+
+    transcriber: str | Path
+    """Speech recognizer of ``transformers``: a folder or a hub id. It is not told which language is spoken."""
+    translator: str | Path
+    """Text translator of ``transformers`` with tokens for languages. It is told both languages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +160,7 @@ def train_translators(
     options: TranslateOptions | None = None,
     seeds: Sequence[int] = (0,),
     leave_out: Sequence[str] = (),
+    cascade: Cascade | None = None,
     report: Report = silent,
 ) -> ScoredRun:
     """Train a translator on each of some encoders, and score them side by side on contents never met.
@@ -160,10 +175,12 @@ def train_translators(
         options: Recipe and search.
         seeds: Of the trainings.
         leave_out: Languages whose recordings are not heard in training; their test recordings are scored (zero-shot).
+        cascade: Also score these two; None = no such row.
         report: Told how far each stage is.
 
     Raises:
         ConfigError: There is no model or seed, or recipe and decoder do not fit.
+        DataError: The cascade's translator does not know a language that is asked.
         AllophoneError: What opening the models and the runs themselves raise.
     """
     require_shared(out)
@@ -172,6 +189,11 @@ def train_translators(
         raise ConfigError("A translator needs at least one encoder and one seed.")
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     tags = tuple(parse_language(language).tag for language in languages)
+    asked = unmet(whole, tags, options.most_test, LEAST)
+    if cascade is not None:  # refused now rather than after the training
+        translator = TextTranslator(cascade.translator)
+        for language in sorted({tag for one in asked for tag in (one.row.language, one.language)}):
+            translator.language_id(language)
     runs: dict[str, dict[int, TextRun]] = {name: {} for name in models}
     for name, model in models.items():
         for seed in seeds:
@@ -186,10 +208,9 @@ def train_translators(
             if run.result.stopped == "signal":
                 return STOPPED
     folders = tuple(run.folder for found in runs.values() for run in found.values())
-    asked = unmet(whole, tags, options.most_test, LEAST)
     found: list[tuple[Path, Rows]] = []
     if asked:
-        on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, options, out, report)))
+        on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, options, cascade, out, report)))
     tables, rows = found[0] if found else (None, {})
     return ScoredRun(folders=folders, finished=True, tables=tables, rows=rows)
 
@@ -222,6 +243,7 @@ def _judge(
     corpus: Corpus,
     asked: Sequence[Asked],
     options: TranslateOptions,
+    cascade: Cascade | None,
     out: Path,
     report: Report,
 ) -> tuple[Path, Rows]:
@@ -235,6 +257,7 @@ def _judge(
         "pool": data_hash,
         "asked": len(asked),
         "beams": options.beams,
+        "cascade": None if cascade is None else [str(cascade.transcriber), str(cascade.translator)],
     }
     done = saved_rows(out, FORMAT, made_from)
     if done is not None and (out / TABLES).exists():
@@ -247,6 +270,8 @@ def _judge(
             before, heard.corpus, corpus, asked, same_language=False, report=report
         ).items()
     }
+    if cascade is not None:
+        written["cascade"] = _by_cascade(cascade, asked, cache, options.beams, out / "cascade", report)
     examples: tuple[tuple[str, str, str], ...] = ()
     for name, found in loaded.items():
         texts = tuple(
@@ -273,6 +298,38 @@ def _judge(
         ("Search", f"{options.beams} beams"),
     )
     return write_translation(rows, asked, unheard, made_from, facts, examples, out), rows
+
+
+def _by_cascade(
+    cascade: Cascade,
+    asked: Sequence[Asked],
+    cache: WaveformCache[Utterance],
+    beams: int,
+    folder: Path,
+    report: Report,
+) -> Written:
+    """Texts of the cascade; ``folder`` keeps the transcripts, so that an interrupted call goes on."""
+    name = f"{cascade.transcriber} > {cascade.translator}"
+    translator = TextTranslator(cascade.translator, beams=beams)
+    rows = list({one.row.id: one.row for one in asked}.values())
+    heard = transcribe_all(
+        rows,
+        cache,
+        load_transcriber(cascade.transcriber),
+        folder / f"transcripts-{transcriber_hash(cascade.transcriber)}.tsv",
+        counted(report("Cascade: transcribing")),
+    )
+    transcripts = {row.id: text for row, text in zip(rows, heard, strict=True)}
+    directions: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, one in enumerate(asked):
+        directions[one.row.language, one.language].append(place)
+    texts, told = [""] * len(asked), report("Cascade: translating")
+    for done, ((spoken, wanted), places) in enumerate(sorted(directions.items())):
+        found = translator.translate([transcripts[asked[place].row.id] for place in places], spoken, wanted)
+        for place, text in zip(places, found, strict=True):
+            texts[place] = text
+        told(done + 1, len(directions), {})
+    return Written(texts=(tuple(texts),), model_hash=name, seeds=())
 
 
 def _translations(
