@@ -61,7 +61,10 @@ def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
     assert result["zero_shot"] == ["fra_Latn"]
     assert result["asked"] == {"all to spa_Latn": 20, "eng_Latn to spa_Latn": 10, "fra_Latn to spa_Latn": 10}
     names = {name: [one["name"] for one in row] for name, row in result["rows"].items()}
+    differences = names.pop("difference: other less first")
     assert all(row == names["translator: first"] for row in names.values())
+    assert [one for one in names["translator: first"] if " high to " not in one] == differences
+    assert "BLEU, high to spa_Latn" in names["translator: first"]  # French is the only one in a group of resources
     assert "chrF2++, all to spa_Latn" in names["translator: first"]
     page = (run / "run" / "report.html").read_text()
     assert "30 utterances, 0.01 h, none of them synthetic speech" in page

@@ -174,6 +174,81 @@ class ResourceScores:
     """High minus low, the transfer gap of arXiv:2306.00789 (its sign is our reading); None where one is missing."""
 
 
+def resource_results(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    language: str,
+    sources: Sequence[str],
+    signature: Signature,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seeds: Sequence[int] = (),
+    resamples: int = 300,
+) -> list[Result]:
+    """BLEU and chrF2++ by resource group of the spoken language, and the transfer gap (high less low).
+
+    A group's score is the plain mean over its languages, as published; an interval draws texts of all languages
+    together. Languages that are in no group of :data:`COVOST_GROUPS` are left out.
+
+    Args:
+        hypotheses: What a system wrote.
+        references: What it should have written, one each.
+        language: Of both, ``eng_Latn``.
+        sources: What is spoken, a tag each.
+        signature: Of data and model; its normalizer is replaced by the name of the mean.
+        groups: Labels of texts that are drawn together, such as their content.
+        seeds: Of the trainings behind the texts.
+        resamples: Of the interval.
+
+    Returns:
+        Named ``BLEU, high``, ``BLEU, gap`` and so on, without groups that have no language.
+
+    Raises:
+        DataError: There are no texts, or not as many of each.
+        ConfigError: sacreBLEU or the tokenizer of the language is not installed.
+    """
+    spoken = np.array(sources)
+    present = {name: [tag for tag in tags if tag in sources] for name, tags in COVOST_GROUPS.items()}
+    present = {name: tags for name, tags in present.items() if tags}
+    wanted: dict[str, tuple[list[str], list[str]]] = {name: (tags, []) for name, tags in present.items()}
+    if {"high", "low"} <= present.keys():
+        wanted["gap"] = present["high"], present["low"]
+    found = []
+    scored: dict[str, BleuCounts | ChrfCounts]
+    scored = {"BLEU": bleu_counts(hypotheses, references, language), "chrF2++": chrf_counts(hypotheses, references)}
+    for metric, counts in scored.items():
+        for name, (tags, less) in wanted.items():
+            interval = bootstrap_statistic(
+                len(references),
+                partial(_gap, counts, spoken, tags, less),
+                groups=groups,
+                resamples=resamples,
+                seed=signature.seed,
+            )
+            own = replace(signature, normalizer=f"mean of {metric} over {', '.join(tags)}")
+            result = result_from_interval(
+                f"{metric}, {name}", interval, unit="", higher_is_better=name != "gap", signature=own, seeds=seeds
+            )
+            found.append(result)
+    return found
+
+
+def _gap(
+    counts: BleuCounts | ChrfCounts,
+    spoken: NDArray[np.str_],
+    tags: Sequence[str],
+    less: Sequence[str],
+    rows: NDArray[np.int64],
+) -> float:
+    """Mean over the languages ``tags``, less that over ``less``; of those of which a text is drawn."""
+
+    def mean(languages: Sequence[str]) -> float:
+        parts = [rows[spoken[rows] == language] for language in languages]
+        return float(np.mean([counts.score(part) for part in parts if len(part)] or [0.0]))
+
+    return mean(tags) - mean(less)
+
+
 def resource_scores(scores: Mapping[str, float], groups: Mapping[str, Sequence[str]] | None = None) -> ResourceScores:
     """Scores by resource group, with the transfer gap.
 

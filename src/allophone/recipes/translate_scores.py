@@ -14,7 +14,7 @@ from typing import Any
 
 from allophone.evaluate.result import Result, Signature, tabulate
 from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
-from allophone.evaluate.translation import translation_differences, translation_results
+from allophone.evaluate.translation import resource_results, translation_differences, translation_results
 from allophone.recipes.written import Asked
 
 FORMAT = "allophone-translate-result-1"
@@ -39,7 +39,7 @@ class Written:
 
 
 def score_texts(asked: Sequence[Asked], written: Mapping[str, Written], data_hash: str) -> dict[str, list[Result]]:
-    """BLEU and chrF2++ of every system in every direction; texts of several seeds are scored together."""
+    """BLEU and chrF2++ of every system, by direction and resource group; texts of several seeds are scored together."""
     rows: dict[str, list[Result]] = {name: [] for name in written}
     for direction, places in directions_of(asked).items():
         language = asked[places[0]].language
@@ -52,6 +52,12 @@ def score_texts(asked: Sequence[Asked], written: Mapping[str, Written], data_has
                 hypotheses, references, language, signature, groups=groups, seeds=system.seeds, resamples=300
             )
             rows[name] += [replace(one, name=f"{one.name}, {direction}") for one in results]
+            if direction.startswith("all"):
+                sources = [asked[place].row.language for _ in system.texts for place in places]
+                results = resource_results(
+                    hypotheses, references, language, sources, signature, groups=groups, seeds=system.seeds
+                )
+                rows[name] += [replace(one, name=f"{one.name} to {language}") for one in results]
     return rows
 
 
@@ -129,7 +135,8 @@ def write_translation(
 
 
 TEXTS = {
-    "": "Spoken languages in columns. Shuffled: the same texts, each for another recording.",
+    "": "Spoken languages in columns; high, mid and low are means over languages by CoVoST 2's hours, gap is high less "
+    "low. Shuffled: the same texts, each for another recording.",
     "difference": "One model less another on the same contents.",
 }
 
