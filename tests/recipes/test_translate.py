@@ -17,6 +17,7 @@ from allophone.cli.translate import named
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
 from allophone.models.speech_translator import load_speech_translator
+from allophone.models.transcriber import SpellingDecoderConfig, load_transcriber
 from allophone.recipes import translate
 from allophone.run.used import read_use
 
@@ -145,6 +146,18 @@ def test_transcription_by_the_verbs(folder: Path, capsys: pytest.CaptureFixture[
     clip = folder / "corpus" / "fra_Latn-3.wav"
     assert main(f"transcribe run {clip} --model {folder}/spelled/seed-0/model --width 1".split()) == 0
     assert capsys.readouterr().out.startswith(f"{clip} 0.0-0.6 s  (")
+
+
+def test_a_decoder_beside_ctc_by_the_verbs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"transcribe train --corpus {folder}/corpus --model {folder}/encoder --steps 2 --decoder-layers 1"
+    assert main([*words.split(), "--out", f"{tmp_path}/run"]) == 0
+    journal = (tmp_path / "run" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    assert {"ctc", "decoder_nll"} <= json.loads(journal[-1]).keys()
+    model = load_transcriber(tmp_path / "run" / "seed-0" / "model")
+    assert model.decoder is not None and model.decoder_config == SpellingDecoderConfig(layers=1)
+    assert "a decoder that re-ranks what it spells" in (tmp_path / "run" / "seed-0" / "model" / "README.md").read_text()
+    clip = folder / "corpus" / "fra_Latn-3.wav"
+    assert main(f"transcribe run {clip} --model {tmp_path}/run/seed-0/model --width 4".split()) == 0
 
 
 def test_a_cascade_stands_in_the_same_tables(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

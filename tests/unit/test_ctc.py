@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import ctc_loss
 
 from allophone.errors import ConfigError, ShapeError
-from allophone.nn.ctc import prefix_search
+from allophone.nn.ctc import best_texts, prefix_search
 
 FRAMES, SYMBOLS = 5, 4
 
@@ -27,6 +27,9 @@ def test_finds_the_most_probable_of_all_texts(seed: int) -> None:
     best = max(texts, key=lambda text: log_probability(scores, text))
     assert tuple(prefix_search(scores, width=10_000)) == best
     assert tuple(prefix_search(scores)) == best  # 16 of the texts are enough here
+    ranked = best_texts(scores, width=10_000)
+    assert all(value == pytest.approx(log_probability(scores, tuple(text)), abs=1e-6) for text, value in ranked)
+    assert [value for _, value in ranked] == sorted((value for _, value in ranked), reverse=True)
 
 
 @pytest.mark.parametrize(

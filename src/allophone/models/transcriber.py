@@ -1,15 +1,16 @@
-"""Speech to the characters of its own language: an encoder with a linear layer for CTC.
+"""Speech to the characters of its own language: an encoder with a linear layer for CTC, and a decoder beside it.
 
 Source: Graves et al. 2006, Connectionist temporal classification; on pretrained encoders as Baevski et al. 2020,
-arXiv:2006.11477, section 3.2. Texts are normalized for their script before they become symbols.
-Shape letters: B utterances, S samples, N frames of all, V symbols.
+arXiv:2006.11477, section 3.2. Texts are normalized for their script before they become symbols. The decoder, where
+there is one, re-ranks the texts that CTC's search keeps: attention rescoring, Zhang et al. 2020, arXiv:2012.05481.
+Shape letters: B utterances, S samples, N frames of all, T frames of the longest, L symbols of the longest, V symbols.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -21,11 +22,19 @@ from allophone.batch import Packed
 from allophone.errors import CheckpointError, ConfigError, DataError
 from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash, replace_file, save_encoder, write_json
-from allophone.nn.ctc import BLANK, prefix_search
+from allophone.models.token_decoder import IGNORED
+from allophone.nn.ctc import BLANK, best_texts
+from allophone.nn.decoder import Decoder, DecoderConfig
 from allophone.text.normalize import normalize
 
 WEIGHTS_FILE, INFO_FILE = "transcriber.safetensors", "transcriber.json"
 FORMAT = "allophone-transcriber-1"
+CTC_WEIGHT = 0.3
+"""Of CTC beside the decoder, in the loss and in re-ranking (ESPnet: 0.3)."""
+DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError, ConfigError, CheckpointError, SafetensorError)
+"""What reading a damaged folder may raise."""
+HEADS = (8, 4, 2, 1)
+"""Of the decoder's attention: the first that divides the encoder's width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +61,41 @@ def alphabet_of(texts: Iterable[str], languages: Iterable[str]) -> tuple[str, ..
     return tuple(sorted({character for text, language in pairs for character in normalize(text, language)}))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpellingDecoderConfig:
+    """A decoder beside CTC."""
+
+    layers: int = 2
+    """Layers; their width is the encoder's."""
+    inner_dim: int = 1024
+    """Width of the feed-forward part."""
+    dropout: float = 0.1
+    """Behind the embeddings and every part of a layer."""
+    max_positions: int = 512
+    """Longest text, start included; what is longer is cut in training and ranked by CTC alone."""
+
+
 class Transcriber(nn.Module):
     """An encoder and what makes characters of its frames.
 
     Args:
         encoder: The model; it becomes part of this one.
-        alphabet: Characters, each once; symbol i + 1 is ``alphabet[i]``, symbol 0 the blank.
+        alphabet: Characters, each once; symbol i + 1 is ``alphabet[i]``, symbol 0 the blank, and the one behind all of
+            them begins and ends a text for the decoder.
         dropout: Before the linear layer.
+        decoder: Sizes of the decoder; None = CTC alone.
 
     Raises:
         ConfigError: The alphabet is empty, has a character twice or something that is not one character.
     """
 
-    def __init__(self, encoder: Encoder, alphabet: Sequence[str], dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        alphabet: Sequence[str],
+        dropout: float = 0.1,
+        decoder: SpellingDecoderConfig | None = None,
+    ) -> None:
         super().__init__()
         if not alphabet or len(set(alphabet)) != len(alphabet) or any(len(character) != 1 for character in alphabet):
             raise ConfigError(f"An alphabet needs single characters, each once; got {list(alphabet)[:20]}.")
@@ -74,6 +105,19 @@ class Transcriber(nn.Module):
         self._numbers = {character: number for number, character in enumerate(alphabet, start=BLANK + 1)}
         self.dropout = nn.Dropout(dropout)
         self.lm_head = nn.Linear(encoder.dim, len(alphabet) + 1)
+        self.edge = len(alphabet) + 1
+        """Symbol that begins and ends a text."""
+        self.decoder_config = decoder
+        self.decoder = None if decoder is None else Decoder(_sizes(decoder, encoder.dim, self.edge + 1))
+
+    def states(self, waveform: Tensor, waveform_lengths: Tensor) -> Packed:
+        """Last hidden states of the encoder, packed, ``(N, D)``; arguments and errors as of :meth:`forward`."""
+        hidden: Packed = self.encoder(waveform, waveform_lengths).hidden_states[-1]
+        return hidden
+
+    def spelled(self, states: Packed) -> Packed:
+        """Scores of the symbols, packed, ``(N, V)``, of :meth:`states`."""
+        return states.with_values(self.lm_head(self.dropout(states.values)))
 
     def forward(self, waveform: Tensor, waveform_lengths: Tensor) -> Packed:
         """Scores of the symbols.
@@ -88,8 +132,32 @@ class Transcriber(nn.Module):
         Raises:
             ShapeError: Shapes disagree, or an utterance is shorter than one frame.
         """
-        hidden: Packed = self.encoder(waveform, waveform_lengths).hidden_states[-1]
-        return hidden.with_values(self.lm_head(self.dropout(hidden.values)))
+        return self.spelled(self.states(waveform, waveform_lengths))
+
+    def next_symbols(self, states: Packed, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """What the decoder says of each symbol of the texts and of their ends.
+
+        Args:
+            states: Of :meth:`states`.
+            texts: Symbols of each utterance.
+
+        Returns:
+            Logits ``(B, L, V + 1)`` and labels ``(B, L)``, int64, ``IGNORED`` behind the end; texts are cut to what the
+            decoder has positions for.
+
+        Raises:
+            ConfigError: There is no decoder.
+        """
+        if self.decoder is None:
+            raise ConfigError("This transcriber has no decoder beside CTC; build it with one.")
+        most, device = self.decoder.config.max_positions - 1, states.values.device
+        said = [[*text[:most], self.edge] for text in texts]
+        width = max(map(len, said))
+        inputs = [[self.edge, *row[:-1]] + [BLANK] * (width - len(row)) for row in said]
+        labels = [row + [IGNORED] * (width - len(row)) for row in said]
+        lengths = torch.tensor(states.lengths, device=device)
+        logits: Tensor = self.decoder(torch.tensor(inputs, device=device), states.padded(), lengths)
+        return logits, torch.tensor(labels, device=device)
 
     def symbols(self, text: str, language: str) -> list[int]:
         """Numbers of a text's characters.
@@ -117,7 +185,8 @@ class Transcriber(nn.Module):
         Args:
             waveform: Shape ``(B, S)``, float32 in [-1, 1], 16 kHz.
             waveform_lengths: Shape ``(B,)``, int64, samples.
-            width: Texts kept from frame to frame; 1 takes the most probable symbol of each frame.
+            width: Texts kept from frame to frame, which a decoder then re-ranks; 1 takes the most probable symbol of
+                each frame, and no decoder has a say.
 
         Raises:
             ConfigError: ``width`` is less than 1.
@@ -125,19 +194,41 @@ class Transcriber(nn.Module):
         """
         training = self.training
         self.eval()
-        logits = self(waveform, waveform_lengths)
-        self.train(training)
+        states = self.states(waveform, waveform_lengths)
         found = []
-        for scores in logits.split():
+        for scores, heard in zip(self.spelled(states).split(), states.split(), strict=True):
             likely = scores.float().log_softmax(dim=-1).cpu()
-            symbols = best_path(likely) if width == 1 else prefix_search(likely, width)
+            symbols = best_path(likely) if width == 1 else self._ranked(heard, best_texts(likely, width))[0]
             found.append(Transcript(self.spell(symbols), _confidence(likely, symbols)))
+        self.train(training)
         return found
 
+    def _ranked(self, heard: Tensor, texts: Sequence[tuple[list[int], float]]) -> list[list[int]]:
+        """Texts of one utterance ``(T, D)``, best first by CTC and decoder together."""
+        symbols = [text for text, _ in texts]
+        if self.decoder is None or max(map(len, symbols)) >= self.decoder.config.max_positions:
+            return symbols
+        states = Packed(heard.repeat(len(symbols), 1), (len(heard),) * len(symbols))
+        logits, labels = self.next_symbols(states, symbols)
+        real = labels != IGNORED
+        said = logits.float().log_softmax(dim=-1).gather(2, labels.where(real, 0)[..., None])[..., 0]
+        by_decoder = (said * real).sum(dim=1).tolist()
+        scores = [
+            CTC_WEIGHT * by_ctc + (1 - CTC_WEIGHT) * decoded
+            for (_, by_ctc), decoded in zip(texts, by_decoder, strict=True)
+        ]
+        return [symbols[place] for place in sorted(range(len(scores)), key=lambda place: -scores[place])]
+
     def head_tensors(self) -> dict[str, Tensor]:
-        """The linear layer, by name, on the CPU in float32."""
+        """The linear layer and the decoder, by name, on the CPU in float32."""
         state = self.lm_head.state_dict(prefix="lm_head.")
+        state |= {} if self.decoder is None else self.decoder.state_dict(prefix="decoder.")
         return {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
+
+
+def _sizes(config: SpellingDecoderConfig, dim: int, vocabulary: int) -> DecoderConfig:
+    heads = next(number for number in HEADS if dim % number == 0)
+    return DecoderConfig(vocabulary=vocabulary, dim=dim, heads=heads, pad=BLANK, **asdict(config))
 
 
 def best_path(log_probabilities: Tensor) -> list[int]:
@@ -175,7 +266,7 @@ def save_transcriber(model: Transcriber, folder: str | Path, card: str, *, creat
     folder = Path(folder)
     tensors = model.head_tensors()
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
-        raise CheckpointError(f"{folder}: NaN or infinite values in lm_head. The training diverged.")
+        raise CheckpointError(f"{folder}: NaN or infinite values in lm_head or decoder. The training diverged.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
     save_encoder(model.encoder, folder, card, created_by=created_by)
@@ -185,6 +276,7 @@ def save_transcriber(model: Transcriber, folder: str | Path, card: str, *, creat
         "encoder": model_hash(model.encoder),
         "alphabet": list(model.alphabet),
         "dropout": model.dropout.p,
+        "decoder": None if model.decoder_config is None else asdict(model.decoder_config),
     }
     write_json(folder / INFO_FILE, info)
     return folder
@@ -204,10 +296,24 @@ def load_transcriber(folder: str | Path) -> Transcriber:
         encoder = load_encoder(folder)
         if info["encoder"] != (found := model_hash(encoder)):
             raise CheckpointError(f"was written for encoder {info['encoder']}; got {found} beside it.")
-        model = Transcriber(encoder, info["alphabet"], info["dropout"])
+        sizes = info.get("decoder")
+        decoder = None if sizes is None else SpellingDecoderConfig(**sizes)
+        model = Transcriber(encoder, info["alphabet"], info["dropout"], decoder)
         tensors = load_file(folder / WEIGHTS_FILE)
-        model.lm_head.load_state_dict({name.removeprefix("lm_head."): value for name, value in tensors.items()})
-    except (OSError, ValueError, KeyError, RuntimeError, ConfigError, CheckpointError, SafetensorError) as error:
+        for name, part in (("lm_head.", model.lm_head), ("decoder.", model.decoder)):
+            if part is not None:
+                own = {key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)}
+                part.load_state_dict(own)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        ConfigError,
+        CheckpointError,
+        SafetensorError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder / INFO_FILE}: {reason} Copy the folder again, or save it again.") from error
     return model.eval()

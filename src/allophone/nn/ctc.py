@@ -40,6 +40,14 @@ def prefix_search(log_probabilities: Tensor, width: int = 16) -> list[int]:
         >>> prefix_search(torch.tensor([[0.6, 0.4], [0.6, 0.4]]).log())  # best path: blank, blank; [1] has 0.64
         [1]
     """
+    return best_texts(log_probabilities, width)[0][0]
+
+
+def best_texts(log_probabilities: Tensor, width: int = 16) -> list[tuple[list[int], float]]:
+    """What :func:`prefix_search` keeps at the end: texts, best first, with the logarithm of what was summed for each.
+
+    Arguments and errors are its own.
+    """
     if log_probabilities.dim() != 2:
         raise ShapeError(f"prefix_search: got shape {tuple(log_probabilities.shape)}; expected (frames, symbols).")
     if width < 1:
@@ -60,7 +68,7 @@ def prefix_search(log_probabilities: Tensor, width: int = 16) -> list[int]:
                 paths = blank if prefix and prefix[-1] == symbol else both  # a repeat needs a blank between
                 grown[longer] = before[0], _sum(before[1], paths + value)
         beams = dict(sorted(grown.items(), key=lambda item: -_sum(*item[1]))[:width])
-    return list(next(iter(beams)))
+    return [(list(prefix), _sum(*paths)) for prefix, paths in beams.items()]
 
 
 def _sum(first: float, second: float) -> float:

@@ -23,7 +23,7 @@ from allophone.evaluate.scores_page import TABLES, Rows, ScoresPage, Section, sa
 from allophone.evaluate.translation import transcript_results
 from allophone.methods.transcription import Transcription, TranscriptionConfig
 from allophone.models.conversion import model_hash
-from allophone.models.transcriber import Transcriber, load_transcriber
+from allophone.models.transcriber import SpellingDecoderConfig, Transcriber, load_transcriber
 from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.written import (
     STOPPED,
@@ -53,6 +53,8 @@ class TranscribeOptions:
     """small: one CPU; standard: a GPU and a large encoder."""
     train_encoder: bool = True
     """Whether the encoder is trained, or only the linear layer on it."""
+    decoder_layers: int = 0
+    """Layers of a decoder that learns beside CTC and re-ranks what its search keeps; 0 = CTC alone."""
     steps: int | None = None
     """Updates; None takes the recipe's."""
     width: int = 8
@@ -154,7 +156,9 @@ def transcribe_config(options: TranscribeOptions, seed: int) -> TranscribeConfig
     if options.recipe not in RECIPES:
         raise ConfigError(f"Unknown transcribe recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
     config = RECIPES[options.recipe](seed)
-    config = replace(config, method=replace(config.method, train_encoder=options.train_encoder))
+    decoder = SpellingDecoderConfig(layers=options.decoder_layers) if options.decoder_layers else None
+    method = replace(config.method, train_encoder=options.train_encoder)
+    config = replace(config, method=method, decoder=decoder)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))
 
 

@@ -10,7 +10,13 @@ from allophone.data.corpus import Corpus
 from allophone.methods.transcription import Transcription, TranscriptionConfig
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
-from allophone.models.transcriber import INFO_FILE, Transcriber, alphabet_of, save_transcriber
+from allophone.models.transcriber import (
+    INFO_FILE,
+    SpellingDecoderConfig,
+    Transcriber,
+    alphabet_of,
+    save_transcriber,
+)
 from allophone.run.config import DataConfig
 from allophone.run.progress import Report, silent
 from allophone.run.texts import Heard, TextRun, execute_with_texts, heard_with_texts
@@ -29,6 +35,8 @@ class TranscribeConfig:
     """Of initialization, sampling and dropout."""
     dropout: float
     """Before the linear layer."""
+    decoder: SpellingDecoderConfig | None = None
+    """A decoder beside CTC, which re-ranks its texts; None = CTC alone."""
     method: TranscriptionConfig
     """What is trained."""
     data: DataConfig
@@ -83,13 +91,14 @@ def is_transcriber(folder: Path) -> bool:
 def build_transcriber(config: TranscribeConfig, heard: Heard, encoder: Encoder) -> Transcriber:
     """A transcriber before training, with all characters of the transcripts."""
     alphabet = alphabet_of([row.text or "" for row in heard.corpus], [row.language for row in heard.corpus])
-    return Transcriber(encoder, alphabet, config.dropout)
+    return Transcriber(encoder, alphabet, config.dropout, config.decoder)
 
 
 def _card(config: TranscribeConfig, heard: Heard, parent: str) -> str:
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(heard.corpus.hours().items()))
+    beside = "" if config.decoder is None else " and a decoder that re-ranks what it spells"
     return (
-        f"# {config.name}\n\nA speech encoder ({parent}) with a linear layer that spells by CTC, trained with "
+        f"# {config.name}\n\nA speech encoder ({parent}) with a linear layer that spells by CTC{beside}, trained with "
         f"allophone ({config.train.steps} updates).\n\nHeard: {heard.corpus.name}, {len(heard.corpus)} utterances; "
         f"hours: {hours}.\n\nIt writes lower case without punctuation, in whatever language it believes to hear.\n"
     )
