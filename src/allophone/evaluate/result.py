@@ -124,7 +124,8 @@ class ResultTable:
             result = next(row[place] for row in self.cells if row[place] is not None)
             assert result is not None
             arrow = "↑" if result.higher_is_better else "↓"
-            heads.append(f"{column}, {result.unit} {arrow} (n = {result.n})")
+            name = f"{column}, {result.unit}" if result.unit else column
+            heads.append(f"{name} {arrow} (n = {result.n})")
         lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
         for name, row in zip(self.rows, self.cells, strict=True):
             lines.append("| " + " | ".join([name, *(result.text if result else "–" for result in row)]) + " |")
