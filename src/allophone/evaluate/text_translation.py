@@ -6,8 +6,8 @@ languages will do (NLLB, mBART-50, M2M-100); all three were trained on texts of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class TextTranslator:
     def __init__(self, folder_or_hub_id: str | Path, *, beams: int = 5) -> None:
         self.name = str(folder_or_hub_id)
         self.beams = beams
-        self._tokenizer: Any = self._read(AutoTokenizer)
+        self._tokenizer: Any = self._read(AutoTokenizer.from_pretrained)
         self._known = language_tokens(self._tokenizer)
         if not self._known:
             raise CheckpointError(
@@ -102,11 +102,11 @@ class TextTranslator:
 
     @cached_property
     def _model(self) -> Any:
-        return self._read(AutoModelForSeq2SeqLM, dtype=torch.float32).eval()
+        return self._read(partial(AutoModelForSeq2SeqLM.from_pretrained, dtype=torch.float32)).eval()
 
-    def _read(self, kind: Any, **settings: Any) -> Any:
+    def _read(self, from_pretrained: Callable[[str], Any]) -> Any:
         try:
-            return kind.from_pretrained(self.name, **settings)
+            return from_pretrained(self.name)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(
                 f"{self.name}: not a translator that transformers can load ({' '.join(str(error).split())}). Name one "

@@ -44,9 +44,18 @@ def prefix_search(log_probabilities: Tensor, width: int = 16) -> list[int]:
 
 
 def best_texts(log_probabilities: Tensor, width: int = 16) -> list[tuple[list[int], float]]:
-    """What :func:`prefix_search` keeps at the end: texts, best first, with the logarithm of what was summed for each.
+    """What :func:`prefix_search` keeps at the end.
 
-    Arguments and errors are its own.
+    Args:
+        log_probabilities: Natural logarithms, shape ``(T, V)``; symbol 0 is the blank.
+        width: Texts that are kept from frame to frame.
+
+    Returns:
+        At most ``width`` texts, best first, each with the logarithm of the probabilities that were summed for it.
+
+    Raises:
+        ShapeError: The input is not a matrix.
+        ConfigError: ``width`` is less than 1.
     """
     if log_probabilities.dim() != 2:
         raise ShapeError(f"prefix_search: got shape {tuple(log_probabilities.shape)}; expected (frames, symbols).")

@@ -190,10 +190,8 @@ def train_translators(
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     tags = tuple(parse_language(language).tag for language in languages)
     asked = unmet(whole, tags, options.most_test, LEAST)
-    if cascade is not None:  # refused now rather than after the training
-        translator = TextTranslator(cascade.translator)
-        for language in sorted({tag for one in asked for tag in (one.row.language, one.language)}):
-            translator.language_id(language)
+    if cascade is not None:
+        _require_languages(cascade, asked)
     runs: dict[str, dict[int, TextRun]] = {name: {} for name in models}
     for name, model in models.items():
         for seed in seeds:
@@ -257,7 +255,7 @@ def _judge(
         "pool": data_hash,
         "asked": len(asked),
         "beams": options.beams,
-        "cascade": None if cascade is None else [str(cascade.transcriber), str(cascade.translator)],
+        "cascade": None if cascade is None else str(cascade),
     }
     done = saved_rows(out, FORMAT, made_from)
     if done is not None and (out / TABLES).exists():
@@ -281,14 +279,13 @@ def _judge(
         label = f"translator: {name}"
         written[label] = Written(texts=texts, model_hash=made_from["models"][name][0], seeds=tuple(found))
         if not examples:
-            moved = tuple(shuffled(asked, one) for one in texts)
-            written[f"{label}, shuffled"] = replace(written[label], texts=moved)
+            written[f"{label}, shuffled"] = replace(written[label], texts=tuple(shuffled(asked, one) for one in texts))
             examples = examples_of(asked, texts[0])
     rows = score_texts(asked, written, data_hash)
     first, *others = models
     for name in others:
-        sides = written[f"translator: {first}"], written[f"translator: {name}"]
-        rows[f"difference: {name} less {first}"] = score_differences(asked, *sides, data_hash)
+        both = written[f"translator: {first}"], written[f"translator: {name}"]
+        rows[f"difference: {name} less {first}"] = score_differences(asked, *both, data_hash)
     facts = (
         ("Encoders", ", ".join(f"{name} ({model})" for name, model in models.items())),
         ("Heard", in_words(heard.corpus)),
@@ -298,6 +295,13 @@ def _judge(
         ("Search", f"{options.beams} beams"),
     )
     return write_translation(rows, asked, unheard, made_from, facts, examples, out), rows
+
+
+def _require_languages(cascade: Cascade, asked: Sequence[Asked]) -> None:
+    """Refuse what the cascade cannot translate now rather than after the training."""
+    translator = TextTranslator(cascade.translator)
+    for language in sorted({tag for one in asked for tag in (one.row.language, one.language)}):
+        translator.language_id(language)
 
 
 def _by_cascade(
