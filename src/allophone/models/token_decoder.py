@@ -182,16 +182,27 @@ class TokenDecoder(nn.Module):
         for text, language in zip(texts, languages, strict=True):
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             said.append([self.language_id(language), *ids[: limit - 2], self.end])
-        width = max(map(len, said))
-        device = next(self.model.parameters()).device
-        labels = torch.tensor([row + [IGNORED] * (width - len(row)) for row in said], device=device)
-        inputs = torch.tensor([[self.start, *row[:-1]] + [self.pad] * (width - len(row)) for row in said])
-        return Targets(inputs.to(device), labels)
+        return shifted(said, self.start, self.pad, next(self.model.parameters()).device)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Token ids as text, special tokens left out."""
         written: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return written.strip()
+
+
+def shifted(said: Sequence[Sequence[int]], start: int, pad: int, device: torch.device) -> Targets:
+    """What a decoder reads and is to say next.
+
+    Args:
+        said: Tokens of each text, its end included.
+        start: Read before the first token.
+        pad: Read behind a text.
+        device: Of both tensors.
+    """
+    width = max(map(len, said))
+    inputs = torch.tensor([[start, *row[:-1], *[pad] * (width - len(row))] for row in said], device=device)
+    labels = torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in said], device=device)
+    return Targets(inputs, labels)
 
 
 def language_tokens(tokenizer: Any) -> dict[str, str]:

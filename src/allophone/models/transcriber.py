@@ -22,7 +22,7 @@ from allophone.batch import Packed
 from allophone.errors import CheckpointError, ConfigError, DataError
 from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash, replace_file, save_encoder, write_json
-from allophone.models.token_decoder import IGNORED
+from allophone.models.token_decoder import IGNORED, shifted
 from allophone.nn.ctc import BLANK, best_texts
 from allophone.nn.decoder import Decoder, DecoderConfig
 from allophone.text.normalize import normalize
@@ -152,12 +152,10 @@ class Transcriber(nn.Module):
             raise ConfigError("This transcriber has no decoder beside CTC; build it with one.")
         most, device = self.decoder.config.max_positions - 1, states.values.device
         said = [[*text[:most], self.edge] for text in texts]
-        width = max(map(len, said))
-        inputs = [[self.edge, *row[:-1]] + [BLANK] * (width - len(row)) for row in said]
-        labels = [row + [IGNORED] * (width - len(row)) for row in said]
+        targets = shifted(said, self.edge, BLANK, device)
         lengths = torch.tensor(states.lengths, device=device)
-        logits: Tensor = self.decoder(torch.tensor(inputs, device=device), states.padded(), lengths)
-        return logits, torch.tensor(labels, device=device)
+        logits: Tensor = self.decoder(targets.inputs, states.padded(), lengths)
+        return logits, targets.labels
 
     def symbols(self, text: str, language: str) -> list[int]:
         """Numbers of a text's characters.
