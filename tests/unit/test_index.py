@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 pytest.importorskip("lancedb", reason="needs the extra 'search'")
 
 from allophone.errors import CheckpointError, DataError, ShapeError
-from allophone.search.index import Entry, IndexInfo, VectorIndex
+from allophone.search.index import Entry, IndexInfo, VectorIndex, _wait
 
 INFO = IndexInfo(model="runs/align/model", model_hash="abc", dim=16)
 LANGUAGES = ("fra_Latn", "eng_Latn", "srp_Cyrl", "srp_Latn")
@@ -88,11 +89,28 @@ def test_rows_are_added_without_building_anew(tmp_path: Path) -> None:
     assert index.late_rows() == 10 and len(index) == 210  # too few to be put into cells, but found
     assert index.search(more[3], 1)[0].entry.key == "c/203"
     index.add(*rows(60, first=210))
-    index.refresh(exact_rows=100)
+    index.refresh(exact_rows=100, late_rows=20)
     assert index.late_rows() == 0 and index.search(more[3], 1)[0].entry.key == "c/203"
     assert [hit.entry.key for hit in index.search(vectors[5], 5)] == [
         hit.entry.key for hit in index.search(vectors[5], 5, exact=True)
     ]
+
+
+def test_cells_stay_small_when_rows_are_added(tmp_path: Path) -> None:
+    """Lance joins cells that are smaller than it was told; then every query looks at every row."""
+
+    def cells() -> int:
+        query = index._table.vector_search(vectors[0]).distance_type("cosine").limit(1).nprobes(10_000)
+        (found,) = re.findall(r"partitions_ranked=(\d+)", _wait(query.select(["_distance"]).analyze_plan()))
+        return int(found)
+
+    index, vectors = filled(tmp_path, 2_000)
+    index.build(cell_rows=100)
+    assert cells() == 20
+    for first in (2_000, 2_200):
+        index.add(*rows(200, first=first))
+        index.refresh(late_rows=0)
+        assert index.late_rows() == 0 and cells() >= 18
 
 
 def test_a_recording_that_was_replaced_is_there_once(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ Array = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 BATCH = 20_000
 INTRINSIC = 48
-TRIED_PROBES = (12, 24, 48, 96)
+TRIED_PROBES = (8, 16, 32, 64)
 
 
 def measure_index(

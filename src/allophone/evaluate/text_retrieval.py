@@ -3,13 +3,16 @@
 Every query is answered from the whole pool: all recordings and all wordings of all languages. In a pair of languages
 (spoken, written), what says the same in a third language is neither right nor wrong and is left out for that query; all
 else stays in, in whatever language. Speech to speech counts answers in other languages than the query's alone, so that
-neither its voice nor its language can be the answer; recordings of its own language that say the same are left out.
+neither its voice nor its language can be the answer; recordings of its own language that say the same are left out. Nor
+can its length be (long sentences are long in every language, and a random encoder hears that): recordings more than
+:data:`LIKE_LENGTH` times as long or as short as the query are left out there, the right ones too.
 Shape legend: N recordings, M texts, E dim.
 Source: protocol of docs and tables of this project; metrics as in :mod:`allophone.metrics.ranking`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +30,8 @@ from allophone.metrics.ranking import Ranking, chance_ranking, rank_candidates
 
 Direction = Literal["speech to text", "text to speech", "speech to speech"]
 DIRECTIONS: tuple[Direction, ...] = ("speech to text", "text to speech", "speech to speech")
+LIKE_LENGTH = 1.25
+"""Recordings are of like length where none is more than so many times as long as the other."""
 NORMALIZER = "content facts 1"
 """Texts are the same in one language where they differ in case, space or outer punctuation only."""
 
@@ -127,15 +132,15 @@ def _ask(pool: Pool, direction: Direction, pair: tuple[str, str] | None) -> Ques
     else:
         says = (pool.says.float() @ pool.says.float().T) > 0
         query_languages, answer_languages, groups = spoken, spoken, contents
-    right, allowed = says.clone(), torch.ones_like(says)
+    right, comparable = says.clone(), torch.ones_like(says)
     if direction == "speech to speech":
-        right &= torch.from_numpy(spoken[:, None] != spoken[None, :])
-        allowed = right | ~says
+        comparable = _of_like_length(pool.utterances)
+        right &= torch.from_numpy(spoken[:, None] != spoken[None, :]) & comparable
     queries = torch.arange(len(says))
     if pair is not None:
-        right = right & torch.from_numpy(answer_languages == pair[1])[None]
-        allowed = right | ~says
+        right &= torch.from_numpy(answer_languages == pair[1])[None]
         queries = queries[torch.from_numpy(query_languages == pair[0])]
+    allowed = right | (comparable & ~says)
     queries = queries[right[queries].any(dim=1)]
     if len(queries) == 0:
         return None
@@ -147,6 +152,12 @@ def _ask(pool: Pool, direction: Direction, pair: tuple[str, str] | None) -> Ques
         allowed=allowed[queries],
         groups=tuple(groups[place] for place in queries.tolist()),
     )
+
+
+def _of_like_length(rows: Sequence[Utterance]) -> Tensor:
+    """Which recordings are of like length. Shape ``(N, N)``, bool."""
+    seconds = torch.tensor([row.duration_seconds for row in rows]).log()
+    return (seconds[:, None] - seconds[None, :]).abs() <= math.log(LIKE_LENGTH)
 
 
 def answer(question: Question, speech: Tensor, texts: Tensor, seed: int = 0) -> Ranking:

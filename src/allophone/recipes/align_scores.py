@@ -11,11 +11,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,13 +34,13 @@ from allophone.evaluate.text_retrieval import DIRECTIONS, Pool, questions, score
 from allophone.evaluate.transcripts import load_transcriber, transcribe_all
 from allophone.models.aligned import Aligned
 from allophone.models.build import Encoder, build_encoder
-from allophone.models.conversion import model_hash
+from allophone.models.conversion import model_hash, replace_file
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.recipes.contamination import in_words, seen_in_training
 from allophone.run.progress import Report, counted, silent
 from allophone.seeding import derive, numpy_generator
 
-FORMAT, RESULT, TABLES = "allophone-align-result-1", "result.json", "scores.md"
+FORMAT, RESULT, TABLES, VECTORS = "allophone-align-result-2", "result.json", "scores.md", "vectors"
 CHUNK = 256
 """Recordings decoded and embedded at once."""
 RIDGE_CLIPS = 3_000
@@ -47,6 +48,7 @@ RIDGE_CLIPS = 3_000
 RANDOM_SEEDS = (0, 1, 2)
 PART = " (transcribed part)"
 """Ends the names of rows whose queries are those recordings alone that were transcribed."""
+Arguments = TypeVarTuple("Arguments")
 Array = NDArray[np.float64]
 Embed = Callable[[Sequence[Tensor]], Tensor]
 
@@ -103,23 +105,26 @@ def score_towers(
         return done
     overall, all_questions = questions(pool, pairs=False), questions(pool, pairs=True)
     cache = WaveformCache(corpus)
+    keep = _Kept(folder=out / VECTORS, made_from=f"{made_from['model']} {made_from['before']} {data_hash}")
     texts = model.embed_texts([wording for _, wording in pool.texts])
     rows: dict[str, list[Result]] = {"chance": score_chance(all_questions, data_hash=data_hash)}
     drawn = {}
     for seed in RANDOM_SEEDS:
-        embed = random_embedder(model, seed)
-        drawn[seed] = (embedded(cache, pool.utterances, embed, report(f"Random encoder {seed}")), texts)
+        name, embed = f"Random encoder {seed}", random_embedder(model, seed)
+        drawn[seed] = (keep(name, embedded, cache, pool.utterances, embed, report(name)), texts)
     rows["random encoder"] = score(overall, drawn, model_hash="random", data_hash=data_hash, seeds=RANDOM_SEEDS)
     fitted_on = drawn_rows(heard, model.info.seed)
     targets = _text_targets(model, fitted_on)
     stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
     for source in (FilterbankSource(stack), EncoderSource("encoder before", before, (before.num_layers,))):
-        pooled = pooled_frames(WaveformCache(heard), fitted_on, source, report(f"{source.name}: training clips"))
-        mapped = ridge_vectors(pooled, targets, pooled_frames(cache, pool.utterances, source, report(source.name)))
+        clips = f"{source.name}: training clips"
+        learned_from = keep(clips, pooled_frames, WaveformCache(heard), fitted_on, source, report(clips))
+        asked = keep(source.name, pooled_frames, cache, pool.utterances, source, report(source.name))
+        mapped = ridge_vectors(learned_from, targets, asked)
         known = "filter bank" if isinstance(source, FilterbankSource) else model_hash(before)
         name = f"{source.name}, ridge to the texts"
         rows[name] = score(overall, {0: (mapped, texts)}, model_hash=known, data_hash=data_hash)
-    speech = embedded(cache, pool.utterances, model.embed_speech, report("Aligned"))
+    speech = keep("Aligned", embedded, cache, pool.utterances, model.embed_speech, report("Aligned"))
     rows["aligned"] = score(
         all_questions,
         {model.info.seed: (speech, texts)},
@@ -142,6 +147,22 @@ def _scored(out: Path, made_from: Mapping[str, Any]) -> AlignScores | None:
         return None
     rows = {name: [from_dict(Result, one) for one in found] for name, found in result["rows"].items()}
     return AlignScores(rows=rows, tables=out / TABLES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """Vectors that lie in a folder from a scoring that was interrupted; others are made and kept there."""
+
+    folder: Path
+    made_from: str
+
+    def __call__(self, name: str, make: Callable[[*Arguments], Tensor], *args: *Arguments) -> Tensor:
+        """What ``make`` returned for these arguments, or returns now."""
+        file = self.folder / f"{derive(0, 'vectors', self.made_from, name):016x}.safetensors"
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_file(file, save({"vectors": make(*args)}))
+        return load_file(file)["vectors"]
 
 
 def _cascade(
@@ -207,14 +228,14 @@ def pooled_frames(
     rows: Sequence[Utterance],
     source: FrameSource,
     progress: Callable[[int, int, dict[str, float]], None],
-) -> Array:
+) -> Tensor:
     """Mean and standard deviation over the frames of each utterance, last layer. Shape ``(N, 2 D)``."""
 
     def pool(waveforms: Sequence[Tensor]) -> Tensor:
         frames = [item[-1] for item in extract_all(source, waveforms)]
         return torch.stack([torch.cat([item.mean(dim=0), item.std(dim=0, unbiased=False)]) for item in frames])
 
-    return embedded(cache, rows, pool, progress).double().numpy()
+    return embedded(cache, rows, pool, progress)
 
 
 def random_embedder(model: Aligned, seed: int) -> Embed:
@@ -240,11 +261,12 @@ def _text_targets(model: Aligned, rows: Sequence[Utterance]) -> Array:
     return F.normalize(torch.stack(means), dim=-1).double().numpy()
 
 
-def ridge_vectors(features: Array, targets: Array, asked: Array) -> Tensor:
-    """Vectors of length 1 that a ridge regression gives to ``asked``; its strength by leaving one out."""
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-8
-    fitted = RidgeCV(alphas=np.logspace(0, 5, 11)).fit((features - mean) / deviation, targets)
-    return F.normalize(torch.from_numpy(fitted.predict((asked - mean) / deviation)).float(), dim=-1)
+def ridge_vectors(features: Tensor, targets: Array, asked: Tensor) -> Tensor:
+    """Vectors of length 1 that a ridge regression gives to ``asked`` ``(N, D)``; its strength by leaving one out."""
+    known, others = features.double().numpy(), asked.double().numpy()
+    mean, deviation = known.mean(axis=0), known.std(axis=0) + 1e-8
+    fitted = RidgeCV(alphas=np.logspace(0, 5, 11)).fit((known - mean) / deviation, targets)
+    return F.normalize(torch.from_numpy(fitted.predict((others - mean) / deviation)).float(), dim=-1)
 
 
 def _write(

@@ -93,8 +93,8 @@ def _similarity(
     report: Report,
 ) -> Tensor:
     """Cosines of pooled frames, standardized over what was heard. Shape ``(asked, known)``."""
-    first = torch.from_numpy(pooled_frames(WaveformCache(heard), known, source, report(f"{source.name}: training")))
-    second = torch.from_numpy(pooled_frames(WaveformCache(corpus), rows, source, report(source.name)))
+    first = pooled_frames(WaveformCache(heard), known, source, report(f"{source.name}: training")).double()
+    second = pooled_frames(WaveformCache(corpus), rows, source, report(source.name)).double()
     mean, deviation = first.mean(dim=0), first.std(dim=0) + 1e-8
     known_unit, asked_unit = (F.normalize((part - mean) / deviation, dim=-1) for part in (first, second))
     return asked_unit @ known_unit.T

@@ -10,10 +10,11 @@ are compared again with the stored vectors, and rows that came later are compare
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,16 +24,16 @@ from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, DataError, ShapeError
 from allophone.text.languages import parse_language
 
-FORMAT = "allophone-index-1"
+FORMAT = "allophone-index-2"
 INFO_FILE, TABLE = "index.json", "recordings"
 EXACT_ROWS = 50_000
 """Up to so many rows every vector is compared; there an inverted file saves nothing that a user would notice."""
 CELL_ROWS = 1_000
 """Rows of one cell of the inverted file, about."""
-PROBES, REFINE = 48, 8
+PROBES, REFINE = 32, 2
 """Cells that a query looks into, and how many times ``top`` candidates are compared again with the stored vectors."""
-LATE_SHARE = 0.1
-"""Share of rows outside the inverted file from which ``refresh`` puts them in."""
+LATE_ROWS = 2_000
+"""Rows outside the inverted file from which ``refresh`` puts them in; fewer are compared in a millisecond or two."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +79,11 @@ class Hit:
     """Cosine with the query."""
 
 
-COLUMNS = tuple(field.name for field in fields(Entry))
-_NUMBERS = ("offset_seconds", "duration_seconds")
+COLUMNS = ("key", "language", "speaker", "source", "path", "sha256")
+"""Fields of an entry that are asked for by themselves. The whole entry stands in one more column, as JSON: each column
+that an answer is read from costs a look at the disk."""
+WHOLE = "entry"
+T = TypeVar("T")
 
 
 class VectorIndex:
@@ -108,8 +112,9 @@ class VectorIndex:
             found = cls.open(folder)
             found.require_model(info.model_hash)
             return found
+        _require_lancedb()
         folder.mkdir(parents=True, exist_ok=True)
-        table = _connect(folder).create_table(TABLE, schema=_schema(info.dim), exist_ok=True)
+        table = _wait(_create_table(folder, info.dim))
         text = json.dumps({"format": FORMAT, **to_dict(info)}, indent=2, ensure_ascii=False) + "\n"
         partial = folder / f".{INFO_FILE}"
         partial.write_text(text, encoding="utf-8")
@@ -134,16 +139,16 @@ class VectorIndex:
         except (OSError, ValueError, AttributeError, ConfigError, DataError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{path}: not an index ({reason}). Make one with `allophone index`.") from error
-        connection = _connect(folder)
+        _require_lancedb()
         try:
-            table = connection.open_table(TABLE)
+            table = _wait(_open_table(folder))
         except (ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{folder}: its table is damaged ({reason}). Make the index again.") from error
         return cls(folder, info, table)
 
     def __len__(self) -> int:
-        return int(self._table.count_rows())
+        return int(_wait(self._table.count_rows()))
 
     def require_model(self, model_hash: str) -> None:
         """Refuse vectors of another model.
@@ -159,7 +164,7 @@ class VectorIndex:
 
     def known(self) -> dict[str, tuple[str | None, str]]:
         """Keys of all rows, with the hash of their samples and their path."""
-        found = self._table.search().select(["key", "sha256", "path"]).limit(None).to_arrow()
+        found = _wait(self._table.query().select(["key", "sha256", "path"]).to_arrow())
         values = zip(found["sha256"].to_pylist(), found["path"].to_pylist(), strict=True)
         return dict(zip(found["key"].to_pylist(), values, strict=True))
 
@@ -190,35 +195,36 @@ class VectorIndex:
             return
         rows = _table(entries, (vectors / norms[:, None]).astype(np.float32))
         if replaces:
-            self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+            _wait(self._table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(rows))
         else:
-            self._table.add(rows)
+            _wait(self._table.add(rows))
 
     def late_rows(self) -> int | None:
         """Rows outside the inverted file; None where there is none."""
-        names = [one.name for one in self._table.list_indices() if "vector" in one.columns]
-        return int(self._table.index_stats(names[0]).num_unindexed_rows) if names else None
+        names = [one.name for one in _wait(self._table.list_indices()) if "vector" in one.columns]
+        return int(_wait(self._table.index_stats(names[0])).num_unindexed_rows) if names else None
 
-    def refresh(self, *, exact_rows: int = EXACT_ROWS) -> None:
+    def refresh(self, *, exact_rows: int = EXACT_ROWS, late_rows: int = LATE_ROWS) -> None:
         """Gather what many small batches left, and keep queries fast as the table grows.
 
         Args:
             exact_rows: Rows from which an inverted file is built, once; later rows join its cells.
+            late_rows: As many as this may be outside of it.
         """
         late = self.late_rows()
         if late is None and len(self) > exact_rows:
-            self._table.optimize()
+            _wait(self._table.optimize())
             self.build()
-        elif late is None or late > LATE_SHARE * len(self):
-            self._table.optimize()
+        elif late is None or late > late_rows:
+            _wait(self._table.optimize())
 
     def build(self, *, cell_rows: int = CELL_ROWS) -> None:
         """Build the inverted file anew. A process killed meanwhile leaves the index as it was."""
         from lancedb.index import IvfSq
 
-        cells = max(1, len(self) // cell_rows)
-        settings = IvfSq(distance_type="cosine", num_partitions=cells, max_iterations=15, sample_rate=64)
-        self._table.create_index("vector", config=settings)
+        # Not the number of cells: with that, Lance forgets the size, and joins nearly all cells when rows are added.
+        settings = IvfSq(distance_type="cosine", target_partition_size=cell_rows, max_iterations=15, sample_rate=64)
+        _wait(self._table.create_index("vector", config=settings, replace=True))
 
     def search(
         self,
@@ -251,41 +257,53 @@ class VectorIndex:
         """
         if vector.shape != (self.info.dim,):
             raise ShapeError(f"{self.folder}: the query has shape {vector.shape}; expected ({self.info.dim},).")
-        query = self._table.search(np.asarray(vector, dtype=np.float32)).distance_type("cosine").limit(top)
+        query = self._table.vector_search(np.asarray(vector, dtype=np.float32)).distance_type("cosine").limit(top)
         query = query.bypass_vector_index() if exact else query.nprobes(probes).refine_factor(REFINE)
         wanted = _filter(language, {"speaker": speaker, "source": source})
         if wanted:
-            query = query.where(wanted, prefilter=True)
-        found = query.select([*COLUMNS, "_distance"]).to_arrow().to_pylist()
-        return [Hit(entry=_entry(row), score=1.0 - float(row["_distance"])) for row in found]
+            query = query.where(wanted)
+        found = _wait(query.select([WHOLE, "_distance"]).to_arrow()).to_pylist()
+        return [Hit(entry=Entry(**json.loads(row[WHOLE])), score=1.0 - float(row["_distance"])) for row in found]
+
+
+def _wait(waiting: Coroutine[Any, Any, T]) -> T:
+    """What one call to the database returns. Its plain interface changes threads several times a query instead."""
+    from lancedb.background_loop import LOOP
+
+    found: T = LOOP.run(waiting)
+    return found
+
+
+async def _create_table(folder: Path, dim: int) -> Any:
+    connection = await _connect(folder)
+    return await connection.create_table(TABLE, schema=_schema(dim), exist_ok=True)
+
+
+async def _open_table(folder: Path) -> Any:
+    return await (await _connect(folder)).open_table(TABLE)
 
 
 def _connect(folder: Path) -> Any:
-    try:
-        import lancedb
-    except ImportError as error:
-        raise ConfigError(
-            "The vector index needs lancedb. Install it with `pip install 'allophone[search]'`."
-        ) from error
-    return lancedb.connect(str(folder))
+    from lancedb import connect_async
+
+    return connect_async(str(folder))
+
+
+def _require_lancedb() -> None:
+    if find_spec("lancedb") is None:
+        raise ConfigError("The vector index needs lancedb. Install it with `pip install 'allophone[search]'`.")
 
 
 def _schema(dim: int) -> pa.Schema:
-    columns = [pa.field(name, pa.float64() if name in _NUMBERS else pa.string()) for name in COLUMNS]
+    columns = [pa.field(name, pa.string()) for name in (*COLUMNS, WHOLE)]
     return pa.schema([*columns, pa.field("vector", pa.list_(pa.float32(), dim))])
 
 
 def _table(entries: Sequence[Entry], vectors: NDArray[np.float32]) -> pa.Table:
-    schema = _schema(vectors.shape[1])
-    rows = [asdict(entry) for entry in entries]
-    columns = [pa.array([row[name] for row in rows], schema.field(name).type) for name in COLUMNS]
+    columns = [pa.array([getattr(entry, name) for entry in entries], pa.string()) for name in COLUMNS]
+    whole = pa.array([json.dumps(asdict(entry), ensure_ascii=False) for entry in entries])
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    return pa.Table.from_arrays([*columns, flat], schema=schema)
-
-
-def _entry(row: Mapping[str, Any]) -> Entry:
-    values = {name: row[name] for name in COLUMNS}
-    return Entry(**values)
+    return pa.Table.from_arrays([*columns, whole, flat], schema=_schema(vectors.shape[1]))
 
 
 def _filter(language: str | None, columns: Mapping[str, str | None]) -> str:
