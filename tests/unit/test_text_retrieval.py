@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,9 +69,15 @@ def test_in_a_pair_the_third_language_is_left_out_and_all_else_stays_in() -> Non
 
 
 def test_random_encoder_at_chance(speech: Callable[..., Tensor]) -> None:
-    """Random weights on real waveforms, random vectors for texts: no score lies above or below chance."""
-    pool = build_pool(rows(40))
-    waves = [speech(0.4 + 0.01 * (number % 7), seed=number) for number in range(len(pool.utterances))]
+    """Random weights on waveforms, random vectors for texts: no score lies above or below chance.
+
+    What is long in one language is long in the other, which a random encoder hears.
+    """
+    lasting = {f"content {number}": 0.3 + 0.03 * number for number in range(40)}
+    pool = build_pool([replace(row, duration_seconds=lasting[str(row.group)]) for row in rows(40)])
+    waves = [
+        speech(row.duration_seconds + 0.01 * (number % 3), seed=number) for number, row in enumerate(pool.utterances)
+    ]
     vectors = {}
     for seed in (0, 1, 2):
         torch.manual_seed(seed)
@@ -83,6 +90,19 @@ def test_random_encoder_at_chance(speech: Callable[..., Tensor]) -> None:
     outside = [one.name for one in found if not one.low <= expected[one.name] <= one.high]
     assert len(found) == len(expected) == 5 * len(asked)
     assert len(outside) <= 0.1 * len(found), outside  # 95 % intervals
+
+
+def test_recordings_of_other_lengths_are_left_out() -> None:
+    """Of four contents in two languages, those of 1.0 and 1.2 s are of like length, those of 3.0 and 4.0 s are not."""
+    seconds = {"content 0": 1.0, "content 1": 1.2, "content 2": 3.0, "content 3": 4.0}
+    pool = build_pool([replace(row, duration_seconds=seconds[str(row.group)]) for row in rows(4)])
+    by_length = next(one for one in questions(pool, pairs=False) if one.direction == "speech to speech")
+    assert by_length.right.sum(dim=1).tolist() == [1] * 8
+    assert by_length.allowed.sum(dim=1).tolist() == [3] * 4 + [1] * 4  # the right one, and two of the other content
+    lengthened = replace(pool.utterances[1], duration_seconds=2.0)
+    odd = build_pool([pool.utterances[0], lengthened, *pool.utterances[2:]])
+    (found,) = [one for one in questions(odd, pairs=False) if one.direction == "speech to speech"]
+    assert len(found.queries) == 6  # the first content has no other recording of like length now
 
 
 def test_held_out_shares_neither_group_nor_text() -> None:
