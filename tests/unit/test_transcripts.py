@@ -63,7 +63,10 @@ def test_a_recognizer_of_transformers(tmp_path: Path) -> None:
 class Several:
     """A recognizer that generates in several languages and remembers what it was told."""
 
-    model = SimpleNamespace(generation_config=SimpleNamespace(lang_to_id={"<|fr|>": 1, "<|jw|>": 2, "<|zh|>": 3}))
+    model = SimpleNamespace(
+        generation_config=SimpleNamespace(lang_to_id={"<|fr|>": 1, "<|jw|>": 2, "<|zh|>": 3}),
+        can_generate=lambda: True,
+    )
 
     def __init__(self) -> None:
         self.options: list[dict] = []
@@ -82,6 +85,6 @@ def test_a_recognizer_of_several_languages_is_told_which_and_stops_in_time(monke
     load_transcriber("x")(waveforms)
     told = [one["generate_kwargs"] for one in recognizer.options[:2]]
     assert [one["language"] for one in told] == ["fr", "jw"] and told[0]["max_new_tokens"] == 48
-    assert recognizer.options[2] == {}
+    assert recognizer.options[2] == {"generate_kwargs": {"max_new_tokens": 48}}
     with pytest.raises(DataError, match="not trained on spa_Latn"):
         load_transcriber("x", "spa_Latn")

@@ -36,7 +36,8 @@ def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) 
     Args:
         folder_or_hub_id: Which.
         language: What is spoken, for a recognizer of several languages that generates text; None = it finds out itself.
-            With a language it also stops at 20 tokens a second, because what is made of noise may not end by itself.
+
+    A recognizer that generates text stops at 20 tokens a second, because what it makes of noise may not end by itself.
 
     Raises:
         CheckpointError: There is no such recognizer.
@@ -48,9 +49,10 @@ def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) 
     def transcribe(waveforms: Sequence[Tensor]) -> list[str]:
         given = [{"raw": waveform.numpy(), "sampling_rate": SAMPLE_RATE} for waveform in waveforms]
         options: dict[str, Any] = {}
-        if told is not None:
+        if recognizer.model.can_generate():
             longest = samples_to_seconds(max(len(waveform) for waveform in waveforms))
-            options = {"generate_kwargs": {**told, "max_new_tokens": min(400, 8 + int(TOKENS_A_SECOND * longest))}}
+            most = min(400, 8 + int(TOKENS_A_SECOND * longest))
+            options = {"generate_kwargs": {**(told or {}), "max_new_tokens": most}}
         with torch.inference_mode():
             found = recognizer(given, batch_size=len(given), **options)
         return [" ".join(str(one["text"]).split()) for one in found]
