@@ -84,6 +84,18 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
+def test_a_scoring_that_was_interrupted_goes_on_with_the_vectors_it_has(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run / "align" / "result.json"
+    before = json.loads(result.read_text())
+    result.unlink()
+    for made in ("embedded", "pooled_frames"):
+        monkeypatch.setattr(align_scores, made, lambda *_: pytest.fail("recordings are embedded again"))
+    assert main(command(run)) == 0
+    assert json.loads(result.read_text()) == before
+
+
 def test_a_language_whose_recordings_are_left_out_is_scored_all_the_same(run: Path, tmp_path: Path) -> None:
     words = f"align --corpus {run}/corpus --model {run}/encoder --out {tmp_path} --steps 2 --leave-out fra"
     assert main(words.split()) == 0

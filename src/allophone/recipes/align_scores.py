@@ -106,7 +106,7 @@ def score_towers(
     overall, all_questions = questions(pool, pairs=False), questions(pool, pairs=True)
     cache = WaveformCache(corpus)
     keep = _Kept(folder=out / VECTORS, made_from=f"{made_from['model']} {made_from['before']} {data_hash}")
-    texts = model.embed_texts([wording for _, wording in pool.texts])
+    texts = keep("texts", model.embed_texts, [wording for _, wording in pool.texts])
     rows: dict[str, list[Result]] = {"chance": score_chance(all_questions, data_hash=data_hash)}
     drawn = {}
     for seed in RANDOM_SEEDS:
