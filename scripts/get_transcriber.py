@@ -148,6 +148,7 @@ def generation(tokenizer: dict[str, Any], converted: dict[str, Any], special: di
         max_length=448,
         is_multilingual=True,
         return_timestamps=False,
+        task="transcribe",
         lang_to_id={name: number for name, number in ids.items() if number in set(converted["lang_ids"])},
         task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
         no_timestamps_token_id=ids["<|notimestamps|>"],

@@ -85,6 +85,6 @@ def test_a_recognizer_of_several_languages_is_told_which_and_stops_in_time(monke
     load_transcriber("x")(waveforms)
     told = [one["generate_kwargs"] for one in recognizer.options[:2]]
     assert [one["language"] for one in told] == ["fr", "jw"] and told[0]["max_new_tokens"] == 48
-    assert recognizer.options[2] == {"generate_kwargs": {"max_new_tokens": 48}}
+    assert recognizer.options[2] == {"generate_kwargs": {"task": "transcribe", "max_new_tokens": 48}}
     with pytest.raises(DataError, match="not trained on spa_Latn"):
         load_transcriber("x", "spa_Latn")

@@ -44,7 +44,7 @@ def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) 
         DataError: It does not know the language.
     """
     recognizer = _recognizer(str(folder_or_hub_id))
-    told = None if language is None else _told(recognizer, language)
+    told = _told(recognizer, language)
 
     def transcribe(waveforms: Sequence[Tensor]) -> list[str]:
         given = [{"raw": waveform.numpy(), "sampling_rate": SAMPLE_RATE} for waveform in waveforms]
@@ -52,7 +52,7 @@ def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) 
         if recognizer.model.can_generate():
             longest = samples_to_seconds(max(len(waveform) for waveform in waveforms))
             most = min(400, 8 + int(TOKENS_A_SECOND * longest))
-            options = {"generate_kwargs": {**(told or {}), "max_new_tokens": most}}
+            options = {"generate_kwargs": {**told, "max_new_tokens": most}}
         with torch.inference_mode():
             found = recognizer(given, batch_size=len(given), **options)
         return [" ".join(str(one["text"]).split()) for one in found]
@@ -80,12 +80,17 @@ def _recognizer(folder_or_hub_id: str) -> Any:
         ) from error
 
 
-def _told(recognizer: Any, language: str) -> dict[str, str] | None:
-    """What a recognizer that generates is told of the language; None where it has but one."""
+def _told(recognizer: Any, language: str | None) -> dict[str, str]:
+    """What a recognizer that generates is told: to transcribe, in which language; nothing where it has but one.
+
+    Without a task Whisper is prompted as it never was in training, and cuts off or repeats words.
+    """
     settings = getattr(recognizer.model, "generation_config", None)
     tokens = getattr(settings, "lang_to_id", None)
     if tokens is None:
-        return None
+        return {}
+    if language is None:
+        return {"task": "transcribe"}
     wanted = parse_language(language).code
     for token in tokens:
         code = token.strip("<|>")
@@ -115,7 +120,8 @@ def transcribe_all(
     """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     known = dict(line.split("\t", 1) for line in lines if "\t" in line)
-    missing = [row for row in rows if row.id not in known]
+    # By length: a recognizer that generates text goes on until the longest of a batch has ended.
+    missing = sorted((row for row in rows if row.id not in known), key=lambda row: row.duration_seconds)
     file.parent.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(missing), CHUNK):
         part = missing[start : start + CHUNK]
