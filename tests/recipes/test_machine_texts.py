@@ -37,18 +37,25 @@ def corpus(tmp_path: Path, speech: Callable[..., Tensor]) -> Path:
 def test_missing_texts_are_written_and_name_the_model(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    heard = []
+    heard, told = [], []
+
+    def load(model: str, language: str | None = None) -> Callable[[list[Tensor]], list[str]]:
+        told.append(language)
+        if language is not None:
+            raise machine_texts.DataError("The recognizer was not trained on it.")
+        return recognizer
 
     def recognizer(waveforms: list[Tensor]) -> list[str]:
         heard.extend(waveforms)
         return ["habari  yako", " "][: len(waveforms)]
 
-    monkeypatch.setattr(machine_texts, "load_transcriber", lambda model: recognizer)
+    monkeypatch.setattr(machine_texts, "load_transcriber", load)
     words = ["corpus", "caption", str(corpus), "--model", "openai/whisper-base", "--out", str(tmp_path / "out")]
     assert main(words) == 0
     rows = {row.id: row for row in Corpus.open(tmp_path / "out")}
     assert (rows["0"].text, rows["1"].text, rows["2"].text) == ("jambo", "habari yako", None)
     assert rows["1"].extra == {machine_texts.MADE_BY: "openai/whisper-base"} and not rows["0"].extra
+    assert told == ["swh_Latn", None]
     assert len(heard) == 2 and rows["1"].duration_seconds == 0.3
     printed = capsys.readouterr().out
     assert "swh_Latn  1 texts" in printed and "nothing was found in 1 recordings" in printed

@@ -9,7 +9,7 @@ from pathlib import Path
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.errors import DataError
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all
+from allophone.evaluate.transcripts import Transcribe, load_transcriber, transcribe_all
 from allophone.run.progress import Report, counted, silent
 
 MADE_BY = "text_made_by"
@@ -35,6 +35,7 @@ def write_machine_texts(corpus: Corpus, model: str | Path, *, out: Path, report:
     Args:
         corpus: Texts that it has are kept as they are.
         model: Speech recognizer or audio captioner of ``transformers`` (a pipeline for automatic speech recognition).
+            One of several languages is told what is spoken, where it was trained on that.
         out: Folder of the corpus that is written.
         report: Told how far it is.
 
@@ -46,9 +47,12 @@ def write_machine_texts(corpus: Corpus, model: str | Path, *, out: Path, report:
     if not rows:
         raise DataError(f"{corpus.name}: all {len(corpus)} recordings have a text; there is nothing to write.")
     name = Path(model).name if Path(model).exists() else str(model)
-    transcribe = load_transcriber(model)
-    texts = transcribe_all(rows, WaveformCache(corpus), transcribe, out / TABLE, counted(report("Writing texts")))
-    found = {row.id: text for row, text in zip(rows, texts, strict=True) if text.strip()}
+    cache, found = WaveformCache(corpus), dict[str, str]()
+    for language in sorted({row.language for row in rows}):
+        part = [row for row in rows if row.language == language]
+        progress = counted(report(f"Writing texts, {language}"))
+        texts = transcribe_all(part, cache, _transcriber_of(model, language), out / TABLE, progress)
+        found |= {row.id: text for row, text in zip(part, texts, strict=True) if text.strip()}
     written = tuple(
         replace(row, text=found[row.id], extra={**row.extra, MADE_BY: name}) if row.id in found else row
         for row in corpus
@@ -56,3 +60,11 @@ def write_machine_texts(corpus: Corpus, model: str | Path, *, out: Path, report:
     saved = corpus.with_utterances(written).save(out)
     made = Counter(row.language for row in rows if row.id in found)
     return MachineTexts(corpus=saved, made=dict(made), silent=len(rows) - len(found))
+
+
+def _transcriber_of(model: str | Path, language: str) -> Transcribe:
+    """The model, told what is spoken where it was trained on that."""
+    try:
+        return load_transcriber(model, language)
+    except DataError:
+        return load_transcriber(model)
