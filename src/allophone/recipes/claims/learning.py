@@ -172,17 +172,22 @@ def every_second_class(parts: LabelledParts) -> LabelledParts:
 
 
 def tuned_over_time(trial: Trial, tasks: Sequence[str], method: Trained, points: int) -> Learned | None:
-    """The same at stopping points, evenly over the run: ``speaker, step 20``."""
+    """The same at stopping points, evenly over the run: ``speaker, at 20 %``."""
     shared, found = bench(trial, tasks), {}
     for name in tasks:
         run = _train(trial, shared, name, method, replace(CONFIG, points=points))
         if run is None:
             return None
-        for step in sorted(run.points):
+        for number, step in enumerate(sorted(run.points), 1):
             embed = embedder_of(run.at(step), shared.frozen)
-            found[f"{name}, step {step}"] = embed_parts(embed, shared.heard[name])
+            found[moment(name, number, points)] = embed_parts(embed, shared.heard[name])
         _forget(trial, name)
     return found
+
+
+def moment(task: str, number: int, points: int) -> str:
+    """The condition of one of so many stopping points, whatever the number of updates."""
+    return f"{task}, at {100 * number // points} %"
 
 
 def _train(trial: Trial, shared: Bench, task: str, method: Trained, config: TuneConfig) -> TunedRun | None:

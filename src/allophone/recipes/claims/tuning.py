@@ -18,6 +18,7 @@ from allophone.recipes.claims.learning import (
     Learned,
     arm_of,
     chance,
+    moment,
     read,
     read_dimensions,
     read_few,
@@ -155,7 +156,7 @@ def _over_time(method: str) -> Callable[[Trial], Learned | None]:
     return lambda trial: tuned_over_time(trial, TWO, "pair" if method == "PairTune" else "cross-entropy", POINTS)
 
 
-_MOMENTS = tuple(f"{task}, step {STEPS * point // POINTS}" for point in range(1, POINTS + 1) for task in TWO)
+_MOMENTS = tuple(moment(task, number, POINTS) for number in range(1, POINTS + 1) for task in TWO)
 CONVERGENCE = _claim(
     "pair-tuning-convergence",
     "Contrast is near its best after a few epochs, when cross-entropy has hardly begun.",
