@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,9 +111,8 @@ class VectorIndex:
             found = cls.open(folder)
             found.require_model(info.model_hash)
             return found
-        _require_lancedb()
         folder.mkdir(parents=True, exist_ok=True)
-        table = _wait(_create_table(folder, info.dim))
+        table = _wait(_connect(folder).create_table(TABLE, schema=_schema(info.dim), exist_ok=True))
         text = json.dumps({"format": FORMAT, **to_dict(info)}, indent=2, ensure_ascii=False) + "\n"
         partial = folder / f".{INFO_FILE}"
         partial.write_text(text, encoding="utf-8")
@@ -139,9 +137,9 @@ class VectorIndex:
         except (OSError, ValueError, AttributeError, ConfigError, DataError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{path}: not an index ({reason}). Make one with `allophone index`.") from error
-        _require_lancedb()
+        connection = _connect(folder)
         try:
-            table = _wait(_open_table(folder))
+            table = _wait(connection.open_table(TABLE))
         except (ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{folder}: its table is damaged ({reason}). Make the index again.") from error
@@ -274,24 +272,14 @@ def _wait(waiting: Coroutine[Any, Any, T]) -> T:
     return found
 
 
-async def _create_table(folder: Path, dim: int) -> Any:
-    connection = await _connect(folder)
-    return await connection.create_table(TABLE, schema=_schema(dim), exist_ok=True)
-
-
-async def _open_table(folder: Path) -> Any:
-    return await (await _connect(folder)).open_table(TABLE)
-
-
 def _connect(folder: Path) -> Any:
-    from lancedb import connect_async
-
-    return connect_async(str(folder))
-
-
-def _require_lancedb() -> None:
-    if find_spec("lancedb") is None:
-        raise ConfigError("The vector index needs lancedb. Install it with `pip install 'allophone[search]'`.")
+    try:
+        from lancedb import connect_async
+    except ImportError as error:
+        raise ConfigError(
+            "The vector index needs lancedb. Install it with `pip install 'allophone[search]'`."
+        ) from error
+    return _wait(connect_async(str(folder)))
 
 
 def _schema(dim: int) -> pa.Schema:
