@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from allophone.data.captioning import content_facts
@@ -115,11 +116,29 @@ def questions(pool: Pool, *, pairs: bool, least: int = 20) -> list[Question]:
         asked += [("speech to text", (a, b)) for a in pool.spoken for b in pool.written]
         asked += [("text to speech", (b, a)) for b in pool.written for a in pool.spoken]
         asked += [("speech to speech", (a, b)) for a in pool.spoken for b in pool.spoken if a != b]
-    found = [_ask(pool, direction, pair) for direction, pair in asked]
+    relations = {direction: _relate(pool, direction) for direction in DIRECTIONS}
+    found = [_ask(relations[direction], pair) for direction, pair in asked]
     return [one for one in found if one is not None and (one.pair is None or len(one.queries) >= least)]
 
 
-def _ask(pool: Pool, direction: Direction, pair: tuple[str, str] | None) -> Question | None:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Relation:
+    """What all questions of one direction share. Q queries, C candidates, the whole pool."""
+
+    direction: Direction
+    says: Tensor
+    """Which candidates say what a query says, in whatever language. Shape ``(Q, C)``, bool."""
+    right: Tensor
+    """Which of them are answers. Shape ``(Q, C)``, bool."""
+    comparable: Tensor
+    """Which candidates a query is compared with. Shape ``(Q, C)``, bool."""
+    query_languages: NDArray[np.str_]
+    answer_languages: NDArray[np.str_]
+    groups: tuple[str, ...]
+    """Content of each query."""
+
+
+def _relate(pool: Pool, direction: Direction) -> _Relation:
     spoken = np.array([row.language for row in pool.utterances])
     written = np.array([language for language, _ in pool.texts])
     contents = tuple(row.group or row.id for row in pool.utterances)
@@ -132,25 +151,36 @@ def _ask(pool: Pool, direction: Direction, pair: tuple[str, str] | None) -> Ques
     else:
         says = (pool.says.float() @ pool.says.float().T) > 0
         query_languages, answer_languages, groups = spoken, spoken, contents
-    right, comparable = says.clone(), torch.ones_like(says)
+    right, comparable = says, torch.ones_like(says)
     if direction == "speech to speech":
         comparable = _of_like_length(pool.utterances)
-        right &= torch.from_numpy(spoken[:, None] != spoken[None, :]) & comparable
-    queries = torch.arange(len(says))
+        right = says & torch.from_numpy(spoken[:, None] != spoken[None, :]) & comparable
+    return _Relation(
+        direction=direction,
+        says=says,
+        right=right,
+        comparable=comparable,
+        query_languages=query_languages,
+        answer_languages=answer_languages,
+        groups=groups,
+    )
+
+
+def _ask(relation: _Relation, pair: tuple[str, str] | None) -> Question | None:
+    right, queries = relation.right, torch.arange(len(relation.right))
     if pair is not None:
-        right &= torch.from_numpy(answer_languages == pair[1])[None]
-        queries = queries[torch.from_numpy(query_languages == pair[0])]
-    allowed = right | (comparable & ~says)
+        right = right & torch.from_numpy(relation.answer_languages == pair[1])[None]
+        queries = queries[torch.from_numpy(relation.query_languages == pair[0])]
     queries = queries[right[queries].any(dim=1)]
     if len(queries) == 0:
         return None
     return Question(
-        direction=direction,
+        direction=relation.direction,
         pair=pair,
         queries=queries,
         right=right[queries],
-        allowed=allowed[queries],
-        groups=tuple(groups[place] for place in queries.tolist()),
+        allowed=right[queries] | (relation.comparable[queries] & ~relation.says[queries]),
+        groups=tuple(relation.groups[place] for place in queries.tolist()),
     )
 
 
