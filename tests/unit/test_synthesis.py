@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def test_every_language_has_every_kind() -> None:
     assert len(LOCALES) >= 30
     for phrase in parallel_phrases(len(KINDS), list(LOCALES)):
         assert phrase.texts.keys() == LOCALES.keys()
+
+
+def test_a_currency_and_a_place_are_said_once() -> None:
+    phrases = parallel_phrases(120, ["eng", "cat"])
+    amounts = [one.texts for one in phrases if one.kind == "amount"]
+    assert amounts and all(re.fullmatch(r"[\d,]+ [^\d,.]+", texts["eng_Latn"]) for texts in amounts)
+    for texts in amounts:
+        words = texts["eng_Latn"].split()[1:]
+        assert len(set(words)) == len(words), texts
+    for one in phrases:
+        if one.kind == "distance":
+            origin, goal = one.texts["eng_Latn"].split(":")[0].split(" – ")
+            assert origin != goal
 
 
 def test_numbers_in_words_where_they_are_known() -> None:

@@ -185,8 +185,8 @@ def _amount(generator: np.random.Generator) -> tuple[str, Callable[[str], str]]:
     currency, number = CURRENCIES[int(generator.integers(len(CURRENCIES)))], int(generator.integers(2, 10_000))
 
     def write(locale: str) -> str:
-        numbers = _babel("numbers")
-        return str(numbers.format_currency(number, currency, format="#,##0 ¤¤¤", locale=locale, format_type="name"))
+        settings = {"format": "#,##0", "format_type": "name", "currency_digits": False}  # no ¤: it would be named twice
+        return str(_babel("numbers").format_currency(number, currency, locale=locale, **settings))
 
     return f"{number}/{currency}", write
 
@@ -202,8 +202,7 @@ def _places(generator: np.random.Generator) -> tuple[str, Callable[[str], str]]:
 
 
 def _distance(generator: np.random.Generator) -> tuple[str, Callable[[str], str]]:
-    place, _ = _places(generator)
-    codes = (place.split("+") * 2)[:2]
+    codes = [PLACES[place] for place in generator.choice(len(PLACES), 2, replace=False)]
     number, unit = int(generator.integers(2, 100)), UNITS[int(generator.integers(len(UNITS)))]
 
     def write(locale: str) -> str:
