@@ -21,14 +21,13 @@ from allophone.models.speech_translator import (
     WEIGHTS_FILE,
     SpeechTranslator,
     SpeechTranslatorConfig,
-    count_parameters,
     encoder_sites,
     load_speech_translator,
-    parameter_counts,
     save_speech_translator,
 )
 from allophone.models.text_decoder import load_text_decoder
 from allophone.models.token_decoder import SearchConfig
+from allophone.models.translator_size import count_parameters, parameter_counts
 
 CONFIG = SpeechTranslatorConfig(adapter_dim=4, length_layers=2)
 SEARCH = SearchConfig(beams=2, max_tokens=8)

@@ -1,7 +1,8 @@
 """A small text decoder of our own that reads vectors of speech, trained from nothing, with a tokenizer made for it.
 
-Its folder is that of a small mBART without text encoder, which ``transformers`` reads too. It searches with our own
-beam search and cache. Shape letters: B utterances, T states of the longest, L tokens, V vocabulary, E dim.
+Its folder is that of a small mBART without text encoder, which ``transformers`` reads too; here it is read without
+them, whose import takes longer than a translation. It searches with our own beam search and cache. Shape letters: B
+utterances, T states of the longest, L tokens, V vocabulary, E dim.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from allophone.errors import CheckpointError, ConfigError
 from allophone.models.conversion import check_tensors, read_json, read_tensors
@@ -27,6 +26,9 @@ from allophone.nn.decoder import Decoder, DecoderConfig, DecoderStep
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """Tokens 0 to 3, as mBART has them."""
+SPECIAL_NAMES = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+"""The same by their names in ``transformers``."""
+TOKENIZER_FILE = "tokenizer.json"
 PREFIX = "model.decoder."
 FIELDS = {
     "vocabulary": "vocab_size",
@@ -42,6 +44,40 @@ FIELDS = {
 """Our sizes by the names of ``MBartConfig``."""
 
 
+class SmallTokenizer:
+    """A tokenizer with the part of the interface of ``transformers`` that a decoder asks for.
+
+    Args:
+        built: Of ``tokenizers``, with the tokens of :data:`SPECIAL` in their places.
+    """
+
+    unk_token_id = SPECIAL.index("<unk>")
+    eos_token_id = SPECIAL.index("</s>")
+
+    def __init__(self, built: Tokenizer) -> None:
+        self.built = built
+
+    def __len__(self) -> int:
+        return int(self.built.get_vocab_size())
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        """Tokens of a text."""
+        return {"input_ids": self.built.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Text of tokens."""
+        return str(self.built.decode(list(tokens), skip_special_tokens=skip_special_tokens))
+
+    def get_vocab(self) -> dict[str, int]:
+        """Number of each token."""
+        return dict(self.built.get_vocab())
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        """Number of a token, that of the unknown where there is no such token."""
+        number = self.built.token_to_id(token)
+        return self.unk_token_id if number is None else int(number)
+
+
 class SmallDecoder(TokenDecoder):
     """Our decoder and its tokenizer.
 
@@ -53,7 +89,7 @@ class SmallDecoder(TokenDecoder):
         ConfigError: The two have different vocabularies.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Any) -> None:
+    def __init__(self, decoder: Decoder, tokenizer: SmallTokenizer) -> None:
         config = decoder.config
         if len(tokenizer) != config.vocabulary:
             raise ConfigError(f"{len(tokenizer)} tokens in the tokenizer, {config.vocabulary} in the decoder.")
@@ -96,13 +132,16 @@ class SmallDecoder(TokenDecoder):
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as a folder that ``transformers`` reads as mBART."""
+        import transformers
+
         sizes = {theirs: getattr(self.model.config, ours) for ours, theirs in FIELDS.items()}
         ids = {"decoder_start_token_id": self.start, "eos_token_id": self.end, "forced_eos_token_id": None}
         config: Any = transformers.MBartConfig.from_dict({**sizes, **ids, "encoder_layers": 0})
         whole: Any = transformers.MBartForConditionalGeneration(config)  # named so, it is imported here alone
         whole.model.decoder.load_state_dict(self.model.state_dict())
         whole.save_pretrained(str(folder))
-        self.tokenizer.save_pretrained(str(folder))
+        tokenizer: Any = transformers.PreTrainedTokenizerFast
+        tokenizer(tokenizer_object=self.tokenizer.built, **SPECIAL_NAMES).save_pretrained(str(folder))
 
 
 def load_small_decoder(folder: str | Path) -> SmallDecoder:
@@ -116,7 +155,7 @@ def load_small_decoder(folder: str | Path) -> SmallDecoder:
     try:
         config = DecoderConfig(**{ours: values[theirs] for ours, theirs in FIELDS.items()})
         decoder = Decoder(config)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        tokenizer = SmallTokenizer(Tokenizer.from_str((folder / TOKENIZER_FILE).read_text(encoding="utf-8")))
     except (ConfigError, KeyError, TypeError, OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a small decoder ({error}). Copy the folder again.") from error
     saved = read_tensors(folder)
@@ -128,8 +167,8 @@ def load_small_decoder(folder: str | Path) -> SmallDecoder:
     return SmallDecoder(decoder, tokenizer).eval()
 
 
-def train_tokenizer(texts: Iterable[str], languages: Sequence[str], size: int = 4000) -> Any:
-    """A tokenizer of byte pairs with a token for each language (``fra_Latn``), as ``transformers`` holds it.
+def train_tokenizer(texts: Iterable[str], languages: Sequence[str], size: int = 4000) -> SmallTokenizer:
+    """A tokenizer of byte pairs with a token for each language (``fra_Latn``).
 
     Args:
         texts: What it will have to write.
@@ -152,5 +191,4 @@ def train_tokenizer(texts: Iterable[str], languages: Sequence[str], size: int = 
     rare = dict.fromkeys(map(ord, counts.keys() - set(letters)))  # cut here, as the trainer cuts ties by chance
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
     built.train_from_iterator([text.translate(rare) for text in normal], trainer)
-    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=built, **names)  # type: ignore[no-untyped-call]
+    return SmallTokenizer(built)

@@ -17,26 +17,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from allophone.batch import Packed
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError, ShapeError
 from allophone.models.build import (
     Encoder,
-    EncoderConfig,
     attention_projections,
-    build_encoder,
     feed_forward_projections,
 )
 from allophone.models.conversion import load_encoder, model_hash, replace_file, save_encoder, write_json
-from allophone.models.shapes import shapes_only
 from allophone.models.small_decoder import SmallDecoder, load_small_decoder
-from allophone.models.text_decoder import TextDecoder, load_text_decoder
 from allophone.models.token_decoder import AdapterSite, SearchConfig, TokenDecoder
 from allophone.nn.adapter import Adapter, LengthAdaptor
 
@@ -262,62 +256,6 @@ def _stand_behind(layers: Sequence[Sequence[AdapterSite]], bottleneck: int) -> n
     return built
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterCounts:
-    """How many numbers each part of a translator has."""
-
-    encoder: int
-    """Of the speech encoder."""
-    decoder: int
-    """Of the decoder with embeddings and output layer; shared ones once."""
-    length_adaptor: int
-    """Between them."""
-    adapters: int
-    """In the layers of both."""
-    layer_norms: int
-    """Of encoder and decoder together, where they are trained with the adapters; they are counted above too."""
-    trained: int
-    """All that a run changes."""
-
-
-def parameter_counts(
-    encoder: EncoderConfig, decoder: PreTrainedConfig, config: SpeechTranslatorConfig
-) -> ParameterCounts:
-    """Arithmetic of a translator from its configs; no weight is allocated.
-
-    Args:
-        encoder: Of the speech encoder.
-        decoder: ``transformers``' config of the model that the decoder is from.
-        config: Of the translator.
-
-    Raises:
-        ConfigError: The decoder is not of the BART family.
-    """
-    settings = type(decoder).from_dict({**decoder.to_dict(), "encoder_layers": 0})
-    with shapes_only():
-        text_decoder = TextDecoder(transformers.AutoModelForSeq2SeqLM.from_config(settings))  # type: ignore[no-untyped-call]
-        model = SpeechTranslator(build_encoder(encoder), text_decoder, config)
-    return count_parameters(model)
-
-
-def count_parameters(model: SpeechTranslator) -> ParameterCounts:
-    """The same for a model that is there."""
-    parts = {"adapters": (model.encoder, model.decoder), "decoder": (model.encoder,), "full": ()}[model.config.training]
-    norms = [p for part in parts for p in layer_norms(part) if p.requires_grad]
-    return ParameterCounts(
-        encoder=_size(model.encoder.parameters()),
-        decoder=_size(model.decoder.parameters()),
-        length_adaptor=_size(model.length_adaptor.parameters()),
-        adapters=_size(model.adapters.parameters()),
-        layer_norms=_size(norms),
-        trained=_size(p for p in model.parameters() if p.requires_grad),
-    )
-
-
-def _size(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
 def save_speech_translator(
     model: SpeechTranslator, folder: str | Path, card: str, *, created_by: str = "allophone"
 ) -> Path:
@@ -368,8 +306,8 @@ def load_speech_translator(folder: str | Path) -> SpeechTranslator:
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise CheckpointError(f"the format is not '{FORMAT}'. Update allophone.")
         config = from_dict(SpeechTranslatorConfig, info["config"], str(folder / INFO_FILE))
-        load_decoder = load_small_decoder if info["decoder_kind"] == "small" else load_text_decoder
-        encoder, decoder = load_encoder(folder / ENCODER_FOLDER), load_decoder(folder / DECODER_FOLDER)
+        encoder = load_encoder(folder / ENCODER_FOLDER)
+        decoder = _load_decoder(folder / DECODER_FOLDER, info["decoder_kind"])
         found = {"encoder": model_hash(encoder), "decoder": model_hash(decoder.model)}
         for part, got in found.items():
             if info[part] != got:
@@ -384,3 +322,11 @@ def load_speech_translator(folder: str | Path) -> SpeechTranslator:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder / INFO_FILE}: {reason} Copy the folder again, or save it again.") from error
     return model.eval()
+
+
+def _load_decoder(folder: Path, kind: str) -> TokenDecoder:
+    if kind == "small":
+        return load_small_decoder(folder)
+    from allophone.models.text_decoder import load_text_decoder
+
+    return load_text_decoder(folder)

@@ -27,14 +27,12 @@ from allophone.methods.speech_translation import SpeechTranslation, SpeechTransl
 from allophone.models.conversion import model_hash
 from allophone.models.hubert import published_config
 from allophone.models.speech_translator import (
-    ParameterCounts,
     SpeechTranslator,
     SpeechTranslatorConfig,
-    count_parameters,
     load_speech_translator,
-    parameter_counts,
 )
 from allophone.models.token_decoder import SearchConfig
+from allophone.models.translator_size import ParameterCounts, count_parameters, parameter_counts
 from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.translate_scores import (
     FORMAT,
