@@ -127,3 +127,13 @@ def test_negatives_are_those_that_the_teacher_knows(tmp_path: Path) -> None:
     assert known_negatives(changed, without) == {}
     known = cached_vectors([*texts, *wrong], meaning, "made up", tmp_path / "b")
     assert known_negatives(changed, known) == {"Press 3 now.": wrong}
+
+
+def test_seeds_that_share_a_frozen_encoder_learn_what_each_learns_alone(run: Path) -> None:
+    def weights(seeds: str, out: str) -> bytes:
+        words = command(run, "--no-train-encoder", "--steps", "2", "--seeds", seeds)
+        words[words.index("--out") + 1] = f"{run}/{out}"
+        assert main(words) == 0
+        return (run / out / "seed-1" / "model" / "model.safetensors").read_bytes()
+
+    assert weights("0,1", "together") == weights("1", "alone")

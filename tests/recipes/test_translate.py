@@ -175,3 +175,13 @@ def test_a_cascade_stands_in_the_same_tables(folder: Path, tmp_path: Path, monke
     (transcripts,) = (tmp_path / "run" / "cascade").glob("transcripts-*.tsv")
     assert {line.split("\t")[1] for line in transcripts.read_text().splitlines()} == {"b"}
     assert "cascade" in (tmp_path / "run" / "scores.md").read_text()
+
+
+def test_seeds_that_share_an_encoder_learn_what_each_learns_alone(folder: Path) -> None:
+    def weights(seeds: str, out: str) -> bytes:
+        words = command(folder, "--seeds", seeds, "--steps", "2")
+        words[words.index("--out") + 1] = f"{folder}/{out}"
+        assert main(words) == 0  # too few contents to score
+        return (folder / out / "first" / "seed-1" / "model" / "decoder" / "model.safetensors").read_bytes()
+
+    assert weights("0,1", "together") == weights("1", "alone")

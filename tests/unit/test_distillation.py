@@ -19,6 +19,7 @@ from allophone.batch import SpeechBatch, Texts
 from allophone.errors import CheckpointError, ConfigError, DataError, ShapeError
 from allophone.losses.distillation import balance_weights, contrast_with_negatives, cosine_distance, squared_error
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
 from allophone.models.text_teacher import (
     INFO_FILE,
@@ -236,8 +237,8 @@ def test_a_teacher_without_a_pooler_has_the_same_name_each_time(tmp_path: Path) 
 
 def test_frozen_states_change_no_step(tmp_path: Path) -> None:
     first = method(tmp_path, SemanticDistillationConfig(train_encoder=False))
-    second = SemanticDistillation(first.speech, first._teacher, first.config, keep_states=True)
+    frozen = FrozenStates(first.speech.encoder, range(first.speech.encoder.num_layers + 1), dtype=torch.float16)
+    second = SemanticDistillation(first.speech, first._teacher, first.config, frozen=frozen)
     one, two = first.train().step(batch()).loss_sum, second.train().step(batch()).loss_sum
     torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-3)
-    assert second._frozen is not None
     assert torch.equal(second.step(batch()).loss_sum, two)  # from memory

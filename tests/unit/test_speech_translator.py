@@ -170,10 +170,10 @@ def test_damaged_folders_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_new_decoder_is_trained_whole_and_alone(folder: Path) -> None:
     config = SpeechTranslatorConfig(adapter_dim=0, training="decoder", train_layer_norms=False, length_layers=1)
     model = translator(folder, config).train()
-    assert model.encoder_is_untouched and not model.encoder.training and "decoder" not in model.adapters
+    assert model.config.leaves_encoder_alone and not model.encoder.training and "decoder" not in model.adapters
     counts = count_parameters(model)
     assert 0.9 * (counts.decoder + counts.length_adaptor) < counts.trained <= counts.decoder + counts.length_adaptor
     assert counts.layer_norms == counts.adapters == 0
     with_adapters = translator(folder, replace(config, adapter_dim=4, train_layer_norms=True))
-    assert not with_adapters.encoder_is_untouched and set(with_adapters.adapters) == {"encoder"}
+    assert not with_adapters.config.leaves_encoder_alone and set(with_adapters.adapters) == {"encoder"}
     assert count_parameters(with_adapters).layer_norms > 0

@@ -60,8 +60,8 @@ class SemanticDistillation(nn.Module):
         config: The objective.
         weights: Of an utterance of each language (``losses.distillation.balance_weights``); None = all 1.
         negatives: From a text to texts that are nearly right, with vectors in the table; for the contrast.
-        keep_states: Compute a frozen encoder's states once for each utterance and keep them in half precision; of use
-            where it sounds the same each time.
+        frozen: What a frozen encoder says, the layers that are pooled, computed once for each utterance; None = it is
+            run in every step.
 
     Raises:
         ConfigError: The embedder has other dims than the teacher.
@@ -75,7 +75,7 @@ class SemanticDistillation(nn.Module):
         *,
         weights: Mapping[str, float] | None = None,
         negatives: Mapping[str, tuple[str, ...]] | None = None,
-        keep_states: bool = False,
+        frozen: FrozenStates | None = None,
     ) -> None:
         super().__init__()
         if speech.dim != teacher.dim:
@@ -86,11 +86,7 @@ class SemanticDistillation(nn.Module):
         self._weights = weights
         self._negatives = negatives or {}
         freeze_unused(speech.encoder, config.train_encoder)
-        self._frozen: FrozenStates | None = None
-        if keep_states and not config.train_encoder:
-            depth = speech.encoder.num_layers
-            first = depth if speech.layer_weights is None else 0
-            self._frozen = FrozenStates(speech.encoder, range(first, depth + 1), dtype=torch.float16)
+        self._frozen = frozen
 
     def train(self, mode: bool = True) -> SemanticDistillation:
         """As any module, but a frozen encoder stays in evaluation mode."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from allophone.batch import SpeechBatch
@@ -78,17 +77,17 @@ class SpeechTranslation(nn.Module):
     Args:
         model: The translator.
         config: The loss.
-        keep_states: Compute an encoder's states once for each utterance and keep them in half precision, where nothing
-            of it is trained; of use where an utterance sounds the same each time.
+        frozen: The last states of an encoder of which nothing is trained, computed once for each utterance; None = it
+            is run in every step.
     """
 
-    def __init__(self, model: SpeechTranslator, config: SpeechTranslationConfig, *, keep_states: bool = False) -> None:
+    def __init__(
+        self, model: SpeechTranslator, config: SpeechTranslationConfig, *, frozen: FrozenStates | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.model = model
-        self._frozen: FrozenStates | None = None
-        if keep_states and model.encoder_is_untouched:
-            self._frozen = FrozenStates(model.encoder, [model.encoder.num_layers], dtype=torch.float16)
+        self._frozen = frozen
 
     def count(self, batch: SpeechBatch) -> Tensor:
         """Target tokens of the batch, languages and ends included. Shape ``()``, int64."""

@@ -59,6 +59,11 @@ class SpeechTranslatorConfig:
         if min(self.length_layers, self.adapter_dim) < 0:
             raise ConfigError(f"A translator needs length_layers and adapter_dim of at least 0; got {self}.")
 
+    @property
+    def leaves_encoder_alone(self) -> bool:
+        """Whether nothing of the encoder is trained, and nothing stands in it."""
+        return self.training != "full" and self.adapter_dim == 0 and not self.train_layer_norms
+
 
 @dataclass(frozen=True, slots=True)
 class Translation:
@@ -143,11 +148,6 @@ class SpeechTranslator(nn.Module):
         """What the decoder attends to, of the encoder's last states: ``(B, T, E)`` and how many are real, ``(B,)``."""
         shortened = self.length_adaptor(hidden)
         return shortened.padded(), torch.tensor(shortened.lengths, device=hidden.values.device)
-
-    @property
-    def encoder_is_untouched(self) -> bool:
-        """Whether nothing of the encoder is trained, and nothing stands in it."""
-        return "encoder" not in self.adapters and not any(p.requires_grad for p in self.encoder.parameters())
 
     def forward(self, waveform: Tensor, waveform_lengths: Tensor, inputs: Tensor) -> Tensor:
         """Scores of the next token after each.

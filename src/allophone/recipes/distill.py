@@ -20,6 +20,7 @@ from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import Rows, saved_rows
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.conversion import model_hash
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, load_speech_embedder
 from allophone.models.text_teacher import (
     INFO_FILE,
@@ -41,6 +42,7 @@ from allophone.run.distillation import (
     execute_distillation,
     nearly_right,
     read_mean,
+    shared_states,
 )
 from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, counted, silent
@@ -163,14 +165,18 @@ def distill(
     if transcriber is not None and encode is None:
         raise ConfigError("The cascade needs the teacher itself, not its vectors. Name a text encoder with --teacher.")
     runs: dict[int, TextRun] = {}
+    frozen: FrozenStates | None = None
     for seed in seeds:
         config = distill_config(options, table.dim, seed)
+        encoder = open_base(model)[0].encoder if frozen is None else frozen.encoder
+        frozen = frozen or shared_states(encoder, config)
         runs[seed] = execute_distillation(
             config,
             without(whole, leave_out),
             out / f"seed-{seed}",
-            encoder=open_base(model)[0].encoder,
+            encoder=encoder,
             teacher=table,
+            frozen=frozen,
             report=report,
         )
         if runs[seed].result.stopped == "signal":

@@ -25,6 +25,7 @@ from allophone.evaluate.text_translation import TextTranslator
 from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
 from allophone.models.conversion import model_hash
+from allophone.models.frozen import FrozenStates
 from allophone.models.hubert import published_config
 from allophone.models.speech_translator import (
     SpeechTranslator,
@@ -56,7 +57,13 @@ from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
 from allophone.run.texts import TextRun, heard_with_texts, text_stream, without
-from allophone.run.translation import NewDecoder, TranslateConfig, build_translator, execute_translation
+from allophone.run.translation import (
+    NewDecoder,
+    TranslateConfig,
+    build_translator,
+    execute_translation,
+    shared_states,
+)
 from allophone.text.languages import parse_language
 from allophone.train.config import TrainConfig
 
@@ -192,13 +199,18 @@ def train_translators(
         _require_languages(cascade, asked)
     runs: dict[str, dict[int, TextRun]] = {name: {} for name in models}
     for name, model in models.items():
+        frozen: FrozenStates | None = None
         for seed in seeds:
+            config = translate_config(options, tags, seed, decoder)
+            encoder = open_base(model)[0].encoder if frozen is None else frozen.encoder
+            frozen = frozen or shared_states(encoder, config)
             runs[name][seed] = run = execute_translation(
-                translate_config(options, tags, seed, decoder),
+                config,
                 without(whole, leave_out),
                 out / name / f"seed-{seed}",
-                encoder=open_base(model)[0].encoder,
+                encoder=encoder,
                 decoder=decoder,
+                frozen=frozen,
                 report=report,
             )
             if run.result.stopped == "signal":

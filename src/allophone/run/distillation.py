@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from allophone.losses.distillation import balance_weights
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash, replace_file
+from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, save_speech_embedder
 from allophone.models.text_teacher import TeacherTable
 from allophone.run.config import DataConfig
@@ -59,6 +61,7 @@ def execute_distillation(
     *,
     encoder: Encoder,
     teacher: TeacherTable,
+    frozen: FrozenStates | None = None,
     report: Report = silent,
 ) -> TextRun:
     """Distil, or go on with it; nothing is done where the same run is finished.
@@ -69,6 +72,7 @@ def execute_distillation(
         run_dir: Receives ``metrics.jsonl``, ``checkpoints/``, ``used.parquet`` and ``model/``.
         encoder: Of speech; it is changed in place.
         teacher: Vectors of what is said and, for the contrast, of texts that are nearly right.
+        frozen: What :func:`shared_states` made; None = the encoder is run in every step.
         report: Told how far each stage is.
 
     Raises:
@@ -95,7 +99,7 @@ def execute_distillation(
             config.method,
             weights=balance_weights(counts, config.balance),
             negatives=known_negatives(corpus, table) if config.method.contrast_weight > 0 else None,
-            keep_states=undisturbed(config.data),
+            frozen=frozen,
         )
 
     def keep(method: SemanticDistillation, folder: Path) -> None:
@@ -116,6 +120,17 @@ def execute_distillation(
         save=keep,
         report=report,
     )
+
+
+def shared_states(encoder: Encoder, config: DistillConfig) -> FrozenStates | None:
+    """What a frozen encoder says to all runs, computed once, in half precision.
+
+    None where it is trained, or where an utterance sounds otherwise each time.
+    """
+    if config.method.train_encoder or not undisturbed(config.data):
+        return None
+    first = encoder.num_layers if config.speech.layers == "last" else 0
+    return FrozenStates(encoder.eval(), range(first, encoder.num_layers + 1), dtype=torch.float16)
 
 
 def distilled_utterances(corpus: Corpus, config: DistillConfig, teacher: TeacherTable) -> Heard:

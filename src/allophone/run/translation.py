@@ -13,6 +13,7 @@ from allophone.errors import ConfigError
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
+from allophone.models.frozen import FrozenStates
 from allophone.models.small_decoder import SmallDecoder, train_tokenizer
 from allophone.models.speech_translator import (
     INFO_FILE,
@@ -87,6 +88,7 @@ def execute_translation(
     *,
     encoder: Encoder,
     decoder: str | Path | None = None,
+    frozen: FrozenStates | None = None,
     report: Report = silent,
 ) -> TextRun:
     """Train a translator, or go on with it; nothing is done where the same run is finished.
@@ -97,6 +99,7 @@ def execute_translation(
         run_dir: Receives ``metrics.jsonl``, ``checkpoints/``, ``used.parquet`` and ``model/``.
         encoder: Of speech; it is changed in place.
         decoder: Folder or hub id of the decoder (mBART-50, NLLB); None = ``config.decoder``.
+        frozen: What :func:`shared_states` made; None = the encoder is run in every step.
         report: Told how far each stage is.
 
     Raises:
@@ -113,7 +116,7 @@ def execute_translation(
 
     def build() -> SpeechTranslation:
         model = build_translator(config, heard, encoder, decoder)
-        return SpeechTranslation(model, config.method, keep_states=undisturbed(config.data))
+        return SpeechTranslation(model, config.method, frozen=frozen)
 
     def keep(method: SpeechTranslation, folder: Path) -> None:
         save_speech_translator(method.model, folder, _card(config, heard, begun_from), created_by=CREATED_BY)
@@ -129,6 +132,16 @@ def execute_translation(
         save=keep,
         report=report,
     )
+
+
+def shared_states(encoder: Encoder, config: TranslateConfig) -> FrozenStates | None:
+    """What an encoder says to all translators that leave it alone, computed once, in half precision.
+
+    None where it is trained, or where an utterance sounds otherwise each time.
+    """
+    if not config.translator.leaves_encoder_alone or not undisturbed(config.data):
+        return None
+    return FrozenStates(encoder.eval(), [encoder.num_layers], dtype=torch.float16)
 
 
 def is_translator(folder: Path) -> bool:
