@@ -233,6 +233,19 @@ def test_a_teacher_without_a_pooler_has_the_same_name_each_time(tmp_path: Path) 
     assert len(kept) < len(weights)
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     assert TextTeacher(folder).name == TextTeacher(folder).name
+    with pytest.raises(ConfigError, match="has no pooler"):  # it would be a random one
+        TextTeacher(folder, pooling="pooler")
+
+
+def test_a_teacher_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    folder = text_encoder(tmp_path / "text")
+    weights = load_file(folder / "model.safetensors")
+    lacking = sorted(name for name in weights if "layer.0" in name)[0]
+    save_file(
+        {k: v for k, v in weights.items() if k != lacking}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    with pytest.raises(CheckpointError, match=rf"weights are missing: {lacking}"):
+        TextTeacher(folder)
 
 
 def test_frozen_states_change_no_step(tmp_path: Path) -> None:

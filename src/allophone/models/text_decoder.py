@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import logging
 
 from allophone.batch import valid_positions
 from allophone.errors import CheckpointError, ConfigError
+from allophone.models.text_encoder import quietly
 from allophone.models.token_decoder import SearchConfig, TokenDecoder
 
 
@@ -111,24 +111,20 @@ def load_text_decoder(folder_or_hub_id: str | Path) -> TextDecoder:
         CheckpointError: There is no such model, it is damaged or incomplete.
         ConfigError: It is not of the BART family.
     """
-    verbosity = logging.get_verbosity()
-    # Else it lists every tensor of the text encoder, which is left out on purpose.
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_or_hub_id)
         settings = AutoConfig.from_pretrained(folder_or_hub_id)
         settings.encoder_layers = 0  # the text encoder, half of the file, is not read
-        model, report = AutoModelForSeq2SeqLM.from_pretrained(
-            folder_or_hub_id, config=settings, dtype=torch.float32, output_loading_info=True
-        )
+        with quietly():  # else it lists every tensor of it
+            model, report = AutoModelForSeq2SeqLM.from_pretrained(
+                folder_or_hub_id, config=settings, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder_or_hub_id}: not a sequence-to-sequence model that transformers can load "
             f"({' '.join(str(error).split())}). Check the name; without a network, download it where there is one and "
             "name the folder."
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(f"{folder_or_hub_id}: weights are missing: {', '.join(missing[:8])}. Copy it again.")

@@ -18,12 +18,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from allophone.config import from_dict, to_dict
 from allophone.errors import CheckpointError, ConfigError
 from allophone.models.conversion import model_hash, replace_file, write_json
 from allophone.models.speech_embedder import build_projection
+from allophone.models.text_encoder import open_text_encoder
 
 WEIGHTS_FILE, INFO_FILE = "text_embedder.safetensors", "text_embedder.json"
 FORMAT = "allophone-text-embedder-1"
@@ -204,14 +204,7 @@ def build_text_embedder(folder_or_hub_id: str | Path, config: TextEmbedderConfig
         CheckpointError: There is no such model, or it is damaged.
         ConfigError: It is not an encoder, or LoRA finds no layer.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder_or_hub_id)
-        model = AutoModel.from_pretrained(folder_or_hub_id, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder_or_hub_id}: not a text encoder that transformers can load ({' '.join(str(error).split())}). "
-            "Check the name; without a network, download it where there is one and name the folder."
-        ) from error
+    tokenizer, model = open_text_encoder(folder_or_hub_id)
     return TextEmbedder(model, tokenizer, config)
 
 

@@ -14,16 +14,16 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
 
 from allophone.errors import CheckpointError, ConfigError, DataError
 from allophone.models.conversion import model_hash, replace_file, write_json
+from allophone.models.text_encoder import open_text_encoder
 
 VECTORS_FILE, INFO_FILE = "teacher.safetensors", "teacher.json"
 FORMAT = "allophone-teacher-1"
@@ -212,18 +212,11 @@ class TextTeacher:
         max_tokens: int = 256,
         device: torch.device | str = "cpu",
     ) -> None:
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder_or_hub_id)
-            self._model: Any = AutoModel.from_pretrained(folder_or_hub_id, dtype=torch.float32)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{folder_or_hub_id}: not a text encoder that transformers can load ({' '.join(str(error).split())}). "
-                "Check the name; without a network, download it where there is one and name the folder."
-            ) from error
+        self._tokenizer, self._model = open_text_encoder(folder_or_hub_id)
         if pooling == "pooler" and getattr(self._model, "pooler", None) is None:
             raise ConfigError(f"{folder_or_hub_id} has no pooler. Take 'mean' or 'cls', as the model's card says.")
         if pooling != "pooler" and getattr(self._model, "pooler", None) is not None:
-            self._model.pooler = None  # it is not used, and random where the checkpoint has none: so no hash would hold
+            self._model.pooler = None  # it is not used, so no part of the hash
         self._model.to(device).eval().requires_grad_(False)
         self._pooling, self._prefix, self._max_tokens, self._device = pooling, prefix, max_tokens, device
         self.name = f"{Path(folder_or_hub_id).name} {model_hash(self._model)} {pooling}"

@@ -1,0 +1,53 @@
+"""Text encoders of ``transformers``, opened so that no weight is missing unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from allophone.errors import CheckpointError
+
+POOLER = "pooler."
+"""A layer for BERT's first task, which many checkpoints lack, rightly."""
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the reports of ``transformers`` about weights; whoever opens a model here checks them."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def open_text_encoder(folder_or_hub_id: str | Path) -> tuple[Any, Any]:
+    """Tokenizer and encoder, in float32; the encoder's pooler is None where the checkpoint has no weights for it.
+
+    Raises:
+        CheckpointError: There is no such model, it is damaged, or weights are missing.
+    """
+    try:
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(folder_or_hub_id)
+            model, report = AutoModel.from_pretrained(folder_or_hub_id, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder_or_hub_id}: not a text encoder that transformers can load ({' '.join(str(error).split())}). "
+            "Check the name; without a network, download it where there is one and name the folder."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    needed = [name for name in missing if not name.startswith(POOLER)]
+    if needed:
+        raise CheckpointError(f"{folder_or_hub_id}: weights are missing: {', '.join(needed[:8])}. Copy it again.")
+    if missing:
+        model.pooler = None
+    return tokenizer, model
