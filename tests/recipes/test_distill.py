@@ -21,6 +21,7 @@ from allophone.run.distillation import MEAN_FILE, corpus_texts, known_negatives,
 from allophone.run.used import read_use
 
 SYSTEMS = ["chance", "filter bank, ridge", "random encoder, ridge", "encoder before, ridge", "distilled"]
+DIFFERENCE = "difference: distilled less encoder before, ridge"
 
 
 def meaning(texts: list[str]) -> Tensor:
@@ -58,9 +59,13 @@ def command(folder: Path, *more: str) -> list[str]:
 
 def test_every_system_answers_the_same_questions(run: Path) -> None:
     result = json.loads((run / "distill" / "result.json").read_text())
-    assert list(result["rows"]) == SYSTEMS
+    assert list(result["rows"]) == [*SYSTEMS, DIFFERENCE]
+    rows = {name: {one["name"]: one for one in row} for name, row in result["rows"].items()}
+    for name, one in rows.pop(DIFFERENCE).items():
+        gain = rows["distilled"][name]["value"] - rows["encoder before, ridge"][name]["value"]
+        assert one["value"] == pytest.approx(gain) and one["low"] <= one["value"] <= one["high"]
     assert result["pool"] == {"recordings": 20, "texts": 20, "spoken": ["eng_Latn", "fra_Latn"]}
-    names = {name: [one["name"] for one in row] for name, row in result["rows"].items()}
+    names = {name: list(row) for name, row in rows.items()}
     assert all(row == names["distilled"] for row in names.values())
     assert "speech to text, all to other languages: R@1" in names["distilled"]
     assert "xsim error, own language" in names["distilled"]

@@ -26,7 +26,7 @@ from allophone.data.captioning import content_facts
 from allophone.data.utterance import Utterance
 from allophone.errors import DataError
 from allophone.evaluate.result import Result, Signature, result_from_interval
-from allophone.metrics.intervals import bootstrap
+from allophone.metrics.intervals import bootstrap, paired_difference
 from allophone.metrics.ranking import Ranking, chance_ranking, rank_candidates
 
 Direction = Literal["speech to text", "text to speech", "speech to speech"]
@@ -243,6 +243,51 @@ def score(
             found.append(
                 result_from_interval(
                     name, interval, unit="%", higher_is_better=True, signature=signature, seeds=tuple(seeds)
+                )
+            )
+    return found
+
+
+def score_difference(
+    asked: Sequence[Question],
+    new: Mapping[int, tuple[Tensor, Tensor]],
+    old: tuple[Tensor, Tensor],
+    *,
+    model_hash: str,
+    data_hash: str,
+    seeds: Sequence[int] = (),
+    seed: int = 0,
+) -> list[Result]:
+    """What one system answers more than another, in points of percent, with paired 95 % intervals.
+
+    The intervals draw the same contents for both, so they are narrower than those of the two scores together.
+
+    Args:
+        asked: Questions.
+        new: For each seed, vectors of length 1 of recordings ``(N, E)`` and of texts ``(M, E)``.
+        old: The same of the other, which is one for all seeds.
+        model_hash: Of the new model, or a name.
+        data_hash: Of the pool.
+        seeds: Of the trainings behind the new one.
+        seed: Of ties and of the bootstrap.
+    """
+    signature = Signature(data_hash=data_hash, model_hash=model_hash, normalizer=NORMALIZER, seed=seed)
+    found = []
+    for question in asked:
+        before = answer(question, *old, seed=seed).scores()
+        rankings = [answer(question, *new[one], seed=seed).scores() for one in sorted(new)]
+        for metric, values in before.items():
+            first = np.stack([ranking[metric] for ranking in rankings])
+            interval, _ = paired_difference(first, np.stack([values] * len(first)), groups=question.groups, seed=seed)
+            name = f"{question.name}: {metric}"
+            found.append(
+                result_from_interval(
+                    name,
+                    interval.scaled(100.0),
+                    unit="%",
+                    higher_is_better=True,
+                    signature=signature,
+                    seeds=tuple(seeds),
                 )
             )
     return found

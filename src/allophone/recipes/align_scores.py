@@ -11,12 +11,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVarTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,13 +33,14 @@ from allophone.evaluate.text_retrieval import DIRECTIONS, Pool, questions, score
 from allophone.evaluate.transcripts import load_transcriber, transcribe_all
 from allophone.models.aligned import Aligned
 from allophone.models.build import Encoder, build_encoder
-from allophone.models.conversion import model_hash, replace_file
+from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.recipes.contamination import in_words, seen_in_training
+from allophone.recipes.kept_vectors import FOLDER, KeptVectors
 from allophone.run.progress import Report, counted, silent
 from allophone.seeding import derive, numpy_generator
 
-FORMAT, RESULT, TABLES, VECTORS = "allophone-align-result-2", "result.json", "scores.md", "vectors"
+FORMAT, RESULT, TABLES = "allophone-align-result-2", "result.json", "scores.md"
 CHUNK = 256
 """Recordings decoded and embedded at once."""
 RIDGE_CLIPS = 3_000
@@ -48,7 +48,6 @@ RIDGE_CLIPS = 3_000
 RANDOM_SEEDS = (0, 1, 2)
 PART = " (transcribed part)"
 """Ends the names of rows whose queries are those recordings alone that were transcribed."""
-Arguments = TypeVarTuple("Arguments")
 Array = NDArray[np.float64]
 Embed = Callable[[Sequence[Tensor]], Tensor]
 
@@ -105,7 +104,7 @@ def score_towers(
         return done
     overall, all_questions = questions(pool, pairs=False), questions(pool, pairs=True)
     cache = WaveformCache(corpus)
-    keep = _Kept(folder=out / VECTORS, made_from=f"{made_from['model']} {made_from['before']} {data_hash}")
+    keep = KeptVectors(folder=out / FOLDER, made_from=f"{made_from['model']} {made_from['before']} {data_hash}")
     texts = keep("texts", model.embed_texts, [wording for _, wording in pool.texts])
     rows: dict[str, list[Result]] = {"chance": score_chance(all_questions, data_hash=data_hash)}
     drawn = {}
@@ -147,22 +146,6 @@ def _scored(out: Path, made_from: Mapping[str, Any]) -> AlignScores | None:
         return None
     rows = {name: [from_dict(Result, one) for one in found] for name, found in result["rows"].items()}
     return AlignScores(rows=rows, tables=out / TABLES)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Kept:
-    """Vectors that lie in a folder from a scoring that was interrupted; others are made and kept there."""
-
-    folder: Path
-    made_from: str
-
-    def __call__(self, name: str, make: Callable[[*Arguments], Tensor], *args: *Arguments) -> Tensor:
-        """What ``make`` returned for these arguments, or returns now."""
-        file = self.folder / f"{derive(0, 'vectors', self.made_from, name):016x}.safetensors"
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_file(file, save({"vectors": make(*args)}))
-        return load_file(file)["vectors"]
 
 
 def _cascade(

@@ -30,18 +30,20 @@ from allophone.evaluate.semantic_search import (
     search_results,
 )
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
-from allophone.evaluate.text_retrieval import NORMALIZER, Pool, questions, score, score_chance
+from allophone.evaluate.text_retrieval import NORMALIZER, Pool, questions, score, score_chance, score_difference
 from allophone.evaluate.transcripts import load_transcriber, transcribe_all
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_teacher import Teacher, TeacherTable
 from allophone.recipes.align_scores import RANDOM_SEEDS, drawn_rows, embedded, pooled_frames, ridge_vectors
+from allophone.recipes.kept_vectors import FOLDER, KeptVectors
 from allophone.run.distillation import known_negatives
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report, counted
 
-FORMAT = "allophone-distill-result-1"
+FORMAT = "allophone-distill-result-2"
+BEFORE = "encoder before, ridge"
 SHOWN = ("R@1", "R@5", "MRR")
 """Scores of a ranking that the page shows; ``result.json`` has all."""
 
@@ -79,10 +81,11 @@ def score_distillation(
         models: Distilled embedders by seed.
         judged: What they are compared with.
         cascade: Speech recognizer and text encoder, for the row of the cascade; None = no such row.
-        out: Keeps transcripts.
+        out: Keeps transcripts and vectors, so that an interrupted scoring goes on.
         report: Told how far each stage is.
     """
-    pool, cache = judged.pool, WaveformCache(judged.corpus)
+    pool, before = judged.pool, judged.before
+    keep = KeptVectors(folder=out / FOLDER, made_from=f"{model_hash(before)} {judged.heard.hash} {judged.data_hash}")
     texts = unit(judged.table, [text for _, text in pool.texts])
     asked = [one for one in questions(pool, pairs=False) if one.direction == "speech to text"]
     asked += language_questions(pool)
@@ -96,33 +99,33 @@ def score_distillation(
         ranked = score(asked, vectors, model_hash=name, data_hash=judged.data_hash, seeds=seeds)
         return ranked + search_results(misses, signature, seeds)
 
+    # What is asked first: whoever cannot wait for the other rows finds these vectors kept.
+    mapped = _by_ridge(judged, EncoderSource("encoder before", before, (before.num_layers,)), keep, report)
+    speech = {seed: _by_model(judged, seed, model, keep, report) for seed, model in models.items()}
     flat = search_misses(pool, torch.zeros(len(pool.utterances), judged.table.dim), texts, negatives, embed)
     rows = {"chance": score_chance(asked, data_hash=judged.data_hash) + chance_results(flat, judged.data_hash)}
-    before = judged.before
     stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
-    bank = _by_ridge(judged, FilterbankSource(stack), report)
+    bank = _by_ridge(judged, FilterbankSource(stack), keep, report)
     rows["filter bank, ridge"] = row({0: bank}, "filter bank")
     drawn = {}
     for seed in RANDOM_SEEDS:
-        source = EncoderSource("random encoder", random_encoder(before, seed), (before.num_layers,))
-        drawn[seed] = _by_ridge(judged, source, report)
+        source = EncoderSource(f"random encoder {seed}", random_encoder(before, seed), (before.num_layers,))
+        drawn[seed] = _by_ridge(judged, source, keep, report)
     rows["random encoder, ridge"] = row(drawn, "random", RANDOM_SEEDS)
-    mapped = _by_ridge(judged, EncoderSource("encoder before", before, (before.num_layers,)), report)
-    rows["encoder before, ridge"] = row({0: mapped}, model_hash(before))
+    rows[BEFORE] = row({0: mapped}, model_hash(before))
     if cascade is not None:
-        transcriber, teacher = cascade
-        file = out / f"transcripts-{Path(transcriber).name}.tsv"
-        listen = load_transcriber(transcriber)
-        written = transcribe_all(pool.utterances, cache, listen, file, counted(report("Transcribing")))
-        vectors = torch.cat([teacher(written[start : start + 64]) for start in range(0, len(written), 64)])
-        vectors = vectors if judged.mean is None else vectors - judged.mean
-        name = f"cascade: {Path(transcriber).name}, then text"
-        rows[name] = row({0: F.normalize(vectors, dim=-1)}, str(transcriber))
-    speech = {
-        seed: F.normalize(embedded(cache, pool.utterances, model.embed, report(f"Distilled {seed}")), dim=-1)
-        for seed, model in models.items()
-    }
-    rows["distilled"] = row(speech, model_hash(next(iter(models.values()))), tuple(models))
+        written = _by_cascade(judged, *cascade, out, report)
+        rows[f"cascade: {Path(cascade[0]).name}, then text"] = row({0: written}, str(cascade[0]))
+    name = model_hash(next(iter(models.values())))
+    rows["distilled"] = row(speech, name, tuple(models))
+    rows[f"difference: distilled less {BEFORE}"] = score_difference(
+        asked,
+        {seed: (one, texts) for seed, one in speech.items()},
+        (mapped, texts),
+        model_hash=name,
+        data_hash=judged.data_hash,
+        seeds=tuple(models),
+    )
     return rows
 
 
@@ -131,11 +134,26 @@ def unit(table: TeacherTable, texts: Sequence[str]) -> Tensor:
     return F.normalize(table(texts), dim=-1)
 
 
-def _by_ridge(judged: Judged, source: EncoderSource | FilterbankSource, report: Report) -> Tensor:
+def _by_model(judged: Judged, seed: int, model: SpeechEmbedder, keep: KeptVectors, report: Report) -> Tensor:
+    cache, name = WaveformCache(judged.corpus), f"distilled {model_hash(model)}"
+    told = report(f"Distilled {seed}")
+    return F.normalize(keep(name, embedded, cache, judged.pool.utterances, model.embed, told), dim=-1)
+
+
+def _by_cascade(judged: Judged, transcriber: str | Path, teacher: Teacher, out: Path, report: Report) -> Tensor:
+    file, rows = out / f"transcripts-{Path(transcriber).name}.tsv", judged.pool.utterances
+    listen, told = load_transcriber(transcriber), counted(report("Transcribing"))
+    written = transcribe_all(rows, WaveformCache(judged.corpus), listen, file, told)
+    vectors = torch.cat([teacher(written[start : start + 64]) for start in range(0, len(written), 64)])
+    return F.normalize(vectors if judged.mean is None else vectors - judged.mean, dim=-1)
+
+
+def _by_ridge(judged: Judged, source: EncoderSource | FilterbankSource, keep: KeptVectors, report: Report) -> Tensor:
     fitted_on = drawn_rows(judged.heard, 0)
     targets = unit(judged.table, [row.text or "" for row in fitted_on]).double().numpy()
-    pooled = pooled_frames(WaveformCache(judged.heard), fitted_on, source, report(f"{source.name}: training clips"))
-    asked = pooled_frames(WaveformCache(judged.corpus), judged.pool.utterances, source, report(source.name))
+    clips, rows = f"{source.name}: training clips", judged.pool.utterances
+    pooled = keep(clips, pooled_frames, WaveformCache(judged.heard), fitted_on, source, report(clips))
+    asked = keep(source.name, pooled_frames, WaveformCache(judged.corpus), rows, source, report(source.name))
     return ridge_vectors(pooled, targets, asked)
 
 
@@ -175,7 +193,8 @@ def write_distillation(
     sections = tuple(Section(title=title, text=text, table=tabulate(part)) for title, text, part in parts if part)
     lead = (
         "No content or text of the pool was in training. Percent, with 95 % intervals over contents (and seeds). Rows "
-        "with ridge are mapped by a ridge regression, fitted on the training clips, to the teacher's vectors."
+        "with ridge are mapped by a ridge regression, fitted on the training clips, to the teacher's vectors. "
+        "Differences are in points, their intervals draw the same contents for both."
     )
     page = ScoresPage(title="Distillation: speech to meaning", lead=lead, facts=facts, sections=sections)
     return write_scores(page, out)
