@@ -255,3 +255,5 @@ def test_frozen_states_change_no_step(tmp_path: Path) -> None:
     one, two = first.train().step(batch()).loss_sum, second.train().step(batch()).loss_sum
     torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-3)
     assert torch.equal(second.step(batch()).loss_sum, two)  # from memory
+    with pytest.raises(ConfigError, match="frozen must be None"):
+        SemanticDistillation(first.speech, first._teacher, SemanticDistillationConfig(), frozen=frozen)

@@ -94,3 +94,8 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**values, "d_model": 25}))
     with pytest.raises(CheckpointError, match="not a small decoder"):
         load_small_decoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    words = (tmp_path / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(words[: len(words) // 2])
+    with pytest.raises(CheckpointError, match=r"not a small decoder \(tokenizer.json: "):
+        load_small_decoder(tmp_path)

@@ -142,3 +142,6 @@ def test_a_new_decoder_learns_at_the_full_rate_from_kept_states(folder: Path) ->
     first = plain.eval().step(batch()).loss_sum
     for _ in range(2):  # computed, then kept
         torch.testing.assert_close(kept.eval().step(batch()).loss_sum, first, atol=1e-2, rtol=1e-3)
+    tuned = SpeechTranslator(tiny_model.lasr(), load_text_decoder(folder), SpeechTranslatorConfig(adapter_dim=4))
+    with pytest.raises(ConfigError, match="frozen must be None"):
+        SpeechTranslation(tuned, SpeechTranslationConfig(), frozen=frozen)

@@ -64,7 +64,7 @@ class SemanticDistillation(nn.Module):
             run in every step.
 
     Raises:
-        ConfigError: The embedder has other dims than the teacher.
+        ConfigError: The embedder has other dims than the teacher, or states are frozen of an encoder that is trained.
     """
 
     def __init__(
@@ -80,6 +80,8 @@ class SemanticDistillation(nn.Module):
         super().__init__()
         if speech.dim != teacher.dim:
             raise ConfigError(f"The embedder has {speech.dim} dims, the teacher {teacher.dim}; make them equal.")
+        if frozen is not None and config.train_encoder:
+            raise ConfigError("The states of an encoder that is trained change with it: frozen must be None.")
         self.config = config
         self.speech = speech
         self._teacher = teacher

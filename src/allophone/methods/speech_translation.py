@@ -79,12 +79,17 @@ class SpeechTranslation(nn.Module):
         config: The loss.
         frozen: The last states of an encoder of which nothing is trained, computed once for each utterance; None = it
             is run in every step.
+
+    Raises:
+        ConfigError: States are frozen of an encoder of which something is trained.
     """
 
     def __init__(
         self, model: SpeechTranslator, config: SpeechTranslationConfig, *, frozen: FrozenStates | None = None
     ) -> None:
         super().__init__()
+        if frozen is not None and not model.config.leaves_encoder_alone:
+            raise ConfigError("The states of an encoder that is trained or has adapters change: frozen must be None.")
         self.config = config
         self.model = model
         self._frozen = frozen

@@ -155,7 +155,7 @@ def load_small_decoder(folder: str | Path) -> SmallDecoder:
     try:
         config = DecoderConfig(**{ours: values[theirs] for ours, theirs in FIELDS.items()})
         decoder = Decoder(config)
-        tokenizer = SmallTokenizer(Tokenizer.from_str((folder / TOKENIZER_FILE).read_text(encoding="utf-8")))
+        tokenizer = SmallTokenizer(_read_tokenizer(folder / TOKENIZER_FILE))
     except (ConfigError, KeyError, TypeError, OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a small decoder ({error}). Copy the folder again.") from error
     saved = read_tensors(folder)
@@ -165,6 +165,14 @@ def load_small_decoder(folder: str | Path) -> SmallDecoder:
     check_tensors(folder, tensors, decoder.state_dict())
     decoder.load_state_dict(tensors)
     return SmallDecoder(decoder, tokenizer).eval()
+
+
+def _read_tokenizer(file: Path) -> Tokenizer:
+    text = file.read_text(encoding="utf-8")
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValueError(f"{file.name}: {error}") from error
 
 
 def train_tokenizer(texts: Iterable[str], languages: Sequence[str], size: int = 4000) -> SmallTokenizer:

@@ -181,6 +181,7 @@ def distill(
         )
         if runs[seed].result.stopped == "signal":
             return STOPPED
+    frozen = None  # its gigabytes are free for the scores
     folders = {seed: run.folder for seed, run in runs.items()}
     found: list[tuple[Path, Rows]] = []
     judged = meaning_judged(model, whole, runs[seeds[0]], table)

@@ -198,8 +198,9 @@ def train_translators(
     if cascade is not None:
         _require_languages(cascade, asked)
     runs: dict[str, dict[int, TextRun]] = {name: {} for name in models}
+    frozen: FrozenStates | None
     for name, model in models.items():
-        frozen: FrozenStates | None = None
+        frozen = None
         for seed in seeds:
             config = translate_config(options, tags, seed, decoder)
             encoder = open_base(model)[0].encoder if frozen is None else frozen.encoder
@@ -215,6 +216,7 @@ def train_translators(
             )
             if run.result.stopped == "signal":
                 return STOPPED
+    frozen = None  # its gigabytes are free for the scores
     folders = tuple(run.folder for found in runs.values() for run in found.values())
     found: list[tuple[Path, Rows]] = []
     if asked:
