@@ -54,6 +54,7 @@ def test_languages_of_the_published_benchmarks_are_known() -> None:
     ("tag", "message"),
     [
         ("frensh", "Unknown language 'frensh'.*Did you mean 'fra' \\(French\\)"),
+        ("engg", "Did you mean 'eng' \\(English\\)"),
         ("french", "Did you mean 'fra' \\(French\\)"),
         ("xx", "Unknown language 'xx'.*Did you mean"),
         ("", "Unknown language ''"),

@@ -108,10 +108,11 @@ def _hint(code: str, tag: str) -> str:
     names = _codes_by_name()
     if len(code) <= 3:
         return suggest(code, [key for key in _by_code() if key[:1] == code[:1]] or ["und"])
-    close = difflib.get_close_matches(tag.strip().lower(), names, n=1, cutoff=0.7)
+    codes = {row.code for key, row in _by_code().items() if len(key) == 2}  # of languages that many write: engg is eng
+    close = difflib.get_close_matches(tag.strip().lower(), [*codes, *names], n=1, cutoff=0.7)
     if not close:
         return "Codes are listed at https://iso639-3.sil.org."
-    found = names[close[0]]
+    found = names.get(close[0], close[0])
     return f"Did you mean {found!r} ({_by_code()[found].name})?"
 
 
