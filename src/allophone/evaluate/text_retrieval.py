@@ -26,9 +26,10 @@ from allophone.data.captioning import content_facts
 from allophone.data.utterance import Utterance
 from allophone.errors import DataError
 from allophone.evaluate.result import Result, Signature, result_from_interval
-from allophone.metrics.intervals import bootstrap, paired_difference
+from allophone.metrics.intervals import Interval, bootstrap, paired_bootstrap
 from allophone.metrics.ranking import Ranking, chance_ranking, rank_candidates
 
+Array = NDArray[np.float64]
 Direction = Literal["speech to text", "text to speech", "speech to speech"]
 DIRECTIONS: tuple[Direction, ...] = ("speech to text", "text to speech", "speech to speech")
 LIKE_LENGTH = 1.25
@@ -235,16 +236,9 @@ def score(
     signature = Signature(data_hash=data_hash, model_hash=model_hash, normalizer=NORMALIZER, seed=seed)
     found = []
     for question in asked:
-        rankings = [answer(question, *vectors[one], seed=seed).scores() for one in sorted(vectors)]
-        for metric in rankings[0]:
-            values = np.stack([ranking[metric] for ranking in rankings])
-            interval = bootstrap(values, groups=question.groups, seed=seed).scaled(100.0)
-            name = f"{question.name}: {metric}"
-            found.append(
-                result_from_interval(
-                    name, interval, unit="%", higher_is_better=True, signature=signature, seeds=tuple(seeds)
-                )
-            )
+        for metric, values in _by_seed(question, vectors, seed).items():
+            interval = bootstrap(values, groups=question.groups, seed=seed)
+            found.append(_result(question, metric, interval, signature, seeds))
     return found
 
 
@@ -275,22 +269,21 @@ def score_difference(
     found = []
     for question in asked:
         before = answer(question, *old, seed=seed).scores()
-        rankings = [answer(question, *new[one], seed=seed).scores() for one in sorted(new)]
-        for metric, values in before.items():
-            first = np.stack([ranking[metric] for ranking in rankings])
-            interval, _ = paired_difference(first, np.stack([values] * len(first)), groups=question.groups, seed=seed)
-            name = f"{question.name}: {metric}"
-            found.append(
-                result_from_interval(
-                    name,
-                    interval.scaled(100.0),
-                    unit="%",
-                    higher_is_better=True,
-                    signature=signature,
-                    seeds=tuple(seeds),
-                )
-            )
+        for metric, values in _by_seed(question, new, seed).items():
+            interval = paired_bootstrap(values, before[metric], groups=question.groups, seed=seed)
+            found.append(_result(question, metric, interval, signature, seeds))
     return found
+
+
+def _by_seed(question: Question, vectors: Mapping[int, tuple[Tensor, Tensor]], seed: int) -> dict[str, Array]:
+    """For each metric the values of all queries, a row a seed."""
+    rankings = [answer(question, *vectors[one], seed=seed).scores() for one in sorted(vectors)]
+    return {metric: np.stack([ranking[metric] for ranking in rankings]) for metric in rankings[0]}
+
+
+def _result(question: Question, metric: str, interval: Interval, signature: Signature, seeds: Sequence[int]) -> Result:
+    name, percent = f"{question.name}: {metric}", interval.scaled(100.0)
+    return result_from_interval(name, percent, unit="%", higher_is_better=True, signature=signature, seeds=tuple(seeds))
 
 
 def score_chance(asked: Sequence[Question], *, data_hash: str, seed: int = 0) -> list[Result]:
