@@ -142,11 +142,17 @@ class Texts:
     """One an utterance."""
     languages: tuple[str, ...]
     """The language of each text, ``fra_Latn``."""
+    spoken: tuple[str, ...] | None = None
+    """The language of each utterance; None = that of its text."""
+    contents: tuple[str, ...] | None = None
+    """Equal where utterances say the same, in whatever language; None = where their texts are equal."""
 
     def validate(self) -> Texts:
         """Return self, or raise ``ShapeError`` where there are not as many languages as texts."""
         if len(self.texts) != len(self.languages):
             raise ShapeError(f"Texts: {len(self.texts)} texts in {len(self.languages)} languages; expected one each.")
+        if any(known is not None and len(known) != len(self.texts) for known in (self.spoken, self.contents)):
+            raise ShapeError(f"Texts: {len(self.texts)} texts; expected a language spoken and a content for each.")
         return self
 
 

@@ -80,20 +80,22 @@ def test_losses_are_what_they_say() -> None:
 def test_contrast_with_negatives_by_hand() -> None:
     student, teacher, wrong = torch.randn(3, DIM), torch.randn(3, DIM), torch.randn(3, 2, DIM)
     valid = torch.tensor([[True, True], [True, False], [False, False]])
-    keys = torch.tensor([5, 8, 5])  # the first and the last say the same
+    keys = torch.tensor([[5, 1], [8, 2], [5, 3]])  # the first and the last say the same
     loss, hits = contrast_with_negatives(student, teacher, keys, 0.5, wrong, valid)
     for row in range(3):
         candidates = [teacher[row]]
-        candidates += [teacher[other] for other in range(3) if keys[other] != keys[row]]
+        candidates += [teacher[other] for other in range(3) if keys[other, 0] != keys[row, 0]]
         candidates += [wrong[row, k] for k in range(2) if valid[row, k]]
         logits = torch.stack([F.cosine_similarity(student[row], text, dim=0) for text in candidates]) / 0.5
         torch.testing.assert_close(loss[row], -logits.log_softmax(dim=0)[0])
         assert bool(hits[row]) == (int(logits.argmax()) == 0)
-    plain, _ = contrast_with_negatives(student, teacher, torch.tensor([1, 2, 3]), 0.5)
+    one_column = torch.tensor([[1], [2], [3]])
+    plain, _ = contrast_with_negatives(student, teacher, one_column, 0.5)
     unit = F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / 0.5
     torch.testing.assert_close(plain, F.cross_entropy(unit, torch.arange(3), reduction="none"))
-    with pytest.raises(ShapeError, match="expected one a row"):
-        contrast_with_negatives(student, teacher, keys[:2], 0.5)
+    for bad in (keys[:2], keys[:, 0]):
+        with pytest.raises(ShapeError, match=r"for 3 rows; expected \(rows, columns\)"):
+            contrast_with_negatives(student, teacher, bad, 0.5)
     with pytest.raises(ShapeError, match="negatives"):
         contrast_with_negatives(student, teacher, keys, 0.5, wrong[:2])
 
@@ -173,12 +175,24 @@ def test_everything_that_is_trained_gets_a_gradient(tmp_path: Path) -> None:
     assert float(harder) > float(easier)
 
 
+def test_a_translation_of_what_is_said_is_no_wrong_answer(tmp_path: Path) -> None:
+    trained = method(tmp_path, SemanticDistillationConfig(beta=0.0, contrast_weight=1.0, temperature=0.5)).eval()
+    told = replace(batch(), texts=replace(batch().texts, contents=("voice", "joy", "voice")))
+    student = F.normalize(trained.speech(told.waveform, told.waveform_lengths), dim=-1)
+    logits = student @ F.normalize(Fake()(TEXTS[:3]), dim=-1).T / 0.5
+    logits[0, 2] = logits[2, 0] = -torch.inf
+    expected = F.cross_entropy(logits, torch.arange(3), reduction="sum")
+    torch.testing.assert_close(trained.step(told).loss_sum, expected)
+
+
 def test_languages_weigh_and_a_few_steps_teach(tmp_path: Path) -> None:
     trained = method(tmp_path).eval()
     plain = trained.step(batch())
     trained._weights = {"fra_Latn": 2.0, "eng_Latn": 1.0, "rus_Cyrl": 0.0}
     losses = cosine_distance(trained.speech(batch().waveform, batch().waveform_lengths), Fake()(TEXTS[:3]))
     torch.testing.assert_close(trained.step(batch()).loss_sum, 2 * losses[0] + losses[1])
+    said = replace(batch(), texts=replace(batch().texts, spoken=("rus_Cyrl", "fra_Latn", "eng_Latn")))
+    torch.testing.assert_close(trained.step(said).loss_sum, 2 * losses[1] + losses[2])  # of the speech, not of its text
     trained._weights = {"fra_Latn": 1.0}
     with pytest.raises(DataError, match="No weight for eng_Latn, rus_Cyrl"):
         trained.step(batch())
@@ -215,6 +229,8 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         replace(tiny_model.batch(), texts=Texts(("a", "b"), ("eng_Latn",) * 2)).validate()
     with pytest.raises(ShapeError, match="2 texts in 1 languages"):
         Texts(("a", "b"), ("eng_Latn",)).validate()
+    with pytest.raises(ShapeError, match="2 texts; expected a language spoken and a content for each"):
+        Texts(("a", "b"), ("eng_Latn",) * 2, contents=("a",)).validate()
     assert math.isfinite(float(method(tmp_path).step(batch()).loss_sum))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,7 +34,15 @@ ROWS = [utterance(str(n), f"oui {n}", eng_Latn=f"yes {n}", deu_Latn=f"ja {n}") f
 
 def test_own_words() -> None:
     drawn = TextDraws(ROWS).draw(ROWS[:2], [0, 0], seed=1, epoch=0)
-    assert drawn.texts == ("oui 0", "oui 1") and drawn.languages == ("fra_Latn",) * 2
+    assert drawn.texts == drawn.contents == ("oui 0", "oui 1")
+    assert drawn.languages == drawn.spoken == ("fra_Latn",) * 2
+
+
+def test_what_says_the_same_has_one_content() -> None:
+    rows = [replace(row, group="assent") for row in ROWS[:2]] + ROWS[2:3]
+    drawn = TextDraws(rows, ["eng_Latn"]).draw(rows, [0] * 3, seed=1, epoch=0)
+    assert drawn.contents == ("assent", "assent", "yes 2")
+    assert drawn.spoken == ("fra_Latn",) * 3 and drawn.languages == ("eng_Latn",) * 3
 
 
 def test_drawn_by_key_alone_and_evenly() -> None:

@@ -81,7 +81,8 @@ def _plan(name: str, arguments: argparse.Namespace) -> int:
     claim, effort = find_claim(name), make(EFFORT, arguments)
     steps = effort.steps or claim.steps
     if claim.like is None:
-        say(f"{len(claim.arms) * len(arguments.seeds)} arms and seeds, {steps} updates of the last layer in each task.")
+        runs = len(claim.arms) * len(arguments.seeds)
+        say(f"{runs} arms and seeds, {steps} updates each. What stands before the trained part runs once for all.")
         return 0
     plan = plan_pretraining(claim.like(0, steps), sum(starter_corpus().where(split="train").hours().values()))
     trainings = len(claim.arms) * len(arguments.seeds)

@@ -63,4 +63,9 @@ class TextDraws:
             if len(known) > 1:
                 place = int(numpy_generator(seed, "text", epoch, row.id, repeat).integers(len(known)))
             drawn.append(known[place])
-        return Texts(tuple(text for _, text in drawn), tuple(language for language, _ in drawn)).validate()
+        return Texts(
+            tuple(text for _, text in drawn),
+            tuple(language for language, _ in drawn),
+            spoken=tuple(row.language for row in utterances),
+            contents=tuple(row.group or text for row, (_, text) in zip(utterances, drawn, strict=True)),
+        ).validate()

@@ -56,12 +56,13 @@ def contrast_with_negatives(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each utterance over the texts of all processes and over its own hard negatives.
 
-    Every process must call it. Other utterances that say the same text are neither positives nor negatives.
+    Every process must call it. Other utterances that say the same are neither positives nor negatives.
 
     Args:
         student: Vectors of speech. Shape ``(B, E)``.
         teacher: Vectors of their texts. Shape ``(B, E)``; no gradient.
-        keys: Number of each text, equal where texts are. Shape ``(B,)``, int64.
+        keys: Numbers of each text, and of what it says: rows that are equal in one column say the same. Shape
+            ``(B, W)``, int64.
         temperature: Divides the cosines.
         negatives: Vectors of texts that are nearly right. Shape ``(B, K, E)``; no gradient.
         valid: Which of them there are. Shape ``(B, K)``, bool; None = all.
@@ -73,13 +74,14 @@ def contrast_with_negatives(
         ShapeError: Shapes disagree.
     """
     _require_pairs(student, teacher)
-    if keys.shape != student.shape[:1]:
-        raise ShapeError(f"contrast: keys {tuple(keys.shape)} for {len(student)} rows; expected one a row.")
+    if keys.dim() != 2 or len(keys) != len(student):
+        raise ShapeError(f"contrast: keys {tuple(keys.shape)} for {len(student)} rows; expected (rows, columns).")
     speech, own = F.normalize(student.float(), dim=-1), F.normalize(teacher.detach().float(), dim=-1)
     every, every_key = gather_rows(own), gather_rows(keys)
     positive = (speech * own).sum(dim=-1, keepdim=True) / temperature
     others = speech @ every.T / temperature
-    logits = [positive, others.masked_fill(keys[:, None] == every_key[None, :], -torch.inf)]
+    same = (keys[:, None] == every_key[None, :]).any(dim=-1)
+    logits = [positive, others.masked_fill(same, -torch.inf)]
     if negatives is not None:
         if negatives.shape[::2] != student.shape or (valid is not None and valid.shape != negatives.shape[:2]):
             raise ShapeError(

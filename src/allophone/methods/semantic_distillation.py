@@ -123,7 +123,8 @@ class SemanticDistillation(nn.Module):
             loss = loss + self.config.squared_error_weight * error
             sums["squared_error"] = (error.detach().sum(), rows)
         if self.config.contrast_weight > 0:
-            keys = torch.tensor([text_key(text) for text in texts.texts], device=device)
+            told = zip(texts.texts, texts.contents or texts.texts, strict=True)
+            keys = torch.tensor([[text_key(text), text_key(content)] for text, content in told], device=device)
             contrast, hits = contrast_with_negatives(
                 student, teacher, keys, self.config.temperature, *self._hard(texts, device)
             )
@@ -135,10 +136,11 @@ class SemanticDistillation(nn.Module):
         """Shape ``(B,)``, float32."""
         if self._weights is None:
             return torch.ones(len(texts.texts))
-        unknown = sorted(set(texts.languages) - self._weights.keys())
+        spoken = texts.spoken or texts.languages
+        unknown = sorted(set(spoken) - self._weights.keys())
         if unknown:
             raise DataError(f"No weight for {', '.join(unknown)}; there are {', '.join(sorted(self._weights))}.")
-        return torch.tensor([self._weights[language] for language in texts.languages])
+        return torch.tensor([self._weights[language] for language in spoken])
 
     def _hard(self, texts: Texts, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Vectors of hard negatives ``(B, K, E)``, and which there are ``(B, K)``; None where no text has any."""

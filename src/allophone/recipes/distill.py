@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.splits import split_corpus
-from allophone.data.utterance import Utterance
 from allophone.distributed import on_rank_zero, rank_zero_first, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import Rows, saved_rows
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
+from allophone.models.language_removal import read_removed
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, load_speech_embedder
 from allophone.models.text_teacher import (
     INFO_FILE,
@@ -36,13 +36,12 @@ from allophone.recipes.written import STOPPED, ScoredRun, in_words
 from allophone.run.config import DataConfig
 from allophone.run.distillation import (
     DistillConfig,
-    centered,
     corpus_texts,
     distilled_utterances,
     execute_distillation,
     nearly_right,
-    read_mean,
     shared_states,
+    with_known_texts,
 )
 from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, counted, silent
@@ -63,6 +62,11 @@ class DistillOptions:
     texts and those that are nearly right, over a learned mean of layers."""
     recipe: Literal["small", "standard"] = "small"
     """small: one CPU; standard: a GPU."""
+    texts: Literal["own", "all"] = "own"
+    """own: an utterance learns the vector of its transcript, as published; all: also those of its translations into
+    the languages that the corpus speaks, one drawn each time."""
+    removed: Literal["nothing", "mean", "languages"] = "languages"
+    """What is taken off the teacher's vectors: their mean, or with it the directions in which languages differ."""
     train_encoder: bool = True
     """Whether the encoder is trained, or only what stands behind it."""
     steps: int | None = None
@@ -92,8 +96,9 @@ def small(objective: Objective, dim: int, *, train_encoder: bool = True, seed: i
             projection="tanh" if published else "mlp",
         ),
         method=method,
+        texts="own",
         balance=0.05,
-        centered=True,
+        removed="languages",
         data=DataConfig(
             collate=CollateConfig(crop_seconds=10.0, equal_lengths=False, mask_probability=0.0),
             batch_seconds=96.0,
@@ -216,25 +221,19 @@ def meaning_judged(model: str | Path, corpus: Corpus, run: TextRun, table: Teach
     pairs = corpus_texts(corpus)
     missing = set(table.missing([text for _, text in pairs]))
     languages = sorted({language for language, _ in pairs})
-    known = tuple(_with_known_texts(row, missing) for row in corpus)
-    pool = unheard_pool(corpus.with_utterances(known), languages)
+    pool = unheard_pool(with_known_texts(corpus, missing), languages)
     if pool is None:
         return None
-    mean = read_mean(run.folder)
+    removed = read_removed(run.folder)
     return Judged(
         before=open_base(model)[0].encoder,
-        heard=run.heard.corpus,
+        heard=run.heard,
         corpus=corpus,
         pool=pool,
-        table=table if mean is None else centered(table, mean),
-        mean=mean,
+        table=table if removed is None else removed.off(table),
+        removed=removed,
         data_hash=corpus.with_utterances(pool.utterances).hash,
     )
-
-
-def _with_known_texts(row: Utterance, missing: set[str]) -> Utterance:
-    translations = {language: text for language, text in row.translations.items() if text not in missing}
-    return replace(row, text=None if row.text in missing else row.text, translations=translations)
 
 
 def _judge(
@@ -259,7 +258,7 @@ def _judge(
     facts = (
         ("Encoder", f"{name} ({made_from['before']})"),
         ("Teacher", judged.table.name),
-        ("Heard", in_words(judged.heard)),
+        ("Heard", in_words(judged.heard.corpus)),
         ("Asked", in_words(judged.pool.utterances)),
         ("Seeds", ", ".join(map(str, models))),
     )
@@ -304,4 +303,5 @@ def distill_config(options: DistillOptions, dim: int, seed: int) -> DistillConfi
     if options.recipe not in RECIPES:
         raise ConfigError(f"Unknown distill recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
     config = RECIPES[options.recipe](options.objective, dim, train_encoder=options.train_encoder, seed=seed)
+    config = replace(config, texts=options.texts, removed=options.removed)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))

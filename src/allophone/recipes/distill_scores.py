@@ -1,8 +1,8 @@
 """Does speech find the text that says the same, in its own language and in others, after distillation and before?
 
 Every row is asked the same questions over one pool of contents that were never met. The filter bank, a random encoder
-and the encoder as it was get a ridge regression from their pooled frames to the teacher's vectors of the training
-transcripts, so that what distillation adds is the difference to the last of them.
+and the encoder as it was get a ridge regression from their pooled frames to the teacher's vectors of the texts
+that were learned, so that what distillation adds is the difference to the last of them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ from allophone.evaluate.text_retrieval import NORMALIZER, Pool, questions, score
 from allophone.evaluate.transcripts import load_transcriber, transcribe_all
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
+from allophone.models.language_removal import Removed
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_teacher import Teacher, TeacherTable
 from allophone.recipes.align_scores import RANDOM_SEEDS, drawn_rows, embedded, pooled_frames, ridge_vectors
 from allophone.recipes.kept_vectors import FOLDER, KeptVectors
-from allophone.run.distillation import known_negatives
+from allophone.run.distillation import known_negatives, learned_texts
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report, counted
+from allophone.run.texts import Heard
 
 FORMAT = "allophone-distill-result-2"
 BEFORE = "encoder before, ridge"
@@ -54,14 +56,14 @@ class Judged:
 
     before: Encoder
     """The encoder that the distillation began with."""
-    heard: Corpus
+    heard: Heard
     """What was trained on; ridge regressions are fitted on it."""
     corpus: Corpus
     """Decodes the pool, and has the texts that negatives are made from."""
     pool: Pool
     table: TeacherTable
-    """Vectors of all texts, less the mean."""
-    mean: Tensor | None
+    """Vectors of all texts, less what is removed."""
+    removed: Removed | None
     """What was taken off the table."""
     data_hash: str
     """Of the pool's utterances."""
@@ -85,7 +87,9 @@ def score_distillation(
         report: Told how far each stage is.
     """
     pool, before = judged.pool, judged.before
-    keep = KeptVectors(folder=out / FOLDER, made_from=f"{model_hash(before)} {judged.heard.hash} {judged.data_hash}")
+    keep = KeptVectors(
+        folder=out / FOLDER, made_from=f"{model_hash(before)} {judged.heard.corpus.hash} {judged.data_hash}"
+    )
     texts = unit(judged.table, [text for _, text in pool.texts])
     asked = [one for one in questions(pool, pairs=False) if one.direction == "speech to text"]
     asked += language_questions(pool)
@@ -145,14 +149,17 @@ def _by_cascade(judged: Judged, transcriber: str | Path, teacher: Teacher, out: 
     listen, told = load_transcriber(transcriber), counted(report("Transcribing"))
     written = transcribe_all(rows, WaveformCache(judged.corpus), listen, file, told)
     vectors = torch.cat([teacher(written[start : start + 64]) for start in range(0, len(written), 64)])
-    return F.normalize(vectors if judged.mean is None else vectors - judged.mean, dim=-1)
+    return F.normalize(vectors if judged.removed is None else judged.removed(vectors), dim=-1)
 
 
 def _by_ridge(judged: Judged, source: EncoderSource | FilterbankSource, keep: KeptVectors, report: Report) -> Tensor:
-    fitted_on = drawn_rows(judged.heard, 0)
-    targets = unit(judged.table, [row.text or "" for row in fitted_on]).double().numpy()
+    heard = judged.heard
+    fitted_on = drawn_rows(heard.corpus, 0)
+    # The mean: as good as every text of an utterance in a row of its own.
+    means = [unit(judged.table, learned_texts(heard, row)).mean(dim=0) for row in fitted_on]
+    targets = torch.stack(means).double().numpy()
     clips, rows = f"{source.name}: training clips", judged.pool.utterances
-    pooled = keep(clips, pooled_frames, WaveformCache(judged.heard), fitted_on, source, report(clips))
+    pooled = keep(clips, pooled_frames, WaveformCache(heard.corpus), fitted_on, source, report(clips))
     asked = keep(source.name, pooled_frames, WaveformCache(judged.corpus), rows, source, report(source.name))
     return ridge_vectors(pooled, targets, asked)
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from allophone.config import to_dict
 from allophone.data.corpus import Corpus
+from allophone.data.utterance import Utterance
 from allophone.errors import DataError
 from allophone.losses.distillation import balance_weights
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.build import Encoder
-from allophone.models.conversion import model_hash, replace_file
+from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
+from allophone.models.language_removal import REMOVED_FILE, Removed, fit_removal
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, save_speech_embedder
 from allophone.models.text_teacher import TeacherTable
 from allophone.run.config import DataConfig
@@ -28,8 +29,6 @@ from allophone.text.perturb import hard_negatives
 from allophone.train.config import TrainConfig
 
 CREATED_BY = "allophone distill"
-MEAN_FILE = "teacher_mean.safetensors"
-"""What is taken off the teacher's vectors before they are compared with those of speech."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +43,14 @@ class DistillConfig:
     """What stands behind the encoder; ``dim`` is the teacher's."""
     method: SemanticDistillationConfig
     """The objective."""
+    texts: Literal["own", "all"]
+    """own: each utterance learns the vector of its transcript; all: also those of its translations into the languages
+    that the corpus speaks, one drawn each time."""
     balance: float
     """Exponent of the balance of languages in the loss (SAMU-XLS-R: 0.05); 1 leaves them as they are."""
-    centered: bool
-    """Take the mean of the training texts off all of the teacher's vectors; E5's share most of their length."""
+    removed: Literal["nothing", "mean", "languages"]
+    """What is taken off all of the teacher's vectors: the mean of the training texts (E5's share most of their length),
+    or with it the directions in which the languages' means differ."""
     data: DataConfig
     """What is heard."""
     train: TrainConfig
@@ -81,8 +84,8 @@ def execute_distillation(
     """
     heard = distilled_utterances(corpus, config, teacher)
     begun_from = model_hash(encoder)
-    mean = teacher_mean(heard, teacher) if config.centered else None
-    table = teacher if mean is None else centered(teacher, mean)
+    removed = what_is_removed(heard, teacher, config.removed)
+    table = teacher if removed is None else removed.off(teacher)
     origin = {
         "config": to_dict(config),
         "corpus": heard.corpus.hash,
@@ -103,9 +106,8 @@ def execute_distillation(
         )
 
     def keep(method: SemanticDistillation, folder: Path) -> None:
-        if mean is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / MEAN_FILE, save({"mean": mean}))
+        if removed is not None:
+            removed.save(folder)
         card = _card(config, heard, teacher, begun_from)
         save_speech_embedder(method.speech, folder, card, parents=(begun_from,), created_by=CREATED_BY)
 
@@ -134,30 +136,40 @@ def shared_states(encoder: Encoder, config: DistillConfig) -> FrozenStates | Non
 
 
 def distilled_utterances(corpus: Corpus, config: DistillConfig, teacher: TeacherTable) -> Heard:
-    """Utterances of the training split with a transcript that the teacher has a vector of.
+    """Utterances of the training split with a text that the teacher has a vector of; they have no other texts.
 
     Raises:
         DataError: There is none.
     """
-    heard = heard_with_texts(corpus, config.data)
-    said = [row.text or "" for row in heard.corpus]
-    missing = set(teacher.missing(said))
-    rows = tuple(row for row, text in zip(heard.corpus, said, strict=True) if text not in missing)
-    if not rows:
+    spoken = None if config.texts == "own" else spoken_languages(corpus)
+    texts = {text for row in corpus for text in texts_of_row(row, spoken).values()}
+    missing = set(teacher.missing(sorted(texts)))
+    if texts and missing == texts:
         raise DataError(
-            f"{corpus.folder}: the teacher's table ({teacher.name}) has a vector of none of {len(said)} transcripts. "
+            f"{corpus.folder}: the teacher's table ({teacher.name}) has a vector of none of {len(texts)} texts. "
             "It was made for another corpus: name a text encoder with --teacher."
         )
-    left_out = dict(heard.left_out)
-    for row in heard.corpus:
-        if row.text in missing:
-            left_out[row.language] = left_out.get(row.language, 0) + 1
-    return Heard(corpus=heard.corpus.with_utterances(rows), left_out=left_out, languages=None)
+    return heard_with_texts(with_known_texts(corpus, missing), config.data, spoken)
+
+
+def with_known_texts(corpus: Corpus, missing: set[str]) -> Corpus:
+    """The same utterances, without texts and translations that are missing."""
+
+    def known(row: Utterance) -> Utterance:
+        translations = {language: text for language, text in row.translations.items() if text not in missing}
+        return replace(row, text=None if row.text in missing else row.text, translations=translations)
+
+    return corpus.with_utterances(tuple(known(row) for row in corpus)) if missing else corpus
+
+
+def spoken_languages(corpus: Corpus) -> list[str]:
+    """Languages that a corpus speaks and writes, sorted."""
+    return sorted({row.language for row in corpus if row.text})
 
 
 def corpus_texts(corpus: Corpus) -> list[tuple[str, str]]:
     """Language and wording of all texts that a corpus has in the languages that it speaks and writes, sorted."""
-    spoken = sorted({row.language for row in corpus if row.text})
+    spoken = spoken_languages(corpus)
     return sorted({pair for row in corpus for pair in texts_of_row(row, spoken).items()})
 
 
@@ -174,25 +186,25 @@ def known_negatives(corpus: Corpus, teacher: TeacherTable) -> dict[str, tuple[st
     return {text: wrong for text, wrong in known.items() if wrong}
 
 
-def teacher_mean(heard: Heard, teacher: TeacherTable) -> Tensor:
-    """Mean vector of all different transcripts. Shape ``(E,)``, float32."""
-    texts: Sequence[str] = sorted({row.text for row in heard.corpus if row.text})
-    return teacher(texts).mean(dim=0)
+def what_is_removed(
+    heard: Heard, teacher: TeacherTable, kind: Literal["nothing", "mean", "languages"]
+) -> Removed | None:
+    """Fitted on all different texts that are learned; None = nothing."""
+    if kind == "nothing":
+        return None
+    pairs = {pair for row in heard.corpus for pair in texts_of_row(row, heard.languages).items()}
+    texts = [sorted({text for one, text in pairs if one == tag}) for tag in sorted({tag for tag, _ in pairs})]
+    return fit_removal([teacher(some) for some in texts], languages=kind == "languages")
 
 
-def centered(teacher: TeacherTable, mean: Tensor) -> TeacherTable:
-    """The same table with ``mean``, shape ``(E,)``, taken off every vector."""
-    return TeacherTable(f"{teacher.name}, less a mean", teacher.keys, teacher.vectors.float() - mean)
-
-
-def read_mean(folder: Path) -> Tensor | None:
-    """What a distilled model takes off the teacher's vectors, shape ``(E,)``; None = nothing."""
-    return load_file(folder / MEAN_FILE)["mean"] if (folder / MEAN_FILE).exists() else None
+def learned_texts(heard: Heard, row: Utterance) -> list[str]:
+    """The texts that an utterance is given in training, each as often as the others."""
+    return [text for _, text in sorted(texts_of_row(row, heard.languages).items())]
 
 
 def _card(config: DistillConfig, heard: Heard, teacher: TeacherTable, parent: str) -> str:
     hours = ", ".join(f"{language} {value:.2f}" for language, value in sorted(heard.corpus.hours().items()))
-    less = f" less the mean in `{MEAN_FILE}`" if config.centered else ""
+    less = "" if config.removed == "nothing" else f" less what `{REMOVED_FILE}` takes off them"
     return (
         f"# {config.name}\n\nA speech encoder (from {parent}) whose vector of an utterance lies where {teacher.name} "
         f"puts its words, trained with allophone ({config.train.steps} updates). Compare cosines with that model's "

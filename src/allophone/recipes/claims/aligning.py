@@ -105,12 +105,12 @@ def score(trial: Trial, encoder: Encoder | None) -> list[Observation]:
     spoken = [pool.utterances[place].language for place in asked.queries.tolist()]
     names = [pool.utterances[place].id for place in asked.queries.tolist()]
     if trial.arm == "chance":
-        return _by_language(trial, FOUND, spoken, names, chance(asked).recall[10])
+        return by_language(trial, FOUND, spoken, names, chance(asked).recall[10])
     speech, texts = _vectors(trial, pool, encoder)
-    found = _by_language(trial, FOUND, spoken, names, answer(asked, speech, texts, trial.seed).recall[10])
+    found = by_language(trial, FOUND, spoken, names, answer(asked, speech, texts, trial.seed).recall[10])
     distance, crowding = geometry(speech[asked.queries], texts, asked)
-    found += _by_language(trial, ALIGNMENT, spoken, names, distance)
-    return found + _by_language(trial, CROWDING, spoken, names, crowding)
+    found += by_language(trial, ALIGNMENT, spoken, names, distance)
+    return found + by_language(trial, CROWDING, spoken, names, crowding)
 
 
 def held_out_pool(corpus: Corpus, most: int) -> Pool:
@@ -165,7 +165,7 @@ def _vectors(trial: Trial, pool: Pool, encoder: Encoder | None) -> tuple[Tensor,
     return F.normalize(vectors, dim=-1), texts
 
 
-def _by_language(
+def by_language(
     trial: Trial, scale: Scale, spoken: Sequence[str], names: Sequence[str], values: NDArray[np.float64]
 ) -> list[Observation]:
     """One observation for each spoken language."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allophone.errors import ConfigError, suggest
-from allophone.recipes.claims import adding, aligning, few_labels, pretraining, resynthesis, tuning
+from allophone.recipes.claims import adapting, adding, aligning, few_labels, meaning, pretraining, resynthesis, tuning
 from allophone.recipes.claims.trial import Claim
 from allophone.recipes.claims.two_stage import TWO_STAGE
 
@@ -17,6 +17,8 @@ CLAIMS: tuple[Claim[Any], ...] = (
     resynthesis.RESYNTHESIS,
     *aligning.CLAIMS,
     *tuning.CLAIMS,
+    *meaning.CLAIMS,
+    adapting.ADAPTERS,
 )
 
 

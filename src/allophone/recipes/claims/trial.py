@@ -47,7 +47,9 @@ class Effort:
     probe_steps: int = 1600
     """Updates of each probe that reads."""
     base: str = "starter"
-    """Encoder that claims about tuning begin with: ``starter``, a folder or a hub id."""
+    """Encoder that claims about tuning and distillation begin with: ``starter``, a folder or a hub id."""
+    teacher: str | None = None
+    """Of claim 'distill-teacher': a folder with another text encoder's vectors of the corpus' texts."""
     sounds: str | None = None
     """Of claims about tuning: a corpus of sounds with labels, for the task that tells sounds apart."""
     classes: int | None = None

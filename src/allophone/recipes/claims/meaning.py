@@ -1,0 +1,348 @@
+"""Claims about teaching meaning by distillation: objective, transcribed speech, teacher, languages that are not heard.
+
+Source: SAMU-XLS-R, arXiv:2205.08180; all of these are left open. The encoder is frozen, so that its states are computed
+once for all arms and seeds; what stands behind it is trained. Letters: N recordings, M texts, E dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from allophone.data.loader import WaveformCache
+from allophone.data.utterance import Utterance
+from allophone.errors import ConfigError
+from allophone.evaluate.claim import UNTRAINED, Contrast, Observation, Scale
+from allophone.evaluate.semantic_search import WHERE, language_questions
+from allophone.evaluate.sources import EncoderSource, FilterbankSource
+from allophone.evaluate.text_retrieval import Pool, answer, chance
+from allophone.models.build import Encoder
+from allophone.models.frozen import FrozenStates
+from allophone.models.language_removal import read_removed
+from allophone.models.speech_embedder import load_speech_embedder
+from allophone.models.text_teacher import TeacherTable, cached_vectors, load_teacher_table, text_key
+from allophone.recipes.align_scores import drawn_rows, pooled_frames, ridge_vectors
+from allophone.recipes.claims.aligning import EVERY, ISOLATED, RELATED, by_language, held_out_pool
+from allophone.recipes.claims.trial import Claim, Trial, place
+from allophone.recipes.distill import DistillOptions, distill_config
+from allophone.recipes.distill_scores import unit
+from allophone.run.distillation import (
+    DistillConfig,
+    corpus_texts,
+    distilled_utterances,
+    execute_distillation,
+    learned_texts,
+    nearly_right,
+    shared_states,
+    what_is_removed,
+)
+from allophone.run.execute import fit_threads
+from allophone.run.expansion import random_encoder
+from allophone.run.starter import open_base, starter_teacher
+from allophone.seeding import derive
+
+PAPER = "SAMU-XLS-R, arXiv:2205.08180"
+STEPS = 1_000
+BEFORE = "encoder before"
+OWN, OTHERS = (
+    Scale(
+        measure=f"found_{where.split()[0]}",
+        title=f"Text in {'the spoken language' if where == 'own language' else where} among the first ten",
+        unit="points",
+        factor=100.0,
+        higher_is_better=True,
+        explanation="A recording of something that was never met in training is compared with all texts of the pool, "
+        f"in all languages; right are those in {'its own language' if where == 'own language' else where} that say "
+        "the same.",
+    )
+    for where in WHERE
+)
+OPTIONS = DistillOptions(train_encoder=False)
+SHARES = {"an eighth": 0.125, "a quarter": 0.25, "half": 0.5, "all": 1.0}
+Teach = Callable[[Trial], TeacherTable]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Taught:
+    """What an arm leaves: vectors of length 1 of the pool."""
+
+    speech: Tensor
+    """Shape ``(N, E)``."""
+    texts: Tensor
+    """Shape ``(M, E)``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Bench:
+    """What all arms and seeds share."""
+
+    encoder: Encoder
+    frozen: FrozenStates
+    pool: Pool
+    ridges: dict[str, Taught]
+    """By untrained row."""
+
+
+_benches: dict[tuple[str, int, str], Bench] = {}
+
+
+def bench(trial: Trial) -> Bench:
+    """The base, what it says, and what is searched; made once in a process."""
+    key = (trial.effort.base, trial.effort.test_clips, trial.corpus.hash)
+    if key not in _benches:
+        _benches.clear()  # one encoder's states at a time: they are gigabytes
+        encoder = open_base(trial.effort.base)[0].encoder
+        fit_threads(encoder)
+        frozen = shared_states(encoder, distill_config(OPTIONS, 1, 0))
+        assert frozen is not None
+        pool = held_out_pool(trial.corpus, trial.effort.test_clips)
+        _benches[key] = Bench(encoder=encoder, frozen=frozen, pool=pool, ridges={})
+    return _benches[key]
+
+
+def shipped(trial: Trial) -> TeacherTable:
+    """Vectors of E5 small for the starter corpus' texts."""
+    return load_teacher_table(starter_teacher())
+
+
+def named(trial: Trial) -> TeacherTable:
+    """Vectors in the folder that the user named.
+
+    Raises:
+        ConfigError: None is named.
+    """
+    if trial.effort.teacher is None:
+        raise ConfigError(
+            "Arm 'another teacher' needs --teacher: a folder with vectors of another text encoder for the corpus' "
+            "texts, such as scripts/get_second_teacher.py writes."
+        )
+    return load_teacher_table(trial.effort.teacher)
+
+
+def spelling(trial: Trial) -> TeacherTable:
+    """A teacher that knows letters alone."""
+    pairs = corpus_texts(trial.corpus)
+    texts = [text for _, text in pairs] + [wrong for found in nearly_right(pairs).values() for wrong in found]
+    return cached_vectors(texts, letters, "runs of three letters", place(trial) / "teacher")
+
+
+def letters(texts: Sequence[str], dim: int = 384) -> Tensor:
+    """How often each run of three letters occurs, at a place that its hash draws. Shape ``(len(texts), dim)``."""
+    vectors = torch.zeros(len(texts), dim)
+    for row, text in enumerate(texts):
+        spelled = f" {text.lower()} "
+        for start in range(len(spelled) - 2):
+            drawn = text_key(f"<{spelled[start : start + 3]}>")
+            vectors[row, drawn // 2 % dim] += 1.0 if drawn % 2 else -1.0
+    return F.normalize(vectors, dim=-1)
+
+
+def teaching(
+    *,
+    options: DistillOptions = OPTIONS,
+    change: Callable[[DistillConfig], DistillConfig] = lambda config: config,
+    teacher: Teach = shipped,
+    share: float = 1.0,
+    without: Sequence[str] = (),
+) -> Callable[[Trial], Taught | None]:
+    """An arm that distils.
+
+    Args:
+        options: Objective and texts.
+        change: What else is different.
+        teacher: Whose vectors are learned.
+        share: Of the training recordings, drawn by seed; a smaller share is part of a larger one.
+        without: Languages whose recordings are not heard.
+    """
+
+    def train(trial: Trial) -> Taught | None:
+        shared, table = bench(trial), teacher(trial)
+        config = change(distill_config(replace(options, steps=trial.steps), table.dim, trial.seed))
+        rows = [row for row in trial.corpus if row.language not in without and _is_drawn(row, share, trial.seed)]
+        run = execute_distillation(
+            config,
+            trial.corpus.with_utterances(tuple(rows)),
+            place(trial),
+            encoder=shared.encoder,
+            teacher=table,
+            frozen=shared.frozen,
+            report=trial.report,
+        )
+        if run.result.stopped == "signal":
+            return None
+        model, removed = load_speech_embedder(run.folder).eval(), read_removed(run.folder)
+        waveforms = map(WaveformCache(trial.corpus).get, shared.pool.utterances)
+        with torch.no_grad():
+            vectors = [model.pool(shared.frozen(one[None], torch.tensor([len(one)]))) for one in waveforms]
+        return Taught(
+            speech=F.normalize(torch.cat(vectors), dim=-1),
+            texts=_texts(shared.pool, table if removed is None else removed.off(table)),
+        )
+
+    return train
+
+
+def _is_drawn(row: Utterance, share: float, seed: int) -> bool:
+    return derive(seed, "share", row.id) % 10_000 < 10_000 * share
+
+
+def _texts(pool: Pool, table: TeacherTable) -> Tensor:
+    return unit(table, [wording for _, wording in pool.texts])
+
+
+def score(trial: Trial, taught: Taught | None) -> list[Observation]:
+    """Recall at 10 of texts in the spoken and in other languages, for each spoken language."""
+    pool = bench(trial).pool
+    if taught is None and trial.arm != "chance":
+        # Random weights alone differ from seed to seed.
+        name = f"{trial.arm} {trial.seed}" if trial.arm == "random encoder" else trial.arm
+        ridges = bench(trial).ridges
+        taught = ridges.get(name) or _by_ridge(trial)
+        ridges[name] = taught
+    found: list[Observation] = []
+    for asked in language_questions(pool):
+        if asked.pair is None or asked.pair[0] != "all":
+            continue
+        spoken = [pool.utterances[place].language for place in asked.queries.tolist()]
+        names = [pool.utterances[place].id for place in asked.queries.tolist()]
+        ranked = chance(asked) if taught is None else answer(asked, taught.speech, taught.texts, trial.seed)
+        scale = OWN if asked.pair[1] == WHERE[0] else OTHERS
+        found += by_language(trial, scale, spoken, names, ranked.recall[10])
+    return found
+
+
+def _by_ridge(trial: Trial) -> Taught:
+    """A ridge regression from pooled frames to the shipped teacher, fitted on the training recordings."""
+    shared, table = bench(trial), shipped(trial)
+    config = distill_config(OPTIONS, table.dim, 0)
+    heard = distilled_utterances(trial.corpus, config, table)
+    removed = what_is_removed(heard, table, config.removed)
+    known = table if removed is None else removed.off(table)
+    rows = drawn_rows(heard.corpus, 0)
+    targets = torch.stack([unit(known, learned_texts(heard, row)).mean(dim=0) for row in rows]).double().numpy()
+    source, told = _source(trial, shared), trial.report(trial.arm)
+    fitted, asked = (
+        pooled_frames(WaveformCache(corpus), wanted, source, told)
+        for corpus, wanted in ((heard.corpus, rows), (trial.corpus, shared.pool.utterances))
+    )
+    return Taught(speech=ridge_vectors(fitted, targets, asked), texts=_texts(shared.pool, known))
+
+
+def _source(trial: Trial, shared: Bench) -> EncoderSource | FilterbankSource:
+    if trial.arm == "filter bank":
+        return FilterbankSource(max(1, round(FilterbankSource(1).frame_rate / float(shared.encoder.clock.rate))))
+    encoder = shared.encoder if trial.arm == BEFORE else random_encoder(shared.encoder, trial.seed)
+    return EncoderSource(trial.arm, encoder, (encoder.num_layers,))
+
+
+def finding(name: str, arm: str, baseline: str, languages: Sequence[str] = EVERY) -> tuple[Contrast, Contrast]:
+    """Two arms by how often a right text is found, in the spoken language and in others."""
+    return tuple(  # type: ignore[return-value]
+        Contrast(
+            name=f"{name}: {where}", arm=arm, baseline=baseline, measure=scale.measure, conditions=tuple(languages)
+        )
+        for where, scale in zip(WHERE, (OWN, OTHERS), strict=True)
+    )
+
+
+def claim(
+    name: str,
+    says: str,
+    design: str,
+    arms: Mapping[str, Callable[[Trial], Taught | None]],
+    contrasts: Sequence[tuple[Contrast, Contrast]],
+) -> Claim[Taught]:
+    """A claim about distillation, with what all of them share."""
+    return Claim(
+        name=name,
+        paper=PAPER,
+        says=says,
+        design=f"{design} The encoder (--base) is frozen; learned is what stands behind it, with the same updates in "
+        "every arm. Scored on contents that no arm met. Rows that are not trained are mapped to the shipped teacher's "
+        "vectors by a ridge regression, fitted on all training recordings.",
+        steps=STEPS,
+        like=None,
+        arms=arms,
+        score=score,
+        untrained=(*UNTRAINED, BEFORE),
+        scales=(OWN, OTHERS),
+        contrasts=tuple(one for pair in contrasts for one in pair),
+    )
+
+
+OBJECTIVE = claim(
+    "distill-objective",
+    "The published objective is the cosine to the transcript's vector alone; its successors add contrast with other "
+    "texts, and texts that are nearly right.",
+    "The cosine as published (last layer, tanh); with contrast, over all layers; that without nearly right texts; that "
+    "with texts in all languages that the corpus speaks.",
+    {
+        "as published": teaching(options=replace(OPTIONS, objective="samu")),
+        "contrast": teaching(),
+        "cosine, all layers": teaching(
+            change=lambda config: replace(config, method=replace(config.method, contrast_weight=0.0))
+        ),
+        "texts of all languages": teaching(options=replace(OPTIONS, texts="all")),
+    },
+    [
+        finding("contrast against as published", "contrast", "as published"),
+        finding("contrast against the cosine over the same layers", "contrast", "cosine, all layers"),
+        finding("texts of all languages against transcripts", "texts of all languages", "contrast"),
+        finding("contrast against the encoder before", "contrast", BEFORE),
+    ],
+)
+
+AMOUNT = claim(
+    "distill-amount",
+    "How much transcribed speech distillation needs is left open.",
+    "An eighth, a quarter, half and all of the training recordings.",
+    {name: teaching(share=share) for name, share in SHARES.items()},
+    [
+        finding("all against half", "all", "half"),
+        finding("half against a quarter", "half", "a quarter"),
+        finding("a quarter against an eighth", "a quarter", "an eighth"),
+        finding("an eighth against the encoder before, which has all", "an eighth", BEFORE),
+    ],
+)
+
+TEACHER = claim(
+    "distill-teacher",
+    "The paper takes LaBSE, ports take BGE-M3; whether the teacher matters is left open.",
+    "E5 small less its mean and what tells languages apart, less its mean alone, and as it is; another text encoder "
+    "(--teacher); and a teacher that knows letters alone. Each is searched with its own vectors.",
+    {
+        "E5": teaching(),
+        "E5 less its mean": teaching(options=replace(OPTIONS, removed="mean")),
+        "E5 as it is": teaching(options=replace(OPTIONS, removed="nothing")),
+        "another teacher": teaching(teacher=named),
+        "letters alone": teaching(teacher=spelling),
+    },
+    [
+        finding("E5 against letters alone", "E5", "letters alone"),
+        finding("E5 against another teacher", "E5", "another teacher"),
+        finding("without what tells languages apart against with it", "E5", "E5 less its mean"),
+        finding("less its mean against as it is", "E5 less its mean", "E5 as it is"),
+    ],
+)
+
+UNHEARD = claim(
+    "distill-unheard",
+    "A language that was not heard in distillation is understood through its relatives.",
+    "Catalan (beside Spanish, French and Italian) and Greek (without relatives) are left out of the distillation, or "
+    "not.",
+    {"both heard": teaching(), "neither heard": teaching(without=(RELATED, ISOLATED))},
+    [
+        finding(
+            "Catalan not heard, against random weights fitted to it", "neither heard", "random encoder", (RELATED,)
+        ),
+        finding("Greek not heard, against random weights fitted to it", "neither heard", "random encoder", (ISOLATED,)),
+        finding("Catalan heard against not", "both heard", "neither heard", (RELATED,)),
+        finding("Greek heard against not", "both heard", "neither heard", (ISOLATED,)),
+    ],
+)
+
+CLAIMS = (OBJECTIVE, AMOUNT, TEACHER, UNHEARD)
