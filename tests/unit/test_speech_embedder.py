@@ -26,6 +26,7 @@ CONFIGS = [
     SpeechEmbedderConfig(dim=5, layers="last", pooling="mean", projection="linear"),
     SpeechEmbedderConfig(dim=16, layers="last", pooling="mean", projection="none"),
     SpeechEmbedderConfig(dim=5, layers="last", context_layers=2, pooling_dim=6),
+    SpeechEmbedderConfig(dim=12, normalize=True),
 ]
 
 
@@ -99,3 +100,13 @@ def test_without_a_projection_dims_are_the_encoders() -> None:
     config = SpeechEmbedderConfig(dim=9, projection="none")
     with pytest.raises(ConfigError, match="has the encoder's 16 dims; got 9"):
         SpeechEmbedder(tiny_model.lasr(), config)
+
+
+def test_layers_count_alike_where_states_are_normalized() -> None:
+    model, batch = embedder(SpeechEmbedderConfig(dim=7, normalize=True)), tiny_model.batch()
+    with torch.no_grad():
+        states = model.encoder(batch.waveform, batch.waveform_lengths).hidden_states
+        larger = [one.with_values(one.values * 100 ** (number % 2) + number) for number, one in enumerate(states)]
+        torch.testing.assert_close(model.pool(larger), model.pool(states), atol=1e-3, rtol=1e-3)
+        plain = embedder(SpeechEmbedderConfig(dim=7))
+        assert not torch.allclose(plain.pool(larger), plain.pool(states), atol=0.1)

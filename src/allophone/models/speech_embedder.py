@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from allophone.batch import Packed
 from allophone.config import from_dict, to_dict
@@ -39,6 +40,9 @@ class SpeechEmbedderConfig:
     """E, values of an embedding."""
     layers: Literal["last", "weighted"] = "weighted"
     """The last hidden state, or a learned mean of all."""
+    normalize: bool = False
+    """Scale every frame of a hidden state to mean 0 and variance 1 before the mean, as s3prl's featurizer can: layers
+    differ in size by orders of magnitude, and some dims stand out."""
     context_layers: int = 0
     """Transformer layers of our own between the encoder and the pooling; for an encoder that is not trained."""
     pooling: Literal["mean", "attention"] = "attention"
@@ -118,6 +122,8 @@ class SpeechEmbedder(nn.Module):
 
     def pool(self, states: Sequence[Packed]) -> Tensor:
         """What stands behind the encoder: hidden states of a batch, each ``(N, D)``, to ``(B, E)``."""
+        if self.config.normalize:
+            states = [one.with_values(F.layer_norm(one.values, one.values.shape[-1:])) for one in states]
         mixed: Packed = states[-1] if self.layer_weights is None else self.layer_weights(states)
         for layer in self.context:
             mixed = layer(mixed)

@@ -58,8 +58,10 @@ class DistillOptions:
     """What a user may choose."""
 
     objective: Literal["samu", "contrast"] = "contrast"
-    """samu: the cosine alone, tanh, attention over the last layer, as published; contrast: with it contrast with other
-    texts and those that are nearly right, over a learned mean of layers."""
+    """samu: the cosine alone, tanh, as published; contrast: with it contrast with other texts and those that are nearly
+    right."""
+    layers: Literal["last", "weighted"] = "last"
+    """What is pooled: the last layer, as published, or a learned mean of all, each normalized."""
     recipe: Literal["small", "standard"] = "small"
     """small: one CPU; standard: a GPU."""
     texts: Literal["own", "all"] = "own"
@@ -91,7 +93,7 @@ def small(objective: Objective, dim: int, *, train_encoder: bool = True, seed: i
         seed=seed,
         speech=SpeechEmbedderConfig(
             dim=dim,
-            layers="last" if published else "weighted",
+            layers="last",
             pooling_dim=0 if published else 128,
             projection="tanh" if published else "mlp",
         ),
@@ -303,5 +305,6 @@ def distill_config(options: DistillOptions, dim: int, seed: int) -> DistillConfi
     if options.recipe not in RECIPES:
         raise ConfigError(f"Unknown distill recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
     config = RECIPES[options.recipe](options.objective, dim, train_encoder=options.train_encoder, seed=seed)
-    config = replace(config, texts=options.texts, removed=options.removed)
+    speech = replace(config.speech, layers=options.layers, normalize=options.layers == "weighted")
+    config = replace(config, speech=speech, texts=options.texts, removed=options.removed)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))

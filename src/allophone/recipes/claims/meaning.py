@@ -97,7 +97,7 @@ def bench(trial: Trial) -> Bench:
         _benches.clear()  # one encoder's states at a time: they are gigabytes
         encoder = open_base(trial.effort.base)[0].encoder
         fit_threads(encoder)
-        frozen = shared_states(encoder, distill_config(OPTIONS, 1, 0))
+        frozen = shared_states(encoder, distill_config(replace(OPTIONS, layers="weighted"), 1, 0))
         assert frozen is not None
         pool = held_out_pool(trial.corpus, trial.effort.test_clips)
         _benches[key] = Bench(encoder=encoder, frozen=frozen, pool=pool, ridges={})
@@ -276,23 +276,21 @@ def claim(
 
 OBJECTIVE = claim(
     "distill-objective",
-    "The published objective is the cosine to the transcript's vector alone; its successors add contrast with other "
-    "texts, and texts that are nearly right.",
-    "The cosine as published (last layer, tanh); with contrast, over all layers; that without nearly right texts; that "
-    "with texts in all languages that the corpus speaks.",
+    "The published objective is the cosine to the transcript's vector alone, of the last layer; its successors add "
+    "contrast with other texts and with those that are nearly right, and a learned mean of layers.",
+    "The cosine as published (tanh); with contrast, in which case two layers project; that over a learned mean of all "
+    "layers; that with texts in all languages that the corpus speaks.",
     {
         "as published": teaching(options=replace(OPTIONS, objective="samu")),
         "contrast": teaching(),
-        "cosine, all layers": teaching(
-            change=lambda config: replace(config, method=replace(config.method, contrast_weight=0.0))
-        ),
+        "learned mean of layers": teaching(options=replace(OPTIONS, layers="weighted")),
         "texts of all languages": teaching(options=replace(OPTIONS, texts="all")),
     },
     [
         finding("contrast against as published", "contrast", "as published"),
-        finding("contrast against the cosine over the same layers", "contrast", "cosine, all layers"),
-        finding("texts of all languages against transcripts", "texts of all languages", "contrast"),
         finding("contrast against the encoder before", "contrast", BEFORE),
+        finding("learned mean of layers against the last", "learned mean of layers", "contrast"),
+        finding("texts of all languages against transcripts", "texts of all languages", "contrast"),
     ],
 )
 
