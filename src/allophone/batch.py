@@ -145,7 +145,7 @@ class Texts:
     spoken: tuple[str, ...] | None = None
     """The language of each utterance; None = that of its text."""
     contents: tuple[str, ...] | None = None
-    """Equal where utterances say the same, in whatever language; None = where their texts are equal."""
+    """Equal where utterances say the same: their group or, without one, their transcript; None = their texts."""
 
     def validate(self) -> Texts:
         """Return self, or raise ``ShapeError`` where there are not as many languages as texts."""

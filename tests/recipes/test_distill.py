@@ -124,12 +124,14 @@ def test_a_plan_trains_nothing(run: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_teacher_of_other_texts_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cached_vectors(["something else"], meaning, "made up", tmp_path / "teacher")
+    spoken = Corpus.open(run / "corpus")
+    unheard = [row.text or "" for row in spoken if row.split == "test"]
+    cached_vectors(unheard, meaning, "made up", tmp_path / "teacher")
     words = command(run)
     words[words.index("--teacher") + 1] = f"{tmp_path}/teacher"
     words[words.index("--out") + 1] = f"{tmp_path}/run"
     assert main(words) == 1
-    assert "has a vector of none of" in capsys.readouterr().err
+    assert "has a vector of none of 60 texts of the training split" in capsys.readouterr().err
 
 
 def test_texts_of_all_languages_are_learned_as_far_as_the_teacher_knows_them(run: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from allophone.models.text_teacher import cached_vectors
 from allophone.recipes.claims import adapting
 from allophone.recipes.claims.aligning import EVERY, RELATED
 from allophone.recipes.claims.all import find_claim
-from allophone.recipes.claims.meaning import CLAIMS, SHARES, letters, named, spelling
+from allophone.recipes.claims.meaning import CLAIMS, SHARES, bench, letters, named, spelling
 from allophone.recipes.claims.trial import Effort, Trial, run_claim
 from allophone.run.distillation import corpus_texts
 from allophone.run.progress import silent
@@ -65,7 +65,12 @@ def test_a_claim_runs_to_its_page(name: str, effort: Effort, corpus: Corpus, tmp
     assert all(np.isfinite(one.improvement.value) for one in outcome.effects)
     page = outcome.report.read_text(encoding="utf-8")
     assert all(f">{arm}" in page for arm in (*claim.untrained, *claim.arms))
-    assert json.loads((tmp_path / "claim.json").read_text())["holds"] in (True, False, None)
+    seeds = [trial_of(effort, corpus, tmp_path, arm="random encoder", seed=seed) for seed in (0, 1)]
+    assert claim.score(seeds[1], None)
+    ridges = bench(seeds[0]).ridges
+    assert set(ridges) == {"filter bank", "encoder before", "random encoder 0", "random encoder 1"}
+    assert not torch.equal(ridges["random encoder 0"].speech, ridges["random encoder 1"].speech)
+    assert torch.equal(ridges["random encoder 0"].texts, ridges["filter bank"].texts)
     heard = {arm: read_use(tmp_path / arm.replace(" ", "-") / "seed-0") for arm in claim.arms}
     ids = {arm: {one["id"] for one in used["trained"]} for arm, used in heard.items() if used is not None}
     assert len(ids) == len(claim.arms)
@@ -93,25 +98,42 @@ def test_adapters_against_all_and_nothing(effort: Effort, corpus: Corpus, tmp_pa
     before = load_encoder(effort.base).state_dict()
     assert all(torch.equal(kept[name], before[name]) for name in before)
     assert not all(torch.equal(trained[name], before[name]) for name in before)
-    row = adapting.unmet_recordings(
-        Trial(arm="frozen", seed=0, steps=1, effort=effort, corpus=corpus, out=tmp_path, report=silent), "fra_Latn"
-    )[0]
-    loss, count = adapting.text_loss(left.eval(), corpus.audio(row), row.translations["eng_Latn"])
     observed = next(one for one in found["frozen"] if one.condition == "fra_Latn")
-    assert (loss, count) == pytest.approx((observed.numerators[0], observed.denominators[0]), rel=1e-5)
+    row = next(row for row in corpus if row.id == observed.items[0])
+    samples, text = corpus.audio(row), row.translations["eng_Latn"]
+    targets = left.decoder.targets([text], ["eng_Latn"], adapting.MOST_TOKENS)
+    with torch.no_grad():
+        logits = left.eval()(samples[None], torch.tensor([len(samples)]), targets.inputs)[0]
+    said = [(place, token) for place, token in enumerate(targets.labels[0].tolist()) if token >= 0]
+    by_hand = -sum(float(logits[place].log_softmax(dim=0)[token]) for place, token in said)
+    assert (by_hand, len(said)) == pytest.approx((observed.numerators[0], observed.denominators[0]), rel=1e-4)
 
 
 def test_letters_know_spelling_alone(corpus: Corpus, tmp_path: Path) -> None:
-    trial = Trial(arm="a", seed=0, steps=1, effort=Effort(), corpus=corpus, out=tmp_path, report=silent)
-    table = spelling(trial)
+    table = spelling(trial_of(Effort(), corpus, tmp_path))
     assert not table.missing([text for _, text in corpus_texts(corpus)])
     one, alike, other = letters(["press one now", "press one", "bonjour"])
     assert float(one @ alike) > 0.6 > 0.3 > abs(float(one @ other))
     assert torch.equal(letters(["press one"])[0], alike)
+
+
+def test_another_teacher_is_asked_for_before_anything_is_trained(
+    effort: Effort, corpus: Corpus, tmp_path: Path
+) -> None:
+    claim = find_claim("distill-teacher")
     with pytest.raises(ConfigError, match="needs --teacher"):
-        named(trial)
+        run_claim(claim, tmp_path / "claim", effort=replace(effort, teacher=None), corpus=corpus)
+    cached_vectors(["only this"], letters, "too few", tmp_path / "few")
+    with pytest.raises(ConfigError, match="has no vector of"):
+        run_claim(claim, tmp_path / "claim", effort=replace(effort, teacher=str(tmp_path / "few")), corpus=corpus)
+    assert not (tmp_path / "claim").exists()
+    assert named(trial_of(effort, corpus, tmp_path)).dim == 16
+
+
+def trial_of(effort: Effort, corpus: Corpus, out: Path, *, arm: str = "a", seed: int = 0) -> Trial:
+    return Trial(arm=arm, seed=seed, steps=1, effort=effort, corpus=corpus, out=out, report=silent)
 
 
 def test_a_plan_says_how_much(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["claims", "run", "distill-amount", "--plan"]) == 0
-    assert "12 arms and seeds, 1000 updates each" in capsys.readouterr().out
+    assert "12 trainings (arms times seeds) of 1000 updates each" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
 from allophone.errors import CheckpointError
-from allophone.models.language_removal import REMOVED_FILE, fit_removal, read_removed
+from allophone.models.language_removal import LEAST_TEXTS, REMOVED_FILE, fit_removal, read_removed
 from allophone.models.text_teacher import TeacherTable
 
 
@@ -48,6 +48,9 @@ def test_directions_are_those_of_the_means() -> None:
     left = torch.stack([removed(one).mean(dim=0) for one in vectors])
     torch.testing.assert_close(left, left[:1].expand_as(left), atol=1e-5, rtol=0)
     assert not len(fit_removal(vectors[:1], languages=True).directions)
+    few = fit_removal([*vectors, torch.randn(LEAST_TEXTS - 1, 12)], languages=True)
+    torch.testing.assert_close(few.directions, removed.directions)  # texts of a small language keep what they say
+    assert not torch.equal(few.mean, removed.mean)
     assert len(fit_removal([vectors[0], vectors[0]], languages=True).directions) <= 1
 
 

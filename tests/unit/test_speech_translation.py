@@ -145,3 +145,19 @@ def test_a_new_decoder_learns_at_the_full_rate_from_kept_states(folder: Path) ->
     tuned = SpeechTranslator(tiny_model.lasr(), load_text_decoder(folder), SpeechTranslatorConfig(adapter_dim=4))
     with pytest.raises(ConfigError, match="frozen must be None"):
         SpeechTranslation(tuned, SpeechTranslationConfig(), frozen=frozen)
+
+
+@pytest.mark.parametrize("training", ["decoder", "full"])
+def test_a_decoder_from_nothing_learns_at_the_runs_rate(folder: Path, training) -> None:
+    model = SpeechTranslator(
+        tiny_model.lasr(), load_text_decoder(folder), SpeechTranslatorConfig(adapter_dim=0, training=training)
+    )
+    new, pretrained = (
+        SpeechTranslation(model, SpeechTranslationConfig(), new_decoder=value) for value in (True, False)
+    )
+    inside = {id(parameter) for parameter in model.decoder.parameters()}
+
+    def scales(method: SpeechTranslation) -> set[float]:
+        return {g.lr_scale for g in method.parameter_groups() if any(id(p) in inside for p in g.parameters)}
+
+    assert scales(new) == {1.0} and scales(pretrained) == ({1.0} if training == "decoder" else {0.1})

@@ -41,7 +41,7 @@ def test_own_words() -> None:
 def test_what_says_the_same_has_one_content() -> None:
     rows = [replace(row, group="assent") for row in ROWS[:2]] + ROWS[2:3]
     drawn = TextDraws(rows, ["eng_Latn"]).draw(rows, [0] * 3, seed=1, epoch=0)
-    assert drawn.contents == ("assent", "assent", "yes 2")
+    assert drawn.contents == ("assent", "assent", "oui 2")
     assert drawn.spoken == ("fra_Latn",) * 3 and drawn.languages == ("eng_Latn",) * 3
 
 

@@ -82,7 +82,7 @@ def _plan(name: str, arguments: argparse.Namespace) -> int:
     steps = effort.steps or claim.steps
     if claim.like is None:
         runs = len(claim.arms) * len(arguments.seeds)
-        say(f"{runs} arms and seeds, {steps} updates each. What stands before the trained part runs once for all.")
+        say(f"{runs} trainings (arms times seeds) of {steps} updates each.")
         return 0
     plan = plan_pretraining(claim.like(0, steps), sum(starter_corpus().where(split="train").hours().values()))
     trainings = len(claim.arms) * len(arguments.seeds)

@@ -67,5 +67,5 @@ class TextDraws:
             tuple(text for _, text in drawn),
             tuple(language for language, _ in drawn),
             spoken=tuple(row.language for row in utterances),
-            contents=tuple(row.group or text for row, (_, text) in zip(utterances, drawn, strict=True)),
+            contents=tuple(row.group or row.text or row.id for row in utterances),
         ).validate()

@@ -79,13 +79,19 @@ class SpeechTranslation(nn.Module):
         config: The loss.
         frozen: The last states of an encoder of which nothing is trained, computed once for each utterance; None = it
             is run in every step.
+        new_decoder: Whether the decoder is made from nothing, so that it learns at the run's rate whatever is trained.
 
     Raises:
         ConfigError: States are frozen of an encoder of which something is trained.
     """
 
     def __init__(
-        self, model: SpeechTranslator, config: SpeechTranslationConfig, *, frozen: FrozenStates | None = None
+        self,
+        model: SpeechTranslator,
+        config: SpeechTranslationConfig,
+        *,
+        frozen: FrozenStates | None = None,
+        new_decoder: bool = False,
     ) -> None:
         super().__init__()
         if frozen is not None and not model.config.leaves_encoder_alone:
@@ -93,6 +99,7 @@ class SpeechTranslation(nn.Module):
         self.config = config
         self.model = model
         self._frozen = frozen
+        self._new_decoder = new_decoder or model.config.training == "decoder"
 
     def count(self, batch: SpeechBatch) -> Tensor:
         """Target tokens of the batch, languages and ends included. Shape ``()``, int64."""
@@ -120,7 +127,7 @@ class SpeechTranslation(nn.Module):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Matrices with the run's weight decay, all else with none; what is pretrained at its own rate."""
         parts = [self.model.length_adaptor, self.model.adapters]
-        parts += [self.model.decoder] if self.model.config.training == "decoder" else []
+        parts += [self.model.decoder] if self._new_decoder else []
         new = {id(p) for part in parts for p in part.parameters()}
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = decaying_groups((p for p in trained if id(p) in new), 1.0)

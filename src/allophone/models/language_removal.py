@@ -50,20 +50,25 @@ class Removed:
         replace_file(folder / REMOVED_FILE, save(tensors))
 
 
+LEAST_TEXTS = 20
+"""A language with fewer has no direction: its mean would be its texts', and they would lose what they say."""
+
+
 def fit_removal(vectors: Sequence[Tensor], *, languages: bool) -> Removed:
     """The mean of all texts and, where wanted, the directions in which the languages' means differ.
 
     Args:
         vectors: Of the texts of each language. Shape ``(N, E)`` each.
-        languages: Whether to find directions; their number is that of the languages less one.
+        languages: Whether to find directions; their number is that of the languages with :data:`LEAST_TEXTS` less one.
     """
     every = torch.cat([one.float() for one in vectors])
     mean = every.mean(dim=0)
     directions = mean.new_zeros(0, len(mean))
-    if languages and len(vectors) > 1:
-        means = torch.stack([one.float().mean(dim=0) for one in vectors])
+    enough = [one for one in vectors if len(one) >= LEAST_TEXTS]
+    if languages and len(enough) > 1:
+        means = torch.stack([one.float().mean(dim=0) for one in enough])
         _, strengths, found = torch.linalg.svd(means - means.mean(dim=0), full_matrices=False)
-        directions = found[strengths > 1e-5 * strengths[0]][: len(vectors) - 1]
+        directions = found[strengths > 1e-5 * strengths[0]][: len(enough) - 1]
     return Removed(mean=mean, directions=directions)
 
 

@@ -76,9 +76,9 @@ class TeacherTable:
         return self.vectors[places].float()
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Texts without a vector, each once, in order."""
+        """Texts without a vector, each once as it is written, in order."""
         known = set(self.keys.tolist())
-        return list({key: text for text in texts if (key := text_key(text)) not in known}.values())
+        return [text for text in dict.fromkeys(texts) if text_key(text) not in known]
 
 
 def cached_vectors(
@@ -110,7 +110,7 @@ def cached_vectors(
     old = load_teacher_table(folder) if (folder / INFO_FILE).exists() else None
     if old is not None and old.name != name:
         raise CheckpointError(f"{folder}: vectors of {old.name}; expected those of {name}. Use another folder.")
-    wanted = list({text_key(text): text for text in texts}.values()) if old is None else old.missing(texts)
+    wanted = list({text_key(text): text for text in (texts if old is None else old.missing(texts))}.values())
     if old is not None and not wanted:
         return old
     order = sorted(wanted, key=len, reverse=True)  # texts of one batch are about as long

@@ -39,8 +39,8 @@ from allophone.run.distillation import (
     corpus_texts,
     distilled_utterances,
     execute_distillation,
-    nearly_right,
     shared_states,
+    teacher_texts,
     with_known_texts,
 )
 from allophone.run.plan import plan_texts
@@ -211,8 +211,7 @@ def open_teacher(
     def teacher(texts: Sequence[str]) -> Tensor:
         return F.normalize(encoder(texts), dim=-1)
 
-    pairs = corpus_texts(corpus)
-    texts = [text for _, text in pairs] + [wrong for found in nearly_right(pairs).values() for wrong in found]
+    texts = teacher_texts(corpus)
     with rank_zero_first():
         table = cached_vectors(texts, teacher, encoder.name, cache, progress=counted(report("Teacher's vectors")))
     return table, teacher

@@ -155,7 +155,6 @@ def _by_cascade(judged: Judged, transcriber: str | Path, teacher: Teacher, out: 
 def _by_ridge(judged: Judged, source: EncoderSource | FilterbankSource, keep: KeptVectors, report: Report) -> Tensor:
     heard = judged.heard
     fitted_on = drawn_rows(heard.corpus, 0)
-    # The mean: as good as every text of an utterance in a row of its own.
     means = [unit(judged.table, learned_texts(heard, row)).mean(dim=0) for row in fitted_on]
     targets = torch.stack(means).double().numpy()
     clips, rows = f"{source.name}: training clips", judged.pool.utterances

@@ -141,15 +141,16 @@ def distilled_utterances(corpus: Corpus, config: DistillConfig, teacher: Teacher
     Raises:
         DataError: There is none.
     """
-    spoken = None if config.texts == "own" else spoken_languages(corpus)
-    texts = {text for row in corpus for text in texts_of_row(row, spoken).values()}
-    missing = set(teacher.missing(sorted(texts)))
-    if texts and missing == texts:
+    languages = None if config.texts == "own" else written_languages(corpus)
+    heard = heard_with_texts(corpus, config.data, languages)
+    texts = list(dict.fromkeys(text for row in heard.corpus for text in texts_of_row(row, languages).values()))
+    missing = set(teacher.missing(texts))
+    if len(missing) == len(texts):
         raise DataError(
-            f"{corpus.folder}: the teacher's table ({teacher.name}) has a vector of none of {len(texts)} texts. "
-            "It was made for another corpus: name a text encoder with --teacher."
+            f"{corpus.folder}: the teacher's table ({teacher.name}) has a vector of none of {len(texts)} texts of the "
+            "training split. It was made for another corpus: name a text encoder with --teacher."
         )
-    return heard_with_texts(with_known_texts(corpus, missing), config.data, spoken)
+    return heard_with_texts(with_known_texts(corpus, missing), config.data, languages)
 
 
 def with_known_texts(corpus: Corpus, missing: set[str]) -> Corpus:
@@ -162,15 +163,21 @@ def with_known_texts(corpus: Corpus, missing: set[str]) -> Corpus:
     return corpus.with_utterances(tuple(known(row) for row in corpus)) if missing else corpus
 
 
-def spoken_languages(corpus: Corpus) -> list[str]:
+def written_languages(corpus: Corpus) -> list[str]:
     """Languages that a corpus speaks and writes, sorted."""
     return sorted({row.language for row in corpus if row.text})
 
 
 def corpus_texts(corpus: Corpus) -> list[tuple[str, str]]:
     """Language and wording of all texts that a corpus has in the languages that it speaks and writes, sorted."""
-    spoken = spoken_languages(corpus)
+    spoken = written_languages(corpus)
     return sorted({pair for row in corpus for pair in texts_of_row(row, spoken).items()})
+
+
+def teacher_texts(corpus: Corpus) -> list[str]:
+    """What a teacher's vectors are needed of: all texts of a corpus, and those that are nearly right."""
+    pairs = corpus_texts(corpus)
+    return [text for _, text in pairs] + [wrong for found in nearly_right(pairs).values() for wrong in found]
 
 
 def nearly_right(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:

@@ -116,7 +116,7 @@ def execute_translation(
 
     def build() -> SpeechTranslation:
         model = build_translator(config, heard, encoder, decoder)
-        return SpeechTranslation(model, config.method, frozen=frozen)
+        return SpeechTranslation(model, config.method, frozen=frozen, new_decoder=config.decoder is not None)
 
     def keep(method: SpeechTranslation, folder: Path) -> None:
         save_speech_translator(method.model, folder, _card(config, heard, begun_from), created_by=CREATED_BY)

@@ -7,7 +7,7 @@ fine-tuning is compared. The decoder is made from nothing here (none can be ship
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from allophone.recipes.translate import TranslateOptions, translate_config
 from allophone.run.execute import fit_threads
 from allophone.run.expansion import random_encoder
 from allophone.run.starter import open_base
-from allophone.run.translation import NewDecoder, execute_translation
+from allophone.run.translation import NewDecoder, execute_translation, shared_states
 
 INTO = "eng_Latn"
 SPOKEN = ("bul_Cyrl", "ell_Grek", "fra_Latn", "ita_Latn", "rus_Cyrl", "spa_Latn")
@@ -59,13 +59,16 @@ def translating(
     def train(trial: Trial) -> SpeechTranslator | None:
         config = translate_config(TranslateOptions(steps=trial.steps), (INTO,), trial.seed, None)
         length_layers = config.translator.length_layers
-        encoder = open_base(trial.effort.base)[0].encoder
-        fit_threads(encoder)
+        config = replace(config, translator=replace(training, length_layers=length_layers))
+        base = open_base(trial.effort.base)[0].encoder
+        fit_threads(base)
+        encoder = random_encoder(base, trial.seed) if random else base
         run = execute_translation(
-            replace(config, translator=replace(training, length_layers=length_layers)),
+            config,
             trial.corpus,
             place(trial),
-            encoder=random_encoder(encoder, trial.seed) if random else encoder,
+            encoder=encoder,
+            frozen=shared_states(encoder, config),
             report=trial.report,
         )
         return None if run.result.stopped == "signal" else load_speech_translator(run.folder).eval()
@@ -76,8 +79,9 @@ def translating(
 def score(trial: Trial, translator: SpeechTranslator | None) -> list[Observation]:
     """Loss of the right text, for each spoken language."""
     cache, found = WaveformCache(trial.corpus), []
+    pool = unheard_pool(trial.corpus, spoken_languages(trial.corpus))
     for language in SPOKEN:
-        rows = unmet_recordings(trial, language)
+        rows = unmet_recordings(trial, () if pool is None else pool.utterances, language)
         if translator is None:  # each piece as probable as the others
             counted = [(math.log(NewDecoder().tokens), 1.0)] * len(rows)
         else:
@@ -97,15 +101,13 @@ def score(trial: Trial, translator: SpeechTranslator | None) -> list[Observation
     return found
 
 
-def unmet_recordings(trial: Trial, language: str) -> list[Utterance]:
-    """Recordings with an English text whose contents training never met.
+def unmet_recordings(trial: Trial, held_out: Sequence[Utterance], language: str) -> list[Utterance]:
+    """Some of the held-out recordings in a language that have an English text.
 
     Raises:
         DataError: There are none.
     """
-    pool = unheard_pool(trial.corpus, spoken_languages(trial.corpus))
-    known = () if pool is None else pool.utterances
-    rows = [row for row in known if row.language == language and INTO in row.translations]
+    rows = [row for row in held_out if row.language == language and INTO in row.translations]
     if not rows:
         raise DataError(f"{trial.corpus.name}: no held-out content in {language} has an English text.")
     return draw_rows(rows, trial.effort.test_clips)

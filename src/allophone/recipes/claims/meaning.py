@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError
@@ -22,22 +24,20 @@ from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.evaluate.text_retrieval import Pool, answer, chance
 from allophone.models.build import Encoder
 from allophone.models.frozen import FrozenStates
-from allophone.models.language_removal import read_removed
 from allophone.models.speech_embedder import load_speech_embedder
 from allophone.models.text_teacher import TeacherTable, cached_vectors, load_teacher_table, text_key
 from allophone.recipes.align_scores import drawn_rows, pooled_frames, ridge_vectors
 from allophone.recipes.claims.aligning import EVERY, ISOLATED, RELATED, by_language, held_out_pool
-from allophone.recipes.claims.trial import Claim, Trial, place
+from allophone.recipes.claims.trial import Claim, Effort, Trial, place
 from allophone.recipes.distill import DistillOptions, distill_config
 from allophone.recipes.distill_scores import unit
 from allophone.run.distillation import (
-    DistillConfig,
     corpus_texts,
     distilled_utterances,
     execute_distillation,
     learned_texts,
-    nearly_right,
     shared_states,
+    teacher_texts,
     what_is_removed,
 )
 from allophone.run.execute import fit_threads
@@ -81,7 +81,8 @@ class Bench:
     """What all arms and seeds share."""
 
     encoder: Encoder
-    frozen: FrozenStates
+    frozen: dict[str, FrozenStates]
+    """What the encoder says, by the layers that are pooled; arms fill it."""
     pool: Pool
     ridges: dict[str, Taught]
     """By untrained row."""
@@ -97,10 +98,8 @@ def bench(trial: Trial) -> Bench:
         _benches.clear()  # one encoder's states at a time: they are gigabytes
         encoder = open_base(trial.effort.base)[0].encoder
         fit_threads(encoder)
-        frozen = shared_states(encoder, distill_config(replace(OPTIONS, layers="weighted"), 1, 0))
-        assert frozen is not None
         pool = held_out_pool(trial.corpus, trial.effort.test_clips)
-        _benches[key] = Bench(encoder=encoder, frozen=frozen, pool=pool, ridges={})
+        _benches[key] = Bench(encoder=encoder, frozen={}, pool=pool, ridges={})
     return _benches[key]
 
 
@@ -110,24 +109,33 @@ def shipped(trial: Trial) -> TeacherTable:
 
 
 def named(trial: Trial) -> TeacherTable:
-    """Vectors in the folder that the user named.
+    """Vectors in the folder that the user named."""
+    assert trial.effort.teacher is not None  # require_teacher has seen to it
+    return load_teacher_table(trial.effort.teacher)
+
+
+def require_teacher(effort: Effort, corpus: Corpus) -> None:
+    """Refuse to begin without another teacher that knows all texts.
 
     Raises:
-        ConfigError: None is named.
+        ConfigError: None is named, or it lacks texts.
     """
-    if trial.effort.teacher is None:
+    advice = "scripts/get_second_teacher.py writes one for the starter corpus."
+    if effort.teacher is None:
         raise ConfigError(
-            "Arm 'another teacher' needs --teacher: a folder with vectors of another text encoder for the corpus' "
-            "texts, such as scripts/get_second_teacher.py writes."
+            f"This claim needs --teacher: a folder with another text encoder's vectors of the corpus' texts. {advice}"
         )
-    return load_teacher_table(trial.effort.teacher)
+    missing = load_teacher_table(effort.teacher).missing([text for _, text in corpus_texts(corpus)])
+    if missing:
+        raise ConfigError(
+            f"{effort.teacher} has no vector of {len(missing)} texts of {corpus.name}, the first is {missing[0]!r}. "
+            f"{advice}"
+        )
 
 
 def spelling(trial: Trial) -> TeacherTable:
     """A teacher that knows letters alone."""
-    pairs = corpus_texts(trial.corpus)
-    texts = [text for _, text in pairs] + [wrong for found in nearly_right(pairs).values() for wrong in found]
-    return cached_vectors(texts, letters, "runs of three letters", place(trial) / "teacher")
+    return cached_vectors(teacher_texts(trial.corpus), letters, "runs of three letters", place(trial) / "teacher")
 
 
 def letters(texts: Sequence[str], dim: int = 384) -> Tensor:
@@ -144,7 +152,6 @@ def letters(texts: Sequence[str], dim: int = 384) -> Tensor:
 def teaching(
     *,
     options: DistillOptions = OPTIONS,
-    change: Callable[[DistillConfig], DistillConfig] = lambda config: config,
     teacher: Teach = shipped,
     share: float = 1.0,
     without: Sequence[str] = (),
@@ -153,15 +160,20 @@ def teaching(
 
     Args:
         options: Objective and texts.
-        change: What else is different.
         teacher: Whose vectors are learned.
         share: Of the training recordings, drawn by seed; a smaller share is part of a larger one.
         without: Languages whose recordings are not heard.
     """
 
     def train(trial: Trial) -> Taught | None:
-        shared, table = bench(trial), teacher(trial)
-        config = change(distill_config(replace(options, steps=trial.steps), table.dim, trial.seed))
+        shared, table = bench(trial), clean(trial.corpus, teacher(trial), options.removed)
+        # What is removed is the same in all arms, so that all search among the same texts.
+        config = distill_config(replace(options, steps=trial.steps, removed="nothing"), table.dim, trial.seed)
+        if options.layers not in shared.frozen:
+            states = shared_states(shared.encoder, config)
+            assert states is not None
+            shared.frozen[options.layers] = states
+        frozen = shared.frozen[options.layers]
         rows = [row for row in trial.corpus if row.language not in without and _is_drawn(row, share, trial.seed)]
         run = execute_distillation(
             config,
@@ -169,21 +181,25 @@ def teaching(
             place(trial),
             encoder=shared.encoder,
             teacher=table,
-            frozen=shared.frozen,
+            frozen=frozen,
             report=trial.report,
         )
         if run.result.stopped == "signal":
             return None
-        model, removed = load_speech_embedder(run.folder).eval(), read_removed(run.folder)
+        model = load_speech_embedder(run.folder).eval()
         waveforms = map(WaveformCache(trial.corpus).get, shared.pool.utterances)
         with torch.no_grad():
-            vectors = [model.pool(shared.frozen(one[None], torch.tensor([len(one)]))) for one in waveforms]
-        return Taught(
-            speech=F.normalize(torch.cat(vectors), dim=-1),
-            texts=_texts(shared.pool, table if removed is None else removed.off(table)),
-        )
+            vectors = [model.pool(frozen(one[None], torch.tensor([len(one)]))) for one in waveforms]
+        return Taught(speech=F.normalize(torch.cat(vectors), dim=-1), texts=_texts(shared.pool, table))
 
     return train
+
+
+def clean(corpus: Corpus, table: TeacherTable, kind: Literal["nothing", "mean", "languages"]) -> TeacherTable:
+    """A teacher's table less what the transcripts of the whole training split say to remove."""
+    heard = distilled_utterances(corpus, distill_config(OPTIONS, table.dim, 0), table)
+    removed = what_is_removed(heard, table, kind)
+    return table if removed is None else removed.off(table)
 
 
 def _is_drawn(row: Utterance, share: float, seed: int) -> bool:
@@ -218,10 +234,8 @@ def score(trial: Trial, taught: Taught | None) -> list[Observation]:
 def _by_ridge(trial: Trial) -> Taught:
     """A ridge regression from pooled frames to the shipped teacher, fitted on the training recordings."""
     shared, table = bench(trial), shipped(trial)
-    config = distill_config(OPTIONS, table.dim, 0)
-    heard = distilled_utterances(trial.corpus, config, table)
-    removed = what_is_removed(heard, table, config.removed)
-    known = table if removed is None else removed.off(table)
+    known = clean(trial.corpus, table, OPTIONS.removed)
+    heard = distilled_utterances(trial.corpus, distill_config(OPTIONS, table.dim, 0), known)
     rows = drawn_rows(heard.corpus, 0)
     targets = torch.stack([unit(known, learned_texts(heard, row)).mean(dim=0) for row in rows]).double().numpy()
     source, told = _source(trial, shared), trial.report(trial.arm)
@@ -255,6 +269,7 @@ def claim(
     design: str,
     arms: Mapping[str, Callable[[Trial], Taught | None]],
     contrasts: Sequence[tuple[Contrast, Contrast]],
+    check: Callable[[Effort, Corpus], None] = lambda *_: None,
 ) -> Claim[Taught]:
     """A claim about distillation, with what all of them share."""
     return Claim(
@@ -263,7 +278,8 @@ def claim(
         says=says,
         design=f"{design} The encoder (--base) is frozen; learned is what stands behind it, with the same updates in "
         "every arm. Scored on contents that no arm met. Rows that are not trained are mapped to the shipped teacher's "
-        "vectors by a ridge regression, fitted on all training recordings.",
+        "vectors by a ridge regression, fitted on up to 3,000 training recordings. What tells languages apart in the "
+        "teacher's vectors of the whole training split is taken off them, in every arm that does not say otherwise.",
         steps=STEPS,
         like=None,
         arms=arms,
@@ -271,6 +287,7 @@ def claim(
         untrained=(*UNTRAINED, BEFORE),
         scales=(OWN, OTHERS),
         contrasts=tuple(one for pair in contrasts for one in pair),
+        check=check,
     )
 
 
@@ -278,16 +295,17 @@ OBJECTIVE = claim(
     "distill-objective",
     "The published objective is the cosine to the transcript's vector alone, of the last layer; its successors add "
     "contrast with other texts and with those that are nearly right, and a learned mean of layers.",
-    "The cosine as published (tanh); with contrast, in which case two layers project; that over a learned mean of all "
-    "layers; that with texts in all languages that the corpus speaks.",
+    "The cosine alone, as published (frames scored by one vector, one layer and tanh behind); with contrast (frames "
+    "scored by a hidden layer, two layers behind); that over a learned mean of all layers; that with texts in all "
+    "languages that the corpus speaks.",
     {
-        "as published": teaching(options=replace(OPTIONS, objective="samu")),
+        "cosine alone": teaching(options=replace(OPTIONS, objective="samu")),
         "contrast": teaching(),
         "learned mean of layers": teaching(options=replace(OPTIONS, layers="weighted")),
         "texts of all languages": teaching(options=replace(OPTIONS, texts="all")),
     },
     [
-        finding("contrast against as published", "contrast", "as published"),
+        finding("contrast against the cosine alone", "contrast", "cosine alone"),
         finding("contrast against the encoder before", "contrast", BEFORE),
         finding("learned mean of layers against the last", "learned mean of layers", "contrast"),
         finding("texts of all languages against transcripts", "texts of all languages", "contrast"),
@@ -303,7 +321,7 @@ AMOUNT = claim(
         finding("all against half", "all", "half"),
         finding("half against a quarter", "half", "a quarter"),
         finding("a quarter against an eighth", "a quarter", "an eighth"),
-        finding("an eighth against the encoder before, which has all", "an eighth", BEFORE),
+        finding("an eighth against the encoder before, fitted to all", "an eighth", BEFORE),
     ],
 )
 
@@ -325,6 +343,7 @@ TEACHER = claim(
         finding("without what tells languages apart against with it", "E5", "E5 less its mean"),
         finding("less its mean against as it is", "E5 less its mean", "E5 as it is"),
     ],
+    check=require_teacher,
 )
 
 UNHEARD = claim(

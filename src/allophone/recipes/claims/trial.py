@@ -47,7 +47,7 @@ class Effort:
     probe_steps: int = 1600
     """Updates of each probe that reads."""
     base: str = "starter"
-    """Encoder that claims about tuning and distillation begin with: ``starter``, a folder or a hub id."""
+    """Encoder that claims about tuning, distillation and translation begin with: ``starter``, a folder or a hub id."""
     teacher: str | None = None
     """Of claim 'distill-teacher': a folder with another text encoder's vectors of the corpus' texts."""
     sounds: str | None = None
@@ -92,7 +92,8 @@ class Claim(Generic[T]):
     steps: int
     """Updates of each training."""
     like: Callable[[int, int], tuple[RunConfig, ...]] | None
-    """Runs of a typical arm, from seed and updates: for the plan and the random encoder; None where it is tuned."""
+    """Runs of a typical arm, from seed and updates: for the plan and the random encoder; None where
+    a part of it alone is trained."""
     arms: Mapping[str, Callable[[Trial], T | None]]
     """Trained arms: name to what trains (or goes on with) its encoder; None when a signal stopped it."""
     score: Callable[[Trial, T | None], list[Observation]]
@@ -102,6 +103,8 @@ class Claim(Generic[T]):
     scales: tuple[Scale, ...]
     contrasts: tuple[Contrast, ...]
     """The first decides whether the claim holds."""
+    check: Callable[[Effort, Corpus], None] = lambda *_: None
+    """Raises a ConfigError where it cannot end as it is asked for; called before anything is trained."""
     facts: Callable[[Sequence[Observation]], tuple[tuple[str, str], ...]] = lambda _: ()
     """What else the page says: name and value."""
 
@@ -167,8 +170,10 @@ def run_claim(
 
     Raises:
         CheckpointError: ``out`` holds the same claim with other settings or another corpus.
+        ConfigError: Something is missing that the claim needs.
     """
     effort, corpus = effort or Effort(), corpus or starter_corpus()
+    claim.check(effort, corpus)
     origin = {"claim": claim.name, "effort": to_dict(effort), "corpus": corpus.hash}
     if (out / ORIGIN).exists():
         require_origin(out, origin)
