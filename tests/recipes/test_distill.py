@@ -85,6 +85,7 @@ def test_every_system_answers_the_same_questions(run: Path) -> None:
 def test_a_page_and_tables_stand_beside_the_models(run: Path) -> None:
     page = (run / "distill" / "report.html").read_text()
     assert "xsim error, own language" in page and "<script" not in page
+    assert ">all, %" in page and "all to own language" not in page  # the section's title says the rest
     assert "| distilled |" in (run / "distill" / "scores.md").read_text()
     for seed in (0, 1):
         used = read_use(run / "distill" / f"seed-{seed}")

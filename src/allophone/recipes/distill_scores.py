@@ -185,7 +185,7 @@ def write_distillation(
             (
                 f"R@1, {where}",
                 f"Right are texts in the {where.replace('own', 'spoken')} alone, by spoken language.",
-                _columns(rows, (f"to {where}: R@1",)),
+                _columns(rows, (f" to {where}: R@1",), cut=f" to {where}: R@1"),
             )
             for where in WHERE
         ),
@@ -206,11 +206,11 @@ def write_distillation(
     return write_scores(page, out)
 
 
-def _columns(rows: Mapping[str, Sequence[Result]], endings: tuple[str, ...]) -> dict[str, list[Result]]:
-    """Results of each system whose names end so, under shorter names."""
+def _columns(rows: Mapping[str, Sequence[Result]], endings: tuple[str, ...], cut: str = "") -> dict[str, list[Result]]:
+    """Results of each system whose names end so, under shorter names, without the ending that their title says."""
     found = {
         system: [
-            replace(one, name=one.name.removeprefix("speech to text, "))
+            replace(one, name=one.name.removeprefix("speech to text, ").removesuffix(cut))
             for one in results
             if one.name.endswith(endings)
         ]
