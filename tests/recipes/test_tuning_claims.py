@@ -125,7 +125,7 @@ def test_sounds_must_be_named_and_a_plan_counts_runs(capsys: pytest.CaptureFixtu
     with pytest.raises(ConfigError, match=r"needs sounds.*by --sounds"):
         task_parts(sound, starter_corpus(), None, None)
     assert main(["claims", "run", "pair-tuning", "--plan"]) == 0
-    assert "6 arms and seeds, 100 updates" in capsys.readouterr().out
+    assert "6 trainings (arms times seeds) of 100 updates each" in capsys.readouterr().out
     assert CONVERGENCE.contrasts[0].conditions[0] == "speaker, at 20 %"
     with pytest.raises(ConfigError, match="classes 2"):
         Effort(classes=1)
