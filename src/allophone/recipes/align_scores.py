@@ -114,8 +114,8 @@ def score_towers(
     rows["random encoder"] = score(overall, drawn, model_hash="random", data_hash=data_hash, seeds=RANDOM_SEEDS)
     fitted_on = drawn_rows(heard, model.info.seed)
     targets = _text_targets(model, fitted_on)
-    stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
-    for source in (FilterbankSource(stack), EncoderSource("encoder before", before, (before.num_layers,))):
+    bank = FilterbankSource.near(before.clock.rate)
+    for source in (bank, EncoderSource("encoder before", before, (before.num_layers,))):
         clips = f"{source.name}: training clips"
         learned_from = keep(clips, pooled_frames, WaveformCache(heard), fitted_on, source, report(clips))
         asked = keep(source.name, pooled_frames, cache, pool.utterances, source, report(source.name))

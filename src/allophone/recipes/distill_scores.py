@@ -13,12 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
+from allophone.data.utterance import Utterance
 from allophone.evaluate.result import Result, Signature, tabulate
 from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
 from allophone.evaluate.semantic_search import (
@@ -108,8 +111,7 @@ def score_distillation(
     speech = {seed: _by_model(judged, seed, model, keep, report) for seed, model in models.items()}
     flat = search_misses(pool, torch.zeros(len(pool.utterances), judged.table.dim), texts, negatives, embed)
     rows = {"chance": score_chance(asked, data_hash=judged.data_hash) + chance_results(flat, judged.data_hash)}
-    stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
-    bank = _by_ridge(judged, FilterbankSource(stack), keep, report)
+    bank = _by_ridge(judged, FilterbankSource.near(before.clock.rate), keep, report)
     rows["filter bank, ridge"] = row({0: bank}, "filter bank")
     drawn = {}
     for seed in RANDOM_SEEDS:
@@ -138,6 +140,11 @@ def unit(table: TeacherTable, texts: Sequence[str]) -> Tensor:
     return F.normalize(table(texts), dim=-1)
 
 
+def ridge_targets(table: TeacherTable, heard: Heard, rows: Sequence[Utterance]) -> NDArray[np.float64]:
+    """For each utterance the mean, of vectors of length 1, of the texts that it is taught. Shape ``(N, E)``."""
+    return torch.stack([unit(table, learned_texts(heard, row)).mean(dim=0) for row in rows]).double().numpy()
+
+
 def _by_model(judged: Judged, seed: int, model: SpeechEmbedder, keep: KeptVectors, report: Report) -> Tensor:
     cache, name = WaveformCache(judged.corpus), f"distilled {model_hash(model)}"
     told = report(f"Distilled {seed}")
@@ -155,12 +162,10 @@ def _by_cascade(judged: Judged, transcriber: str | Path, teacher: Teacher, out: 
 def _by_ridge(judged: Judged, source: EncoderSource | FilterbankSource, keep: KeptVectors, report: Report) -> Tensor:
     heard = judged.heard
     fitted_on = drawn_rows(heard.corpus, 0)
-    means = [unit(judged.table, learned_texts(heard, row)).mean(dim=0) for row in fitted_on]
-    targets = torch.stack(means).double().numpy()
     clips, rows = f"{source.name}: training clips", judged.pool.utterances
     pooled = keep(clips, pooled_frames, WaveformCache(heard.corpus), fitted_on, source, report(clips))
     asked = keep(source.name, pooled_frames, WaveformCache(judged.corpus), rows, source, report(source.name))
-    return ridge_vectors(pooled, targets, asked)
+    return ridge_vectors(pooled, ridge_targets(judged.table, heard, fitted_on), asked)
 
 
 def write_distillation(

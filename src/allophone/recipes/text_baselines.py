@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
+from allophone.data.texts import texts_of_row
 from allophone.data.utterance import Utterance
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.models.build import Encoder
@@ -21,7 +22,6 @@ from allophone.recipes.align_scores import drawn_rows, pooled_frames
 from allophone.recipes.written import Asked
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report
-from allophone.run.texts import texts_of_row
 from allophone.seeding import numpy_generator
 
 CHANCE = "chance: a training text"
@@ -49,9 +49,8 @@ def baseline_texts(
     known = drawn_rows(heard, 0)
     rows = list({one.row.id: one.row for one in asked}.values())
     places = {row.id: place for place, row in enumerate(rows)}
-    stack = max(1, round(FilterbankSource(1).frame_rate / float(before.clock.rate)))
     sources: dict[str, EncoderSource | FilterbankSource] = {
-        "nearest recording, filter bank": FilterbankSource(stack),
+        "nearest recording, filter bank": FilterbankSource.near(before.clock.rate),
         "nearest recording, random encoder": EncoderSource("random", random_encoder(before, 0), (before.num_layers,)),
         "nearest recording, encoder before": EncoderSource("before", before, (before.num_layers,)),
     }

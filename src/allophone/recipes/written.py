@@ -12,10 +12,10 @@ from torch import Tensor
 
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
+from allophone.data.texts import texts_of_row
 from allophone.data.utterance import Utterance
 from allophone.evaluate.scores_page import Rows
 from allophone.evaluate.text_retrieval import held_out
-from allophone.run.texts import texts_of_row
 from allophone.seeding import numpy_generator
 
 BATCH = 16

@@ -29,6 +29,8 @@ from allophone.text.perturb import hard_negatives
 from allophone.train.config import TrainConfig
 
 CREATED_BY = "allophone distill"
+Removal = Literal["nothing", "mean", "languages"]
+"""What is taken off the teacher's vectors; ``recipes.distill.DistillOptions`` spells it out for the command line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,7 @@ class DistillConfig:
     that the corpus speaks, one drawn each time."""
     balance: float
     """Exponent of the balance of languages in the loss (SAMU-XLS-R: 0.05); 1 leaves them as they are."""
-    removed: Literal["nothing", "mean", "languages"]
+    removed: Removal
     """What is taken off all of the teacher's vectors: the mean of the training texts (E5's share most of their length),
     or with it the directions in which the languages' means differ."""
     data: DataConfig
@@ -150,7 +152,7 @@ def distilled_utterances(corpus: Corpus, config: DistillConfig, teacher: Teacher
             f"{corpus.folder}: the teacher's table ({teacher.name}) has a vector of none of {len(texts)} texts of the "
             "training split. It was made for another corpus: name a text encoder with --teacher."
         )
-    return heard_with_texts(with_known_texts(corpus, missing), config.data, languages)
+    return heard_with_texts(with_known_texts(corpus, missing), config.data, languages) if missing else heard
 
 
 def with_known_texts(corpus: Corpus, missing: set[str]) -> Corpus:
@@ -193,9 +195,7 @@ def known_negatives(corpus: Corpus, teacher: TeacherTable) -> dict[str, tuple[st
     return {text: wrong for text, wrong in known.items() if wrong}
 
 
-def what_is_removed(
-    heard: Heard, teacher: TeacherTable, kind: Literal["nothing", "mean", "languages"]
-) -> Removed | None:
+def what_is_removed(heard: Heard, teacher: TeacherTable, kind: Removal) -> Removed | None:
     """Fitted on all different texts that are learned; None = nothing."""
     if kind == "nothing":
         return None

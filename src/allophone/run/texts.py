@@ -18,7 +18,7 @@ from torch import nn
 
 from allophone.data.corpus import Corpus
 from allophone.data.loader import BatchStream
-from allophone.data.texts import TextDraws
+from allophone.data.texts import TextDraws, texts_of_row
 from allophone.data.utterance import Utterance
 from allophone.distributed import on_rank_zero
 from allophone.errors import DataError, suggest
@@ -80,15 +80,6 @@ class TextRun:
     result: TrainResult
     """How training ended; ``signal`` means: call again to go on."""
     heard: Heard
-
-
-def texts_of_row(row: Utterance, languages: Sequence[str] | None) -> dict[str, str]:
-    """What an utterance says, by language: its own words (``languages`` None), or in some languages."""
-    own = {row.language: row.text} if row.text else {}
-    if languages is None:
-        return own
-    every = {**row.translations, **own}
-    return {language: every[language] for language in languages if language in every}
 
 
 def without(corpus: Corpus, languages: Sequence[str]) -> Corpus:

@@ -21,6 +21,7 @@ from allophone.evaluate.claim import Contrast, Observation, Scale
 from allophone.losses.sequence import smoothed_cross_entropy
 from allophone.models.speech_translator import SpeechTranslator, SpeechTranslatorConfig, load_speech_translator
 from allophone.recipes.align import spoken_languages, unheard_pool
+from allophone.recipes.claims.aligning import by_language
 from allophone.recipes.claims.trial import Claim, Trial, place
 from allophone.recipes.ledger import draw_rows
 from allophone.recipes.translate import TranslateOptions, translate_config
@@ -78,27 +79,16 @@ def translating(
 
 def score(trial: Trial, translator: SpeechTranslator | None) -> list[Observation]:
     """Loss of the right text, for each spoken language."""
-    cache, found = WaveformCache(trial.corpus), []
-    pool = unheard_pool(trial.corpus, spoken_languages(trial.corpus))
-    for language in SPOKEN:
-        rows = unmet_recordings(trial, () if pool is None else pool.utterances, language)
-        if translator is None:  # each piece as probable as the others
-            counted = [(math.log(NewDecoder().tokens), 1.0)] * len(rows)
-        else:
-            counted = [text_loss(translator, cache.get(row), row.translations[INTO]) for row in rows]
-        losses, tokens = np.array(counted, dtype=np.float64).T
-        found.append(
-            Observation(
-                arm=trial.arm,
-                measure=TEXT_LOSS.measure,
-                condition=language,
-                seed=trial.seed,
-                items=tuple(row.id for row in rows),
-                numerators=losses,
-                denominators=tokens,
-            )
-        )
-    return found
+    cache, pool = WaveformCache(trial.corpus), unheard_pool(trial.corpus, spoken_languages(trial.corpus))
+    known = () if pool is None else pool.utterances
+    rows = [row for language in SPOKEN for row in unmet_recordings(trial, known, language)]
+    if translator is None:  # each piece as probable as the others
+        counted = [(math.log(NewDecoder().tokens), 1.0)] * len(rows)
+    else:
+        counted = [text_loss(translator, cache.get(row), row.translations[INTO]) for row in rows]
+    losses, tokens = np.array(counted, dtype=np.float64).T
+    spoken, names = [row.language for row in rows], [row.id for row in rows]
+    return by_language(trial, TEXT_LOSS, spoken, names, losses, tokens)
 
 
 def unmet_recordings(trial: Trial, held_out: Sequence[Utterance], language: str) -> list[Utterance]:

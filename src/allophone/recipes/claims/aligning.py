@@ -166,10 +166,25 @@ def _vectors(trial: Trial, pool: Pool, encoder: Encoder | None) -> tuple[Tensor,
 
 
 def by_language(
-    trial: Trial, scale: Scale, spoken: Sequence[str], names: Sequence[str], values: NDArray[np.float64]
+    trial: Trial,
+    scale: Scale,
+    spoken: Sequence[str],
+    names: Sequence[str],
+    values: NDArray[np.float64],
+    counts: NDArray[np.float64] | None = None,
 ) -> list[Observation]:
-    """One observation for each spoken language."""
+    """One observation for each spoken language.
+
+    Args:
+        trial: Whose arm was scored.
+        scale: Of the values.
+        spoken: Language of each recording.
+        names: Its id.
+        values: What was counted in it. Shape ``(N,)``.
+        counts: Out of how many. Shape ``(N,)``; None = one each.
+    """
     found = []
+    counts = np.ones(len(values)) if counts is None else counts
     for language in sorted(set(spoken)):
         inside = [place for place, one in enumerate(spoken) if one == language]
         found.append(
@@ -180,7 +195,7 @@ def by_language(
                 seed=trial.seed,
                 items=tuple(names[place] for place in inside),
                 numerators=values[inside].astype(np.float64),
-                denominators=np.ones(len(inside)),
+                denominators=counts[inside],
             )
         )
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,12 +29,12 @@ from allophone.recipes.align_scores import drawn_rows, pooled_frames, ridge_vect
 from allophone.recipes.claims.aligning import EVERY, ISOLATED, RELATED, by_language, held_out_pool
 from allophone.recipes.claims.trial import Claim, Effort, Trial, place
 from allophone.recipes.distill import DistillOptions, distill_config
-from allophone.recipes.distill_scores import unit
+from allophone.recipes.distill_scores import ridge_targets, unit
 from allophone.run.distillation import (
+    Removal,
     corpus_texts,
     distilled_utterances,
     execute_distillation,
-    learned_texts,
     shared_states,
     teacher_texts,
     what_is_removed,
@@ -43,6 +42,7 @@ from allophone.run.distillation import (
 from allophone.run.execute import fit_threads
 from allophone.run.expansion import random_encoder
 from allophone.run.starter import open_base, starter_teacher
+from allophone.run.texts import Heard
 from allophone.seeding import derive
 
 PAPER = "SAMU-XLS-R, arXiv:2205.08180"
@@ -166,8 +166,9 @@ def teaching(
     """
 
     def train(trial: Trial) -> Taught | None:
-        shared, table = bench(trial), clean(trial.corpus, teacher(trial), options.removed)
+        shared, table = bench(trial), teacher(trial)
         # What is removed is the same in all arms, so that all search among the same texts.
+        table = clean(everything(trial, table), table, options.removed)
         config = distill_config(replace(options, steps=trial.steps, removed="nothing"), table.dim, trial.seed)
         if options.layers not in shared.frozen:
             states = shared_states(shared.encoder, config)
@@ -195,9 +196,13 @@ def teaching(
     return train
 
 
-def clean(corpus: Corpus, table: TeacherTable, kind: Literal["nothing", "mean", "languages"]) -> TeacherTable:
-    """A teacher's table less what the transcripts of the whole training split say to remove."""
-    heard = distilled_utterances(corpus, distill_config(OPTIONS, table.dim, 0), table)
+def everything(trial: Trial, table: TeacherTable) -> Heard:
+    """The whole training split with its transcripts, as far as a teacher knows them."""
+    return distilled_utterances(trial.corpus, distill_config(OPTIONS, table.dim, 0), table)
+
+
+def clean(heard: Heard, table: TeacherTable, kind: Removal) -> TeacherTable:
+    """A teacher's table less what the texts that are heard say to remove."""
     removed = what_is_removed(heard, table, kind)
     return table if removed is None else removed.off(table)
 
@@ -217,8 +222,9 @@ def score(trial: Trial, taught: Taught | None) -> list[Observation]:
         # Random weights alone differ from seed to seed.
         name = f"{trial.arm} {trial.seed}" if trial.arm == "random encoder" else trial.arm
         ridges = bench(trial).ridges
-        taught = ridges.get(name) or _by_ridge(trial)
-        ridges[name] = taught
+        if name not in ridges:
+            ridges[name] = _by_ridge(trial)
+        taught = ridges[name]
     found: list[Observation] = []
     for asked in language_questions(pool):
         if asked.pair is None or asked.pair[0] != "all":
@@ -234,28 +240,29 @@ def score(trial: Trial, taught: Taught | None) -> list[Observation]:
 def _by_ridge(trial: Trial) -> Taught:
     """A ridge regression from pooled frames to the shipped teacher, fitted on the training recordings."""
     shared, table = bench(trial), shipped(trial)
-    known = clean(trial.corpus, table, OPTIONS.removed)
-    heard = distilled_utterances(trial.corpus, distill_config(OPTIONS, table.dim, 0), known)
+    heard = everything(trial, table)
+    known = clean(heard, table, OPTIONS.removed)
     rows = drawn_rows(heard.corpus, 0)
-    targets = torch.stack([unit(known, learned_texts(heard, row)).mean(dim=0) for row in rows]).double().numpy()
     source, told = _source(trial, shared), trial.report(trial.arm)
     fitted, asked = (
         pooled_frames(WaveformCache(corpus), wanted, source, told)
         for corpus, wanted in ((heard.corpus, rows), (trial.corpus, shared.pool.utterances))
     )
-    return Taught(speech=ridge_vectors(fitted, targets, asked), texts=_texts(shared.pool, known))
+    return Taught(
+        speech=ridge_vectors(fitted, ridge_targets(known, heard, rows), asked), texts=_texts(shared.pool, known)
+    )
 
 
 def _source(trial: Trial, shared: Bench) -> EncoderSource | FilterbankSource:
     if trial.arm == "filter bank":
-        return FilterbankSource(max(1, round(FilterbankSource(1).frame_rate / float(shared.encoder.clock.rate))))
+        return FilterbankSource.near(shared.encoder.clock.rate)
     encoder = shared.encoder if trial.arm == BEFORE else random_encoder(shared.encoder, trial.seed)
     return EncoderSource(trial.arm, encoder, (encoder.num_layers,))
 
 
-def finding(name: str, arm: str, baseline: str, languages: Sequence[str] = EVERY) -> tuple[Contrast, Contrast]:
+def finding(name: str, arm: str, baseline: str, languages: Sequence[str] = EVERY) -> tuple[Contrast, ...]:
     """Two arms by how often a right text is found, in the spoken language and in others."""
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         Contrast(
             name=f"{name}: {where}", arm=arm, baseline=baseline, measure=scale.measure, conditions=tuple(languages)
         )
@@ -268,7 +275,7 @@ def claim(
     says: str,
     design: str,
     arms: Mapping[str, Callable[[Trial], Taught | None]],
-    contrasts: Sequence[tuple[Contrast, Contrast]],
+    contrasts: Sequence[tuple[Contrast, ...]],
     check: Callable[[Effort, Corpus], None] = lambda *_: None,
 ) -> Claim[Taught]:
     """A claim about distillation, with what all of them share."""
@@ -286,7 +293,7 @@ def claim(
         score=score,
         untrained=(*UNTRAINED, BEFORE),
         scales=(OWN, OTHERS),
-        contrasts=tuple(one for pair in contrasts for one in pair),
+        contrasts=tuple(one for found in contrasts for one in found),
         check=check,
     )
 
