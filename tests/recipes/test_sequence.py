@@ -194,6 +194,19 @@ def test_the_gate_keeps_everything_but_the_pack(world, sequence, tmp_path, monke
     assert json.loads((run / "result.json").read_text())["language"] == "bul_Cyrl"
 
 
+def test_a_finished_sequence_is_held_to_a_limit_that_comes_later(world, sequence, monkeypatch) -> None:
+    corpus, model = world
+    given = {"languages": ["bul", "ell"], "out": sequence.out, "config": CONFIG, "ledger": LEDGER}
+    with pytest.raises(ConfigError, match="no language to keep"):
+        expand_in_sequence(model, corpus, gate=Gate(most_loss=5.0), **given)
+    with pytest.raises(ConfigError, match="no language to keep"):  # the new language is none
+        expand(model, corpus, language="bul", keep=["bul"], out=sequence.out / "x", gate=Gate(most_loss=5.0))
+    assert not (sequence.out / "x").exists()
+    monkeypatch.setattr("allophone.evaluate.gate.MIN_ITEMS", 99)
+    with pytest.raises(GateError, match=r"1-bul_Cyrl: .*spa_Latn: nothing could be"):
+        expand_in_sequence(model, corpus, keep=["spa"], gate=Gate(most_loss=5.0), **given)
+
+
 def test_a_speaker_is_found_in_what_heard_them_and_in_what_came_of_it(sequence, tmp_path, capsys) -> None:
     first, second = (Path(sequence.out / name) for name in ("1-bul_Cyrl", "2-ell_Grek"))
     later = withdraw("c", [sequence.out])

@@ -126,6 +126,10 @@ def test_the_second_stage_goes_on_from_the_first(two_stages) -> None:
     first = model_hash(load_encoder(out / "iteration-2" / "model"))
     assert read_lineage(out / STAGE / "model")["parents"][0] == first
     assert json.loads((out / STAGE / "made_from.json").read_text())["start"] == first
+    # What is handed over is another model by its hash (half precision), and says what it was made from.
+    last = model_hash(load_encoder(out / STAGE / "model"))
+    handed = read_lineage(out / "model")
+    assert handed["parents"] == [last] and handed["model_hash"] != last
     rates = [line["learning_rate"] for line in journal(out / STAGE) if "learning_rate" in line]
     before = [line["learning_rate"] for line in journal(out / "iteration-2") if "learning_rate" in line]
     assert max(rates) == pytest.approx(0.2 * max(before))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -19,10 +20,11 @@ from allophone.evaluate.result import load_results
 from allophone.evaluate.spoken import Judges
 from allophone.frames import FrameClock
 from allophone.methods.unit_vocoding import UnitVocodingConfig
-from allophone.models.conversion import model_hash, save_encoder
+from allophone.models.conversion import load_encoder, model_hash, save_encoder
 from allophone.models.mos_predictor import FORMAT, INFO_FILE, WEIGHTS_FILE, MosPredictor
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, save_speech_embedder
 from allophone.models.vocoder_conversion import Voices, load_vocoder, vocoder_hash
+from allophone.nn.codebook import Codebook
 from allophone.recipes import vocoder as recipes
 from allophone.recipes.resynthesis_score import (
     AGAINST_RECORDINGS,
@@ -35,9 +37,11 @@ from allophone.recipes.resynthesis_score import (
 )
 from allophone.recipes.resynthesize import resynthesize
 from allophone.recipes.vocoder import RECIPES, plan_training, small, standard, train_vocoder
-from allophone.run.speaking import speak
-from allophone.units.encode import encode
+from allophone.run.speaking import Speech, speak
+from allophone.run.vocoder import held_out
+from allophone.units.encode import Units, encode
 from allophone.units.fit import fit
+from allophone.units.recluster import recluster
 
 CLOCK = FrameClock(hop=640, receptive_field=880)
 ONE = Voices(codebook_hash="x", speakers=("ann",), languages=("spa_Latn",))
@@ -121,6 +125,30 @@ def test_recordings_and_units_become_speech(world, tmp_path) -> None:
     )
     assert soundfile.info(spoken).frames % 640 == 240
     assert len(resynthesize(trained.folder, tmp_path / "all", units=units)) == len(corpus)
+
+
+def test_a_vocoder_reads_units_that_were_anchored_to_its_own(world, tmp_path) -> None:
+    folder, corpus, trained = world
+    book, encoder = Codebook.load(folder / "encoder"), load_encoder(folder / "encoder")
+    audio = [(row.id, corpus.audio(row)) for row in corpus]
+    anchored = recluster(
+        lambda: iter(audio), book, encoder=encoder, parent_encoder=encoder, new_units=2, seed=0, iterations=2
+    )
+    anchored.save(tmp_path / "anchored")
+    speech = Speech.load(trained.folder)
+    grown = anchored.info.id_map.grown_from
+    assert speech.ids(anchored).tolist() == [0, 1, 2, 3, 4, 5, *grown] and max(grown) < 6
+    assert speech.ids(book).tolist() == list(range(6))
+    file, given = folder / "recordings/ann-4.wav", {"model": folder / "encoder", "codebook": tmp_path / "anchored"}
+    (made,) = resynthesize(trained.folder, tmp_path / "a.wav", audio=[file], **given)
+    units, only = tmp_path / "units.parquet", tuple(row for row in corpus if "ann-4" in row.id)
+    encode(corpus.with_utterances(only), anchored, model=folder / "encoder", out=units)
+    (again,) = resynthesize(trained.folder, tmp_path / "b.wav", units=units, codebook=tmp_path / "anchored")
+    assert made.read_bytes() == again.read_bytes()
+    with pytest.raises(DataError, match=r"anchored to that .*with --units name it by --codebook"):
+        resynthesize(trained.folder, tmp_path / "c.wav", units=units)
+    heard = score_vocoder(trained.folder, corpus, tmp_path / "score", heard_by=listeners("dos"), **given)
+    assert heard.rows[MADE]
 
 
 def test_refusals(world, tmp_path) -> None:
@@ -207,6 +235,11 @@ def test_a_vocoder_is_judged_beside_recordings_and_shuffled_units(world, tmp_pat
     assert table[0].split("\t")[2:] == ["text", ORIGINAL, MADE, SHUFFLED] and len(table) == 3
     assert table[1].split("\t")[3:] == ["uno", "dos", "dos"]
     assert len(load_results(tmp_path / "score/result.json")) == sum(map(len, rows.values()))
+    with pytest.raises(ConfigError, match="0 clips"):
+        score_vocoder(trained.folder, corpus, tmp_path / "none", **{**given, "clips": 0})
+    with pytest.raises(SystemExit):
+        main(["vocoder", "score", "--vocoder", "x", "--corpus", "y", "--transcriber", "z"])
+    assert "--model" in capsys.readouterr().err
     with pytest.raises(DataError, match="No held-out clip with a text"):
         mute = corpus.with_utterances(tuple(replace(row, text=None) for row in corpus))
         score_vocoder(trained.folder, mute, tmp_path / "mute", **given)
@@ -215,6 +248,20 @@ def test_a_vocoder_is_judged_beside_recordings_and_shuffled_units(world, tmp_pat
     model = ["--model", str(folder / "encoder"), "--out", str(tmp_path / "cli"), "--clips", "2"]
     assert main(["vocoder", "score", *words, *model]) == 0
     assert "| made of units |" in capsys.readouterr().out
+
+
+def test_the_clips_that_are_judged_are_drawn_from_all_languages(world) -> None:
+    _, corpus, _ = world
+    row = next(row for row in corpus if row.split == "dev")
+    rows = [
+        replace(row, id=f"{language}-{number}", language=language)
+        for language in ("spa_Latn", "dan_Latn")
+        for number in range(50)
+    ]
+    units = Units({one.id: np.zeros(3, np.uint16) for one in rows}, "x", CLOCK, 6)
+    chosen = held_out(corpus.with_utterances(tuple(rows)), units, replace(SEVERAL, speakers=(row.speaker,)), 0, most=10)
+    assert len(chosen) == 10 and {one.language for one in chosen} == {"spa_Latn", "dan_Latn"}
+    assert [one.id for one in chosen] == [one.id for one in rows if one in chosen]
 
 
 def test_judges_are_named_by_their_weights(tmp_path, monkeypatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from allophone.errors import ConfigError, GateError
-from allophone.evaluate.gate import Gate, losses, refusal
+from allophone.evaluate.gate import Gate, losses, refusal, require_protected
 from allophone.evaluate.measurements import Change
 from allophone.metrics.intervals import Interval
 
@@ -62,3 +62,10 @@ def test_the_error_names_language_measure_change_and_what_to_do() -> None:
         raise refusal(found, gate, "runs/x")
     with pytest.raises(ConfigError, match="may lose is -1 %"):
         Gate(most_loss=-1)
+
+
+def test_a_limit_that_no_language_is_held_to_is_refused() -> None:
+    require_protected(None, ())
+    require_protected(Gate(most_loss=3.0), {"spa_Latn": 1})
+    with pytest.raises(ConfigError, match=r"3 % may be lost .*no language to keep.*--keep"):
+        require_protected(Gate(most_loss=3.0), {})

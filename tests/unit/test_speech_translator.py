@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, M2M100Config, MBartConfig
 
 from allophone.errors import CheckpointError, ConfigError, ShapeError
-from allophone.models.conversion import load_encoder
+from allophone.models.conversion import load_encoder, read_lineage
 from allophone.models.hubert import published_config
 from allophone.models.speech_translator import (
     INFO_FILE,
@@ -133,7 +133,8 @@ def test_alone_is_in_company_whatever_the_padding(folder: Path) -> None:
 
 def test_saved_is_loaded(folder: Path, tmp_path: Path) -> None:
     model, batch = shake(translator(folder)), tiny_model.batch()
-    save_speech_translator(model, tmp_path, "# A card")
+    save_speech_translator(model, tmp_path, "# A card", parents=("base",))
+    assert read_lineage(tmp_path / "encoder")["parents"] == ["base"]
     again = load_speech_translator(tmp_path)
     assert again.config == CONFIG and not again.training
     assert torch.equal(logits(again), logits(model))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from allophone.batch import SpeechBatch, Texts
 from allophone.errors import CheckpointError, ConfigError, DataError
 from allophone.methods.transcription import Transcription, TranscriptionConfig
-from allophone.models.conversion import load_encoder
+from allophone.models.conversion import load_encoder, read_lineage
 from allophone.models.transcriber import (
     CTC_WEIGHT,
     INFO_FILE,
@@ -157,7 +157,8 @@ def test_best_path_keeps_what_a_blank_parts() -> None:
 @pytest.mark.parametrize("decoder", [None, DECODER])
 def test_saved_is_loaded(decoder: SpellingDecoderConfig | None, tmp_path: Path) -> None:
     model = transcriber(decoder).eval()
-    save_transcriber(model, tmp_path, "# A card")
+    save_transcriber(model, tmp_path, "# A card", parents=("base",))
+    assert read_lineage(tmp_path)["parents"] == ["base"]
     again = load_transcriber(tmp_path)
     arguments = (batch().waveform, batch().waveform_lengths)
     assert again.alphabet == model.alphabet and again.transcribe(*arguments) == model.transcribe(*arguments)

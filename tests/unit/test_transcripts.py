@@ -67,6 +67,7 @@ class Several:
         generation_config=SimpleNamespace(lang_to_id={"<|fr|>": 1, "<|jw|>": 2, "<|zh|>": 3}),
         can_generate=lambda: True,
     )
+    feature_extractor = SimpleNamespace(chunk_length=30)
 
     def __init__(self) -> None:
         self.options: list[dict] = []
@@ -88,3 +89,22 @@ def test_a_recognizer_of_several_languages_is_told_which_and_stops_in_time(monke
     assert recognizer.options[2] == {"generate_kwargs": {"task": "transcribe", "max_new_tokens": 48}}
     with pytest.raises(DataError, match="not trained on spa_Latn"):
         load_transcriber("x", "spa_Latn")
+
+
+def test_what_is_longer_than_the_recognizer_reads_goes_alone_and_in_its_place(monkeypatch) -> None:
+    class Measures(Several):
+        def __call__(self, given, batch_size: int, **options) -> list[dict[str, str]]:
+            self.options.append({"batch": batch_size, **options})
+            return [{"text": f"{len(one['raw']) // 16_000} s"} for one in given]
+
+    recognizer = Measures()
+    monkeypatch.setattr("allophone.evaluate.transcripts._recognizer", lambda folder: recognizer)
+    seconds = (2, 31, 30, 45)
+    texts = load_transcriber("x", "fra_Latn")([torch.zeros(16_000 * one) for one in seconds])
+    assert texts == [f"{one} s" for one in seconds]
+    assert [(one["batch"], one.get("return_timestamps", False)) for one in recognizer.options] == [
+        (2, False),
+        (1, True),
+        (1, True),
+    ]
+    assert load_transcriber("x", "fra_Latn")([torch.zeros(16_000 * 40)]) == ["40 s"]

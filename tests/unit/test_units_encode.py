@@ -117,6 +117,7 @@ def test_collapsed_units_are_refused(speech, book, tmp_path):
     audio = [(str(i), speech(2.5, seed=i)) for i in range(5)]
     with pytest.raises(DataError, match=r"collapsed: 100\.0 % of .* frames are unit 0"):
         encode_units(lambda: audio, far)
+    assert len(encode_units(lambda: audio, far, may_collapse=True)) == 5
     path = units_of({"a": [3] * 2_000 + [1, 2]}).save(tmp_path / "u.parquet")
     with pytest.raises(DataError, match="frames are unit 3"):
         Units.load(path)

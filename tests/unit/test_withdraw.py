@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
 from allophone.data.utterance import Utterance
 from allophone.errors import DataError
+from allophone.frames import FrameClock
 from allophone.recipes.withdraw import withdraw
 from allophone.run.used import read_use, record_use
+from allophone.units.encode import Units
 
 
 def row(name: str, speaker: str | None) -> Utterance:
@@ -90,3 +93,29 @@ def test_the_verb_writes_the_corpus_without_the_speaker_and_refuses_a_stranger(r
     assert "no such folder" in capsys.readouterr().err
     assert main(["corpus", "withdraw", "amina", "--runs", str(runs), "--out", str(tmp_path / "x")]) == 1
     assert "belong together" in capsys.readouterr().err
+
+
+def test_checkpoints_units_and_what_cannot_be_read(runs) -> None:
+    (runs / "stopped" / "checkpoints").mkdir(parents=True)
+    record_use(runs / "stopped", {"trained": [row("a1", "amina")]})
+    units = Units({"j1": np.zeros(3, np.uint16)}, "book", FrameClock(hop=640, receptive_field=880), 4)
+    record_use(runs / "labels", {"labelled": [row("j1", "juma")]})
+    units.save(runs / "labels" / "units.parquet")
+    write(runs / "broken" / "model" / "allophone.json", {})
+    record_use(runs / "broken", {"trained": [row("j1", "juma")]})
+    (runs / "broken" / "model" / "allophone.json").write_text('{"model_hash": "tru')
+    found = withdraw("amina", [runs])
+    told = {(str(one.folder.relative_to(runs)), one.kind): one.how for one in found.affected}
+    assert told["stopped/checkpoints", "checkpoints"] == "directly"
+    assert told["labels", "units"] == "through what it was made from"
+    unknown = {str(one.folder.relative_to(runs)): one.how for one in found.unknown}
+    assert unknown == {"old/model": "not recorded", "broken/model": "cannot be read"}
+    assert found.clean == 1
+
+
+def test_commands_build_on_what_is_made_anew(runs) -> None:
+    base = ["--base", str(runs / "pre" / "model"), f"ssl={runs / 'pre' / 'model'}", str(runs / "clean" / "model")]
+    write(runs / "add" / "command.json", {"arguments": ["expand", "--corpus", "new", *base]})
+    second = withdraw("amina", [runs]).commands[1].split()
+    anew = f"{runs / 'pre'}-withdrawn/model"
+    assert second[4:8] == ["--base", anew, f"ssl={anew}", str(runs / "clean" / "model")]

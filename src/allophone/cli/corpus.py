@@ -261,13 +261,11 @@ def run_withdraw(arguments: argparse.Namespace) -> None:
         uses = (
             ", ".join(f"{use} on {count} recordings" for use, count in one.uses) or f"through {', '.join(one.through)}"
         )
-        say(f"  {one.kind:<9} {one.folder}  {uses}")
+        say(f"  {one.kind:<11} {one.folder}  {uses}")
     for one in found.unknown:
-        say(f"  {one.kind:<9} {one.folder}  not recorded what it was made from")
+        say(f"  {one.kind:<11} {one.folder}  what it was made from: {one.how}")
     if found.commands:
-        say(
-            "to make them again without (CORPUS: the corpus without the speaker; give what was made the new base, too):"
-        )
+        say("to make them again without, in this order (CORPUS: the corpus without the speaker):")
     for command in found.commands:
         say(f"  {command}")
     if arguments.corpus is not None:

@@ -22,8 +22,8 @@ def add(verbs: Verbs) -> None:
     _add_resynthesize(verbs)
 
 
-def _add_encoder(parser: Parser) -> None:
-    parser.add_argument("--model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")
+def _add_encoder(parser: Parser, *, required: bool = False) -> None:
+    parser.add_argument("--model", required=required, metavar="MODEL", help="encoder: 'starter', a folder or a hub id")
     parser.add_argument(
         "--codebook", type=Path, metavar="FOLDER", help="what `units fit` wrote (default: the one beside the model)"
     )
@@ -116,7 +116,7 @@ def _add_score(group: Verbs) -> None:
     parser.add_argument("--vocoder", type=Path, required=True, metavar="FOLDER", help="what `vocoder train` wrote")
     add_corpus(parser)
     parser.add_argument("--language", metavar="CODE", help="only this language of the corpus (default: all)")
-    _add_encoder(parser)
+    _add_encoder(parser, required=True)
     parser.add_argument(
         "--transcriber", required=True, metavar="MODEL", help="speech recognizer of transformers: folder or hub id"
     )
@@ -141,7 +141,7 @@ def run_score(arguments: argparse.Namespace) -> None:
             arguments.vocoder,
             _corpus(arguments),
             arguments.out,
-            model=arguments.model and model_folder(arguments.model),
+            model=model_folder(arguments.model),
             codebook=arguments.codebook,
             heard_by=heard_by,
             clips=arguments.clips,

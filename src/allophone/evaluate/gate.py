@@ -7,7 +7,7 @@ cannot be told refuses. Both refuse a language on which nothing could be measure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +33,19 @@ class Gate:
     def __post_init__(self) -> None:
         if not 0 <= self.most_loss < 100:
             raise ConfigError(f"The most that a language may lose is {self.most_loss} %; expected 0 to below 100.")
+
+
+def require_protected(gate: Gate | None, protected: Collection[str]) -> None:
+    """Refuse, before anything is trained, a limit that no language is held to.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if gate is not None and not protected:
+        raise ConfigError(
+            f"At most {gate.most_loss:g} % may be lost (--most-loss), and there is no language to keep. Name some with "
+            "--keep, other than the new one."
+        )
 
 
 def losses(changes: Iterable[Change], protected: Sequence[str], gate: Gate) -> list[str]:

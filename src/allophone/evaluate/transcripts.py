@@ -26,6 +26,8 @@ Transcribe = Callable[[Sequence[Tensor]], list[str]]
 CHUNK = 8
 """Recordings transcribed at once."""
 TOKENS_A_SECOND = 20
+MOST_TOKENS = 400
+"""At once; Whisper's decoder has 448 places, some of which its prompt takes."""
 WHISPERS = {"jw": "jv"}
 """Its own codes to ISO 639."""
 
@@ -38,6 +40,7 @@ def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) 
         language: What is spoken, for a recognizer of several languages that generates text; None = it finds out itself.
 
     A recognizer that generates text stops at 20 tokens a second, because what it makes of noise may not end by itself.
+    Whisper reads 30 s at once; longer recordings go through ``transformers``' own long form, one at a time.
 
     Raises:
         CheckpointError: There is no such recognizer.
@@ -46,18 +49,33 @@ def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) 
     recognizer = _recognizer(str(folder_or_hub_id))
     told = _told(recognizer, language)
 
+    window = getattr(recognizer.feature_extractor, "chunk_length", None)  # seconds; Whisper's alone
+    most_samples = None if window is None else window * SAMPLE_RATE
+
     def transcribe(waveforms: Sequence[Tensor]) -> list[str]:
-        given = [{"raw": waveform.numpy(), "sampling_rate": SAMPLE_RATE} for waveform in waveforms]
-        options: dict[str, Any] = {}
-        if recognizer.model.can_generate():
-            longest = samples_to_seconds(max(len(waveform) for waveform in waveforms))
-            most = min(400, 8 + int(TOKENS_A_SECOND * longest))
-            options = {"generate_kwargs": {**told, "max_new_tokens": most}}
-        with torch.inference_mode():
-            found = recognizer(given, batch_size=len(given), **options)
-        return [" ".join(str(one["text"]).split()) for one in found]
+        texts: dict[int, str] = {}
+        long = [at for at, wave in enumerate(waveforms) if most_samples is not None and len(wave) > most_samples]
+        together = [at for at in range(len(waveforms)) if at not in long]
+        for part in ([together] if together else []) + [[at] for at in long]:
+            texts |= zip(part, _heard(recognizer, [waveforms[at] for at in part], told, part[0] in long), strict=True)
+        return [texts[at] for at in range(len(waveforms))]
 
     return transcribe
+
+
+def _heard(recognizer: Any, waveforms: Sequence[Tensor], told: dict[str, str], long: bool) -> list[str]:
+    """Texts of waveforms ``(S,)``; ``long`` where there is one that is longer than the recognizer reads at once."""
+    given = [{"raw": waveform.numpy(), "sampling_rate": SAMPLE_RATE} for waveform in waveforms]
+    options: dict[str, Any] = {}
+    if recognizer.model.can_generate():
+        longest = samples_to_seconds(max(len(waveform) for waveform in waveforms))
+        most = min(MOST_TOKENS, 8 + int(TOKENS_A_SECOND * longest))
+        options = {"generate_kwargs": {**told, "max_new_tokens": most}}
+    if long:
+        options["return_timestamps"] = True  # by which the next window begins where the last one was understood
+    with torch.inference_mode():
+        found = recognizer(given, batch_size=len(given), **options)
+    return [" ".join(str(one["text"]).split()) for one in found]
 
 
 def transcriber_hash(folder_or_hub_id: str | Path) -> str:

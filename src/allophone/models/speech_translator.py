@@ -257,7 +257,12 @@ def _stand_behind(layers: Sequence[Sequence[AdapterSite]], bottleneck: int) -> n
 
 
 def save_speech_translator(
-    model: SpeechTranslator, folder: str | Path, card: str, *, created_by: str = "allophone"
+    model: SpeechTranslator,
+    folder: str | Path,
+    card: str,
+    *,
+    parents: Sequence[str] = (),
+    created_by: str = "allophone",
 ) -> Path:
     """Write ``encoder/`` and ``decoder/``, each a folder that ``transformers`` reads, and what joins them beside.
 
@@ -265,6 +270,7 @@ def save_speech_translator(
         model: The model.
         folder: Where to.
         card: Text of ``README.md``, the model card.
+        parents: Hashes of the models that the encoder was made from.
         created_by: The command or program that made it.
 
     Returns:
@@ -279,7 +285,7 @@ def save_speech_translator(
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(broken[:8])}. The training diverged.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
-    save_encoder(model.encoder, folder / ENCODER_FOLDER, card, created_by=created_by)
+    save_encoder(model.encoder, folder / ENCODER_FOLDER, card, parents=parents, created_by=created_by)
     model.decoder.save(folder / DECODER_FOLDER)
     replace_file(folder / WEIGHTS_FILE, save(model.new_tensors()))
     replace_file(folder / "README.md", card.encode())

@@ -255,8 +255,22 @@ def _confidence(log_probabilities: Tensor, symbols: Sequence[int]) -> float:
     return float((-loss / (len(symbols) + 1)).exp())
 
 
-def save_transcriber(model: Transcriber, folder: str | Path, card: str, *, created_by: str = "allophone") -> Path:
+def save_transcriber(
+    model: Transcriber,
+    folder: str | Path,
+    card: str,
+    *,
+    parents: Sequence[str] = (),
+    created_by: str = "allophone",
+) -> Path:
     """Write an encoder's folder, which ``transformers`` reads, with the linear layer and its alphabet beside.
+
+    Args:
+        model: The model.
+        folder: Where to.
+        card: Text of ``README.md``, the model card.
+        parents: Hashes of the models that the encoder was made from.
+        created_by: The command or program that made it.
 
     Raises:
         CheckpointError: A parameter is not finite.
@@ -267,7 +281,7 @@ def save_transcriber(model: Transcriber, folder: str | Path, card: str, *, creat
         raise CheckpointError(f"{folder}: NaN or infinite values in lm_head or decoder. The training diverged.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)  # written last: whoever finds it finds all
-    save_encoder(model.encoder, folder, card, created_by=created_by)
+    save_encoder(model.encoder, folder, card, parents=parents, created_by=created_by)
     replace_file(folder / WEIGHTS_FILE, save(tensors))
     info = {
         "format": FORMAT,

@@ -13,7 +13,7 @@ from allophone.data.corpus import Corpus, merge
 from allophone.data.splits import split_corpus
 from allophone.errors import DataError
 from allophone.evaluate.drift import Drift
-from allophone.evaluate.gate import Gate, losses, refusal
+from allophone.evaluate.gate import Gate, losses, refusal, require_protected
 from allophone.evaluate.measurements import Measurement, changes, save_measurements, scores
 from allophone.evaluate.report import write_report
 from allophone.models.conversion import model_hash
@@ -92,6 +92,7 @@ def expand(
         None when a signal stopped it.
 
     Raises:
+        ConfigError: There is a ``gate`` and no language to keep.
         GateError: A kept language loses more than ``gate`` allows; all but the pack is written.
         AllophoneError: The language is unknown or not in the corpus, recordings or model cannot be read, ...
     """
@@ -104,6 +105,7 @@ def expand(
     require_old_units(model, config)
     fit_threads(model.encoder)
     tag, kept = new.languages[0], kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), new)
+    require_protected(gate, kept)
     main, shared = main_voices(new), cache or FrameCache()
     hours = replayed_hours(config, main, len(kept))
     heard = {language: portion(one, config, ledger, hours) for language, one in kept.items()}

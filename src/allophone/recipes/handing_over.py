@@ -24,6 +24,7 @@ from allophone.run.origin import ORIGIN, origin_differences, write_origin
 from allophone.run.progress import Report, silent
 from allophone.run.start import HEADS
 from allophone.run.targets import build_stream, prepare_targets, usable
+from allophone.run.used import record_use
 from allophone.train.loop import train
 
 HEAD_STEPS = 600
@@ -78,7 +79,9 @@ def hand_over(
     def begin() -> None:
         for name in ("codebook.json", HEADS):
             (folder / name).unlink(missing_ok=True)
-        save_encoder(source, folder, card, created_by="allophone pretrain", dtype=torch.float16)
+        record_use(head_dir, {"trained": training})
+        parents = (model_hash(source),)  # in half precision it is another model by its hash
+        save_encoder(source, folder, card, parents=parents, created_by="allophone pretrain", dtype=torch.float16)
 
     on_rank_zero(begin)
     encoder = load_encoder(folder)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from allophone.data.corpus import Corpus
 from allophone.data.utterance import Utterance
-from allophone.errors import DataError
+from allophone.errors import ConfigError, DataError
 from allophone.evaluate.result import Result, Signature, save_results, tabulate
 from allophone.evaluate.spoken import NORMALIZER, Clip, Judges, Spoken, score_spoken, spoken_results
 from allophone.evaluate.transcripts import load_transcriber, transcriber_hash
@@ -108,11 +108,14 @@ def score_vocoder(
         report: Told how far it is.
 
     Raises:
+        ConfigError: No clip is asked for, or the model has no codebook.
         DataError: The units are of another codebook than the vocoder's, or no clip is left.
     """
+    if clips < 1:
+        raise ConfigError(f"{clips} clips: nothing would be heard. Ask for 1 or more.")
     speech = Speech.load(vocoder)
     base, book = with_codebook(model, codebook)
-    speech.require(book.hash)
+    ids = speech.ids(book)
     judged = concerned(corpus)
     units = encode_units(
         lambda: ((row.id, judged.audio(row)) for row in judged if row.split in ("dev", "test")),
@@ -121,14 +124,14 @@ def score_vocoder(
         speakers={row.id: row.speaker for row in judged},
     )
     told = judged.with_utterances(tuple(row for row in judged if row.text))
-    rows = held_out(told, units, speech.voices, seed)[:clips]
+    rows = held_out(told, units, speech.voices, seed, most=clips)
     if not rows:
         raise DataError(
             "No held-out clip with a text is of a voice and language that the vocoder knows; name the corpus that it "
             "was trained on, with texts."
         )
     chosen = clips_of(corpus, rows)
-    kept = {row.id: units[row.id] for row in rows}
+    kept = {row.id: ids[units[row.id]] for row in rows}
     systems = {ORIGINAL: [clip.waveform for clip in chosen]}
     for name, given in ((MADE, kept), (SHUFFLED, shuffled(kept, seed))):
         systems[name] = speak_clips(speech, rows, given, units.clock, chosen)

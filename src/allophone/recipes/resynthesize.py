@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import soundfile
+import torch
 from torch import Tensor
 
 from allophone.audio.io import load_audio
 from allophone.errors import ConfigError, DataError
 from allophone.frames import SAMPLE_RATE, FrameClock
+from allophone.nn.codebook import Codebook
 from allophone.recipes.vocoder import with_codebook
 from allophone.run.progress import Report, silent
 from allophone.run.speaking import Speech, speak
@@ -51,7 +53,8 @@ def resynthesize(
         out: A ``.wav`` file for one clip; otherwise a folder that receives one WAV file a clip.
         audio: Recordings, which become units first; each is taken as one voice.
         model: With ``audio``: encoder that the codebook was fitted on.
-        codebook: With ``audio``: its folder; None = the one beside the model.
+        codebook: Its folder. With ``audio`` None = the one beside the model; with ``units`` only needed where they were
+            anchored to the vocoder's.
         units: Instead of ``audio``: a file that ``allophone units encode`` wrote.
         ids: With ``units``: which of them; none = all.
         speaker: Name of a voice of the vocoder; None = the one it heard most.
@@ -77,8 +80,7 @@ def resynthesize(
         names, clips = [str(path) for path in audio], _of_audio(audio, model, codebook, speech)
     else:
         loaded = Units.load(units)
-        speech.require(loaded.codebook_hash)
-        names, clips = list(ids) or list(loaded), _of_units(loaded, ids)
+        names, clips = list(ids) or list(loaded), _of_units(loaded, ids, _ids(loaded, codebook, speech))
     files = _files(out, [Path(name).stem if units is None else name for name in names])
     progress = report("Speaking")
     for number, (clip, file) in enumerate(zip(clips, files, strict=True), 1):
@@ -99,21 +101,31 @@ def resynthesize(
 
 def _of_audio(audio: Sequence[Path], model: str | Path, codebook: Path | None, speech: Speech) -> Iterator[_Clip]:
     base, book = with_codebook(model, codebook)
-    speech.require(book.hash)
+    ids = speech.ids(book)
     for path in audio:
         waveform = load_audio(path)
         units = encode_units(lambda wave=waveform: iter([("clip", wave)]), book, encoder=base.encoder)  # type: ignore[misc]
-        yield _Clip(str(path), units["clip"], book.info.clock, waveform)
+        yield _Clip(str(path), ids[units["clip"]], book.info.clock, waveform)
 
 
-def _of_units(units: Units, ids: Sequence[str]) -> Iterator[_Clip]:
-    missing = [name for name in ids if name not in units.labels]
+def _ids(units: Units, codebook: Path | None, speech: Speech) -> Tensor:
+    """What the vocoder calls each unit. Shape ``(K,)``."""
+    if codebook is None:
+        speech.require(units.codebook_hash)
+        return torch.arange(units.num_units)
+    book = Codebook.load(codebook)
+    units.check(book)
+    return speech.ids(book)
+
+
+def _of_units(units: Units, names: Sequence[str], ids: Tensor) -> Iterator[_Clip]:
+    missing = [name for name in names if name not in units.labels]
     if missing:
         raise DataError(
             f"The units hold no utterance {missing[0]!r}; they hold {len(units)}, such as {next(iter(units))!r}."
         )
-    for name in ids or units:
-        yield _Clip(name, units[name], units.clock, None)
+    for name in names or units:
+        yield _Clip(name, ids[units[name]], units.clock, None)
 
 
 def _files(out: Path, names: Sequence[str]) -> list[Path]:

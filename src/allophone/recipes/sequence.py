@@ -11,9 +11,9 @@ from allophone.config import to_dict
 from allophone.data.corpus import Corpus
 from allophone.errors import ConfigError
 from allophone.evaluate.forgetting import measure_masked_loss
-from allophone.evaluate.gate import Gate
+from allophone.evaluate.gate import Gate, losses, refusal, require_protected
 from allophone.evaluate.matrix import Matrix, State, matrices, matrix_json, write_matrix_page
-from allophone.evaluate.measurements import Measurement, System, load_measurements, save_measurements
+from allophone.evaluate.measurements import Measurement, System, changes, load_measurements, save_measurements
 from allophone.evaluate.sources import EncoderSource
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.models.build import Encoder
@@ -81,7 +81,7 @@ def expand_in_sequence(
         None when a signal stopped it.
 
     Raises:
-        ConfigError: A language is named twice.
+        ConfigError: A language is named twice, or there is a ``gate`` and no language to keep.
         GateError: An addition loses more than ``gate`` allows.
         AllophoneError: As ``expand``.
     """
@@ -92,6 +92,7 @@ def expand_in_sequence(
     new = {one.languages[0]: one for one in (with_splits(opened.where(language=tag), 0) for tag in languages)}
     several = opened.where(language=list(new))
     kept = kept_corpora(opened, keep or (KEEP if str(base) == STARTER else ()), several)
+    require_protected(gate, kept)
     root, where = open_base(base)
     fit_threads(root.encoder)
     work = _Work(
@@ -158,6 +159,7 @@ def _add(
     if (out / ORIGIN).exists():
         require_origin(out, origin)
     if (out / "pack" / PACK_FILE).exists() and (out / STATE).exists():
+        _hold(work.gate, held, out)
         return True
     write_origin(out, origin)
     made = expand(
@@ -186,6 +188,14 @@ def _add(
     )
     save_measurements(found + _masked(work, encoder, "after"), out / STATE)
     return True
+
+
+def _hold(gate: Gate | None, held: Sequence[str], out: Path) -> None:
+    """Hold an addition that is there already to a limit that it may have been made without."""
+    if gate is not None:
+        refused = losses(changes(load_measurements(out / "measurements.parquet")), held, gate)
+        if refused:
+            raise refusal(refused, gate, str(out))
 
 
 def _first_state(work: _Work, folder: Path) -> State:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,12 @@ from typing import Any, Literal
 from allophone.errors import CheckpointError, DataError
 from allophone.models.conversion import read_json
 from allophone.run.used import USED, read_use
+from allophone.train.loop import CHECKPOINTS
+from allophone.units.encode import described_units
 
 COMMAND_FILE = "command.json"
-Kind = Literal["codebook", "model", "pack", "units"]
-How = Literal["directly", "through what it was made from", "not recorded"]
+Kind = Literal["codebook", "model", "pack", "units", "checkpoints"]
+How = Literal["directly", "through what it was made from", "not recorded", "cannot be read"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +45,7 @@ class Withdrawal:
     affected: tuple[Affected, ...]
     """The speaker is in these."""
     unknown: tuple[Affected, ...]
-    """Nobody wrote down which recordings these were made from."""
+    """Nobody wrote down which recordings these were made from, or what they were made of cannot be read."""
     clean: int
     """Things that the speaker is not in."""
     commands: tuple[str, ...]
@@ -57,6 +59,8 @@ class _Thing:
     hash: str
     parents: set[str]
     uses: dict[str, list[dict[str, str | None]]] | None
+    readable: bool = True
+    """Else nobody knows what it was made from."""
 
 
 def withdraw(speaker: str, runs: Sequence[Path]) -> Withdrawal:
@@ -82,6 +86,7 @@ def withdraw(speaker: str, runs: Sequence[Path]) -> Withdrawal:
         tainted |= more
     where = {thing.hash: thing.folder for thing in things}
     affected, unknown = [], []
+    how: How
     for thing in things:
         uses = heard[id(thing)]
         through = tuple(sorted({str(where[parent]) for parent in thing.parents & tainted} - {str(thing.folder)}))
@@ -91,10 +96,11 @@ def withdraw(speaker: str, runs: Sequence[Path]) -> Withdrawal:
                 Affected(folder=thing.folder, kind=thing.kind, how="directly", uses=counted, through=through)
             )
         elif thing.hash in tainted:
-            how: How = "through what it was made from"
+            how = "through what it was made from"
             affected.append(Affected(folder=thing.folder, kind=thing.kind, how=how, through=through))
-        elif thing.uses is None:
-            unknown.append(Affected(folder=thing.folder, kind=thing.kind, how="not recorded"))
+        elif thing.uses is None or not thing.readable:
+            how = "not recorded" if thing.readable else "cannot be read"
+            unknown.append(Affected(folder=thing.folder, kind=thing.kind, how=how))
     return Withdrawal(
         speaker=speaker,
         affected=tuple(affected),
@@ -111,20 +117,29 @@ def _uses_of(thing: _Thing, speaker: str) -> dict[str, int]:
 
 
 def _things(run: Path) -> Iterator[_Thing]:
-    """Everything with a hash under a folder, in order of path."""
-    for path in sorted([*run.rglob("allophone.json"), *run.rglob("codebook.json"), *run.rglob("units.parquet")]):
-        folder = path.parent
-        if path.name == "units.parquet":
-            yield _Thing(folder, "units", f"units of {folder}", set(), _uses(folder, run))
-            continue
-        try:
-            values = read_json(path)
-        except CheckpointError:
-            continue
-        thing = _codebook(folder, values) if path.name == "codebook.json" else _model_or_pack(folder, values)
+    """Everything with a hash under a folder, and the checkpoints of its runs, in order of path."""
+    names = ("allophone.json", "codebook.json", "units.parquet", CHECKPOINTS)
+    for path in sorted(found for name in names for found in run.rglob(name)):
+        thing = _thing(path)
         if thing is not None:
-            thing.uses = _uses(folder, run)
+            thing.uses = _uses(thing.folder, run)
             yield thing
+
+
+def _thing(path: Path) -> _Thing | None:
+    """What a file (or a folder of checkpoints) describes; None where it is something else."""
+    folder = path.parent
+    if path.name == CHECKPOINTS:
+        return _Thing(path, "checkpoints", f"checkpoints of {folder}", set(), None) if path.is_dir() else None
+    try:
+        if path.name == "units.parquet":
+            parent = described_units(path).get("codebook_hash")
+            return _Thing(folder, "units", f"units of {folder}", _known(parent), None)
+        values = read_json(path)
+    except CheckpointError:
+        kind: Kind = "units" if path.name == "units.parquet" else "codebook" if "codebook" in path.name else "model"
+        return _Thing(folder, kind, f"unreadable {path}", set(), None, readable=False)
+    return _codebook(folder, values) if path.name == "codebook.json" else _model_or_pack(folder, values)
 
 
 def _codebook(folder: Path, values: dict[str, Any]) -> _Thing | None:
@@ -149,7 +164,7 @@ def _known(*hashes: str | None) -> set[str]:
 
 
 def _uses(folder: Path, run: Path) -> dict[str, list[dict[str, str | None]]] | None:
-    """Recordings behind a folder: the nearest table on the way up; for a run's ``model`` else all of that run."""
+    """Recordings behind a folder: the nearest table on the way up; else, for model and checkpoints, all of the run."""
     place = folder
     tables: list[Path] = []
     while not tables:
@@ -157,7 +172,7 @@ def _uses(folder: Path, run: Path) -> dict[str, list[dict[str, str | None]]] | N
         if place == run:
             break
         place = place.parent
-    if not tables and folder.name == "model" and folder != run:
+    if not tables and folder.name in ("model", CHECKPOINTS) and folder != run:
         tables = sorted(path.parent for path in folder.parent.rglob(USED))
     found: dict[str, list[dict[str, str | None]]] = {}
     for table in tables:
@@ -180,9 +195,20 @@ def _commands(folders: Sequence[Path], runs: Sequence[Path]) -> Iterator[str]:
         elif not any(folder.resolve().is_relative_to(one) for one in bare):
             bare.append(folder.resolve())
     for place in sorted(made, key=lambda one: made[one]):
-        yield _on_smaller_corpus(json.loads((place / COMMAND_FILE).read_text(encoding="utf-8"))["arguments"], place)
+        arguments = json.loads((place / COMMAND_FILE).read_text(encoding="utf-8"))["arguments"]
+        yield _on_smaller_corpus([_made_anew(word, made) for word in arguments], place)
     for folder in bare:
         yield f"# {folder}: made from Python, no command is recorded; make it again on CORPUS with its config.json"
+
+
+def _made_anew(word: str, made: Collection[Path]) -> str:
+    """A word of a command; a path in a run that is made anew (``--base=old/model``, ``ssl=old/model``) moves along."""
+    name, equals, value = word.rpartition("=")
+    path = Path(value).resolve()
+    run = next((one for one in made if path.is_relative_to(one)), None)
+    if not value or run is None:
+        return word
+    return f"{name}{equals}{Path(f'{run}-withdrawn') / path.relative_to(run)}"
 
 
 def _on_smaller_corpus(arguments: list[str], place: Path) -> str:

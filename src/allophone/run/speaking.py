@@ -13,6 +13,7 @@ from allophone.errors import DataError
 from allophone.frames import FrameClock
 from allophone.models.unit_vocoder import UnitVocoder, pack_units, without_repeats
 from allophone.models.vocoder_conversion import Voices, load_vocoder, load_voices
+from allophone.nn.codebook import Codebook
 
 PIECE_UNITS = 500
 """Units that are spoken at once, so that memory does not grow with the recording: 10 s of 20-ms units."""
@@ -36,6 +37,21 @@ class Speech:
         """
         return Speech(vocoder=load_vocoder(folder), voices=load_voices(folder))
 
+    def ids(self, codebook: Codebook) -> Tensor:
+        """What the vocoder calls each unit of a codebook, shape ``(K,)``.
+
+        The same, or, for a codebook that was anchored to the vocoder's own, the old ids and for every appended one the
+        unit that it grew from.
+
+        Raises:
+            DataError: It is another codebook, and not anchored to the vocoder's.
+        """
+        mapped = codebook.info.id_map
+        if mapped is not None and codebook.info.parent == self.voices.codebook_hash:
+            return torch.tensor([*range(mapped.kept), *mapped.grown_from])
+        self.require(codebook.hash)
+        return torch.arange(codebook.info.num_units)
+
     def require(self, codebook_hash: str) -> None:
         """Refuse units of another codebook.
 
@@ -44,9 +60,9 @@ class Speech:
         """
         if codebook_hash != self.voices.codebook_hash:
             raise DataError(
-                f"The vocoder speaks units of codebook {self.voices.codebook_hash}, these are of {codebook_hash}. Ids "
-                "of two codebooks have nothing in common: give the codebook it was trained with, or train a vocoder "
-                "for this one (`allophone vocoder train`)."
+                f"The vocoder speaks units of codebook {self.voices.codebook_hash}, these are of {codebook_hash}. Give "
+                "the codebook it was trained with, one whose units were anchored to that (`expand --units anchored`; "
+                "with --units name it by --codebook), or train a vocoder for this one (`allophone vocoder train`)."
             )
 
 

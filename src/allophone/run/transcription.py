@@ -68,7 +68,8 @@ def execute_transcription(
         return Transcription(build_transcriber(config, heard, encoder), config.method)
 
     def keep(method: Transcription, folder: Path) -> None:
-        save_transcriber(method.model, folder, _card(config, heard, begun_from), created_by=CREATED_BY)
+        card = _card(config, heard, begun_from)
+        save_transcriber(method.model, folder, card, parents=(begun_from,), created_by=CREATED_BY)
 
     return execute_with_texts(
         config,

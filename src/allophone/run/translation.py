@@ -119,7 +119,8 @@ def execute_translation(
         return SpeechTranslation(model, config.method, frozen=frozen, new_decoder=config.decoder is not None)
 
     def keep(method: SpeechTranslation, folder: Path) -> None:
-        save_speech_translator(method.model, folder, _card(config, heard, begun_from), created_by=CREATED_BY)
+        card = _card(config, heard, begun_from)
+        save_speech_translator(method.model, folder, card, parents=(begun_from,), created_by=CREATED_BY)
 
     return execute_with_texts(
         config,

@@ -206,8 +206,8 @@ def concerned(corpus: Corpus) -> Corpus:
     return corpus.with_utterances(tuple(row for row in corpus if row.split in (None, "train", judged)))
 
 
-def held_out(corpus: Corpus, units: Units, voices: Voices, seed: int) -> list[Utterance]:
-    """At most 60 clips that are not trained on, drawn by seed, whose voice and language were heard."""
+def held_out(corpus: Corpus, units: Units, voices: Voices, seed: int, *, most: int = JUDGED_CLIPS) -> list[Utterance]:
+    """At most so many clips that are not trained on, drawn by seed, whose voice and language were heard."""
     rows = [
         row
         for row in concerned(corpus)
@@ -216,7 +216,7 @@ def held_out(corpus: Corpus, units: Units, voices: Voices, seed: int) -> list[Ut
         and (row.speaker or UNKNOWN) in voices.speakers
         and row.language in voices.languages
     ]
-    chosen = numpy_generator(seed, "held out").permutation(len(rows))[:JUDGED_CLIPS]
+    chosen = numpy_generator(seed, "held out").permutation(len(rows))[:most]
     return [rows[index] for index in sorted(chosen)]
 
 

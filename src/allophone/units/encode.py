@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -166,13 +167,11 @@ class Units(Mapping[str, Tensor]):
             DataError: The units belong to another codebook or are collapsed.
         """
         path = Path(path)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file. Make it with `allophone units encode`.")
+        described = described_units(path)
         try:
             table = pq.read_table(path, partitioning=None)
         except (pa.ArrowException, OSError) as error:
             raise CheckpointError(f"{path}: truncated or not Parquet ({error}). Encode the corpus again.") from error
-        described = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
         if described.get("format") != FORMAT or table.column_names != ["id", "units"]:
             raise CheckpointError(
                 f"{path}: columns {table.column_names}, format {described.get('format')}; expected units of format "
@@ -189,6 +188,22 @@ class Units(Mapping[str, Tensor]):
         return units.check(codebook)
 
 
+def described_units(path: Path) -> dict[str, Any]:
+    """What a file of units says of them all: the codebook's hash, hop, ...; empty where it holds something else.
+
+    Raises:
+        CheckpointError: The file is missing, or no Parquet.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Make it with `allophone units encode`.")
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise CheckpointError(f"{path}: truncated or not Parquet ({error}). Encode the corpus again.") from error
+    described: dict[str, Any] = json.loads(metadata.get(METADATA_KEY, b"{}"))
+    return described
+
+
 def encode_units(
     waveforms: Waveforms,
     codebook: Codebook,
@@ -198,6 +213,7 @@ def encode_units(
     cache: FrameCache | None = None,
     progress: Callable[[int, int], None] | None = None,
     total: int = 0,
+    may_collapse: bool = False,
 ) -> Units:
     """Units of every utterance of a stream.
 
@@ -211,6 +227,7 @@ def encode_units(
         cache: Keeps frames between passes and calls, within its budget.
         progress: Called with (utterances done, ``total``).
         total: Utterances of the stream, for ``progress``.
+        may_collapse: Nearly all frames may have one unit: nothing is trained on them.
 
     Returns:
         The units, keyed by utterance id.
@@ -228,7 +245,8 @@ def encode_units(
         voices.gather(extractor.frames(waveforms()))
     frames = extractor.frames(waveforms())
     normalized = frames if voices is None else ((name, voices(name, values)) for name, values in frames)
-    return _collected(_labelled(normalized, codebook.centroids), codebook, progress, total)
+    units = _collected(_labelled(normalized, codebook.centroids), codebook, progress, total)
+    return units if may_collapse else units.check()
 
 
 def _require_same_model(encoder: Encoder | None, codebook: Codebook) -> None:
@@ -261,7 +279,7 @@ def _collected(
         labels[name] = found
         if progress is not None:
             progress(len(labels), max(total, len(labels)))
-    return Units(labels, codebook.hash, codebook.info.clock, codebook.info.num_units).check()
+    return Units(labels, codebook.hash, codebook.info.clock, codebook.info.num_units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +325,7 @@ def encode(
         heard = listen(engine, frames, info.clock, shards)
         frames = replace(frames, voices=engine.share(heard.voices))
     parts = engine.map(_EncodeShard(frames, book.centroids), shards)
-    units = _collected(itertools.chain.from_iterable(parts), book, progress, len(opened))
+    units = _collected(itertools.chain.from_iterable(parts), book, progress, len(opened)).check()
     if out is not None:
         units.save(out)
     return units
