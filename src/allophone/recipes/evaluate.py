@@ -39,15 +39,15 @@ from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
 
 QUICK = LedgerConfig(
-    probe_steps=400,
+    probe_steps=300,
     few=(None,),
     most_test_clips=32,
-    most_train_clips=100,
+    most_train_clips=80,
     most_prompts=50,
     choosing_prompts=40,
     most_pairs=1,
     most_probed=2,
-    most_phone_clips=60,
+    most_phone_clips=40,
 )
 """For every change: 3 minutes on two cores for the starter encoder on the starter corpus. It has fewer clips and steps
 than ``full``, so ``allophone compare`` refuses to put numbers of both into one table."""
