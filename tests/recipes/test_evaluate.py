@@ -154,7 +154,7 @@ def test_suites_choose_how_much(world) -> None:
         sorted(compared_pairs(corpora, everything)[0]) == sorted(probed_languages(corpora, everything)) == list(corpora)
     )
     assert 0 < heard_hours(corpus, CONFIG) < heard_hours(corpus, everything) <= sum(corpus.hours().values())
-    assert SUITES["quick"].probe_steps == 400 and suite_config("full") == LedgerConfig()
+    assert SUITES["quick"].probe_steps == 300 and suite_config("full") == LedgerConfig()
     with pytest.raises(ConfigError, match=r"Unknown suite 'quik'\. Did you mean 'quick'"):
         suite_config("quik")
 

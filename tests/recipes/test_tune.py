@@ -104,7 +104,8 @@ def test_what_was_tuned_is_found_by_who_speaks_in_it(made: Corpus, base: Path, t
     found = tune(base, made, label="speaker", out=tmp_path / "run", methods=("pair",), config=config, data=small)
     assert found is not None
     told = withdraw("voice 1", [tmp_path])
-    assert [(one.folder.name, one.how) for one in told.affected] == [("pair", "directly")] and not told.unknown
+    assert [(one.kind, one.how) for one in told.affected] == [("model", "directly"), ("checkpoints", "directly")]
+    assert not told.unknown
     assert 0 < dict(told.affected[0].uses)["trained"] < 24  # only the training part
     parents = json.loads((tmp_path / "run" / "pair" / "allophone.json").read_text(encoding="utf-8"))["parents"]
     assert parents == [model_hash(load_encoder(base))]
