@@ -5,6 +5,7 @@ The cascade transcribes first and then compares texts. Any speech recognizer of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -50,20 +51,20 @@ def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) 
     told = _told(recognizer, language)
 
     window = getattr(recognizer.feature_extractor, "chunk_length", None)  # seconds; Whisper's alone
-    most_samples = None if window is None else window * SAMPLE_RATE
+    most_samples = math.inf if window is None else window * SAMPLE_RATE
 
     def transcribe(waveforms: Sequence[Tensor]) -> list[str]:
-        texts: dict[int, str] = {}
-        long = [at for at, wave in enumerate(waveforms) if most_samples is not None and len(wave) > most_samples]
-        together = [at for at in range(len(waveforms)) if at not in long]
-        for part in ([together] if together else []) + [[at] for at in long]:
-            texts |= zip(part, _heard(recognizer, [waveforms[at] for at in part], told, part[0] in long), strict=True)
-        return [texts[at] for at in range(len(waveforms))]
+        short = [wave for wave in waveforms if len(wave) <= most_samples]
+        together = iter(_heard(recognizer, short, told) if short else ())
+        return [
+            next(together) if len(wave) <= most_samples else _heard(recognizer, [wave], told, long=True)[0]
+            for wave in waveforms
+        ]
 
     return transcribe
 
 
-def _heard(recognizer: Any, waveforms: Sequence[Tensor], told: dict[str, str], long: bool) -> list[str]:
+def _heard(recognizer: Any, waveforms: Sequence[Tensor], told: dict[str, str], *, long: bool = False) -> list[str]:
     """Texts of waveforms ``(S,)``; ``long`` where there is one that is longer than the recognizer reads at once."""
     given = [{"raw": waveform.numpy(), "sampling_rate": SAMPLE_RATE} for waveform in waveforms]
     options: dict[str, Any] = {}

@@ -21,6 +21,13 @@ from allophone.units.encode import described_units
 
 COMMAND_FILE = "command.json"
 Kind = Literal["codebook", "model", "pack", "units", "checkpoints"]
+FILES: dict[str, Kind] = {
+    "allophone.json": "model",
+    "codebook.json": "codebook",
+    "units.parquet": "units",
+    CHECKPOINTS: "checkpoints",
+}
+"""What tells that there is something; ``allophone.json`` may also be a pack's."""
 How = Literal["directly", "through what it was made from", "not recorded", "cannot be read"]
 
 
@@ -118,8 +125,7 @@ def _uses_of(thing: _Thing, speaker: str) -> dict[str, int]:
 
 def _things(run: Path) -> Iterator[_Thing]:
     """Everything with a hash under a folder, and the checkpoints of its runs, in order of path."""
-    names = ("allophone.json", "codebook.json", "units.parquet", CHECKPOINTS)
-    for path in sorted(found for name in names for found in run.rglob(name)):
+    for path in sorted(found for name in FILES for found in run.rglob(name)):
         thing = _thing(path)
         if thing is not None:
             thing.uses = _uses(thing.folder, run)
@@ -128,18 +134,17 @@ def _things(run: Path) -> Iterator[_Thing]:
 
 def _thing(path: Path) -> _Thing | None:
     """What a file (or a folder of checkpoints) describes; None where it is something else."""
-    folder = path.parent
-    if path.name == CHECKPOINTS:
+    folder, kind = path.parent, FILES[path.name]
+    if kind == "checkpoints":
         return _Thing(path, "checkpoints", f"checkpoints of {folder}", set(), None) if path.is_dir() else None
     try:
-        if path.name == "units.parquet":
+        if kind == "units":
             parent = described_units(path).get("codebook_hash")
             return _Thing(folder, "units", f"units of {folder}", _known(parent), None)
         values = read_json(path)
     except CheckpointError:
-        kind: Kind = "units" if path.name == "units.parquet" else "codebook" if "codebook" in path.name else "model"
         return _Thing(folder, kind, f"unreadable {path}", set(), None, readable=False)
-    return _codebook(folder, values) if path.name == "codebook.json" else _model_or_pack(folder, values)
+    return _codebook(folder, values) if kind == "codebook" else _model_or_pack(folder, values)
 
 
 def _codebook(folder: Path, values: dict[str, Any]) -> _Thing | None:
@@ -208,18 +213,23 @@ def _made_anew(word: str, made: Collection[Path]) -> str:
     run = next((one for one in made if path.is_relative_to(one)), None)
     if not value or run is None:
         return word
-    return f"{name}{equals}{Path(f'{run}-withdrawn') / path.relative_to(run)}"
+    return f"{name}{equals}{_anew(run) / path.relative_to(run)}"
+
+
+def _anew(run: Path) -> Path:
+    """Where a run is made again."""
+    return run.with_name(f"{run.name}-withdrawn")
 
 
 def _on_smaller_corpus(arguments: list[str], place: Path) -> str:
     """A command line with another corpus and another folder to write to."""
     line = list(arguments)
-    for option, value in (("--corpus", "CORPUS"), ("--out", f"{place}-withdrawn")):
+    for option, value in (("--corpus", "CORPUS"), ("--out", str(_anew(place)))):
         for number, word in enumerate(line):
             if word == option and number + 1 < len(line):
                 line[number + 1] = value
             elif word.startswith(f"{option}="):
                 line[number] = f"{option}={value}"
     if "--out" not in line and not any(word.startswith("--out=") for word in line):
-        line += ["--out", f"{place}-withdrawn"]
+        line += ["--out", str(_anew(place))]
     return shlex.join(["allophone", *line])

@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,8 @@ class Units(Mapping[str, Tensor]):
             DataError: The units belong to another codebook or are collapsed.
         """
         path = Path(path)
-        described = described_units(path)
-        try:
-            table = pq.read_table(path, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
-            raise CheckpointError(f"{path}: truncated or not Parquet ({error}). Encode the corpus again.") from error
+        table = _read(path, partial(pq.read_table, partitioning=None))
+        described = _described(table.schema)
         if described.get("format") != FORMAT or table.column_names != ["id", "units"]:
             raise CheckpointError(
                 f"{path}: columns {table.column_names}, format {described.get('format')}; expected units of format "
@@ -194,14 +192,22 @@ def described_units(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing, or no Parquet.
     """
+    return _described(_read(path, pq.read_schema))
+
+
+def _described(schema: pa.Schema) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    return described
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What ``read`` finds in a Parquet file, or an error that says what to do."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Make it with `allophone units encode`.")
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        return read(path)
     except (pa.ArrowException, OSError) as error:
         raise CheckpointError(f"{path}: truncated or not Parquet ({error}). Encode the corpus again.") from error
-    described: dict[str, Any] = json.loads(metadata.get(METADATA_KEY, b"{}"))
-    return described
 
 
 def encode_units(
