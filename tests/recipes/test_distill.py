@@ -11,22 +11,30 @@ import torch
 from tiny_corpus import LANGUAGES, corpus
 from tiny_model import LASR
 from torch import Tensor
+from torch.nn import functional as F
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
-from allophone.models.conversion import save_encoder
+from allophone.data.loader import WaveformCache
+from allophone.evaluate.sources import EncoderSource
+from allophone.models.conversion import load_encoder, save_encoder
 from allophone.models.language_removal import read_removed
 from allophone.models.lasr import Lasr
-from allophone.models.speech_embedder import load_speech_embedder
+from allophone.models.speech_embedder import CorrectedLinear, SpeechEmbedder, load_speech_embedder
 from allophone.models.text_teacher import TeacherTable, cached_vectors, load_teacher_table, text_key
+from allophone.recipes.align_scores import pooled_frames
 from allophone.recipes.distill import DistillOptions, distill_config
 from allophone.run.distillation import (
+    begin_as_ridge,
     corpus_texts,
     distilled_utterances,
     known_negatives,
     learned_texts,
     nearly_right,
+    ridge_targets,
 )
+from allophone.run.progress import silent
+from allophone.run.ridge import drawn_rows, ridge_vectors
 from allophone.run.used import read_use
 
 SYSTEMS = ["chance", "filter bank, ridge", "random encoder, ridge", "encoder before, ridge", "distilled"]
@@ -113,6 +121,22 @@ def test_the_same_call_again_changes_nothing(run: Path, capsys: pytest.CaptureFi
     assert main(command(run)) == 0
     assert weights.stat().st_mtime_ns == before
     assert "| distilled |" in capsys.readouterr().out
+
+
+def test_what_is_learned_starts_as_the_ridge_regression_that_it_is_compared_with(run: Path) -> None:
+    spoken, table = Corpus.open(run / "corpus"), load_teacher_table(run / "teacher")
+    config = distill_config(DistillOptions(), table.dim, 0)
+    heard = distilled_utterances(spoken, config, table)
+    speech = SpeechEmbedder(load_encoder(run / "encoder"), config.speech)
+    assert isinstance(speech.projection, CorrectedLinear)
+    begin_as_ridge(speech, speech.projection, heard, table, None)
+    asked = [row for row in spoken if row.split == "test"]
+    source = EncoderSource("before", speech.encoder, (speech.encoder.num_layers,))
+    rows = drawn_rows(heard.corpus, 0)
+    fitted, known = (pooled_frames(WaveformCache(spoken), some, source, silent("")) for some in (rows, asked))
+    expected = ridge_vectors(fitted, ridge_targets(table, heard, rows), known)
+    found = speech.embed([spoken.audio(row) for row in asked])
+    torch.testing.assert_close(F.normalize(found, dim=-1), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_a_plan_trains_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,37 @@ def test_attention_starts_as_the_mean_and_learns() -> None:
     assert pooling.score.weight.grad is not None and pooling.score.weight.grad.abs().max() > 0
 
 
+def test_statistics_are_means_and_deviations_under_the_same_weights() -> None:
+    plain, both = AttentionPooling(8, 6), AttentionPooling(8, 6, statistics=True)
+    hidden = frames(4, 1, 7)
+    alone = torch.stack([torch.cat([one.mean(0), one.std(0, unbiased=False)]) for one in hidden.split()])
+    alone[1, 8:] = 1e-3  # one frame does not deviate; the root of the least variance
+    torch.testing.assert_close(both(hidden), alone)
+    nn.init.normal_(both.score.weight)
+    plain.load_state_dict(both.state_dict())
+    found = both(hidden)
+    torch.testing.assert_close(found[:, :8], plain(hidden))
+    squares = hidden.with_values(hidden.values**2)
+    weights = torch.cat([torch.softmax(both.score(torch.tanh(both.hidden(one))), dim=0) for one in hidden.split()])
+    mean_square = torch.stack(
+        [(w * one).sum(0) for w, one in zip(weights.split(hidden.lengths), squares.split(), strict=True)]
+    )
+    spread = (mean_square - found[:, :8] ** 2).clamp_min(1e-6).sqrt()
+    torch.testing.assert_close(found[:, 8:], spread, atol=1e-3, rtol=1e-3)
+
+
+def test_the_gradient_of_statistics_is_that_of_finite_differences() -> None:
+    pooling = AttentionPooling(3, 4, statistics=True).double()
+    nn.init.normal_(pooling.score.weight)
+    values = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+
+    def pooled(values: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(pooling, {"score.weight": score}, Packed(values, (4, 3)))
+
+    inputs = (values, pooling.score.weight.detach().requires_grad_())
+    assert torch.autograd.gradcheck(pooled, inputs, eps=1e-3, atol=1e-3)  # the softmax is in single precision
+
+
 def test_layer_weights_mix() -> None:
     states = [frames(3, 2) for _ in range(3)]
     mix = LayerWeights(3)

@@ -15,6 +15,7 @@ from allophone.models.conversion import load_encoder
 from allophone.models.speech_embedder import (
     INFO_FILE,
     WEIGHTS_FILE,
+    CorrectedLinear,
     SpeechEmbedder,
     SpeechEmbedderConfig,
     load_speech_embedder,
@@ -27,6 +28,7 @@ CONFIGS = [
     SpeechEmbedderConfig(dim=16, layers="last", pooling="mean", projection="none"),
     SpeechEmbedderConfig(dim=5, layers="last", context_layers=2, pooling_dim=6),
     SpeechEmbedderConfig(dim=12, normalize=True),
+    SpeechEmbedderConfig(dim=5, pooling="statistics", pooling_dim=6, projection="corrected"),
 ]
 
 
@@ -98,8 +100,18 @@ def test_what_diverged_is_not_saved(tmp_path: Path) -> None:
 
 def test_without_a_projection_dims_are_the_encoders() -> None:
     config = SpeechEmbedderConfig(dim=9, projection="none")
-    with pytest.raises(ConfigError, match="has the encoder's 16 dims; got 9"):
+    with pytest.raises(ConfigError, match="has the 16 dims that are pooled; got 9"):
         SpeechEmbedder(tiny_model.lasr(), config)
+
+
+def test_a_corrected_map_starts_as_what_it_is_given_and_both_parts_learn() -> None:
+    projection, values = CorrectedLinear(6, 4, 3), torch.randn(5, 6)
+    weight, bias, mean, deviation = torch.randn(3, 6), torch.randn(3), torch.randn(6), torch.rand(6) + 0.5
+    projection.begin_as(mean, deviation, weight, bias)
+    torch.testing.assert_close(projection(values), (values - mean) / deviation @ weight.T + bias)
+    projection(values).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in projection.linear.parameters())
+    assert projection.correction[-1].weight.grad is not None
 
 
 def test_layers_count_alike_where_states_are_normalized() -> None:

@@ -45,14 +45,15 @@ class SpeechEmbedderConfig:
     differ in size by orders of magnitude, and some dims stand out."""
     context_layers: int = 0
     """Transformer layers of our own between the encoder and the pooling; for an encoder that is not trained."""
-    pooling: Literal["mean", "attention"] = "attention"
-    """How frames become one vector."""
+    pooling: Literal["mean", "attention", "statistics"] = "attention"
+    """How frames become one vector; statistics: mean and standard deviation, both weighted by attention."""
     pooling_dim: int = 128
     """Hidden dim of attention pooling; 0 scores frames without a hidden layer (SAMU-XLS-R)."""
     pooling_heads: int = 1
     """Heads of attention pooling, each for its share of the dims."""
-    projection: Literal["none", "linear", "mlp", "tanh"] = "mlp"
-    """None (``dim`` must be D), Linear, Linear - GELU - Linear through D values, or Linear - tanh (SAMU-XLS-R)."""
+    projection: Literal["none", "linear", "mlp", "tanh", "corrected"] = "mlp"
+    """None (``dim`` must be D), Linear, Linear - GELU - Linear through D values, Linear - tanh (SAMU-XLS-R), or
+    :class:`CorrectedLinear`."""
 
     def __post_init__(self) -> None:
         if min(self.dim, self.pooling_heads) < 1 or min(self.pooling_dim, self.context_layers) < 0:
@@ -65,6 +66,48 @@ def _context_layer(dim: int) -> TransformerLayer:
     return TransformerLayer(dim, attention, 2 * dim, norm_first=True, dropout=0.1, inner_dropout=0.1)
 
 
+class CorrectedLinear(nn.Module):
+    """A linear map of standardized values, and a network beside it that corrects it; the network starts at zero.
+
+    So it can start as a linear map that was found in closed form (:meth:`begin_as`) and goes on from there.
+
+    Args:
+        dim_in: P, values that come in.
+        dim: Width of the network.
+        dim_out: E.
+
+    Source:
+        Linear probing, then fine-tuning: Kumar et al. 2022, arXiv:2202.10054. Deviation: what is found in closed form
+        is a ridge regression; the network beside it is ours.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dim_in: int, dim: int, dim_out: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim_in))
+        self.register_buffer("deviation", torch.ones(dim_in))
+        self.linear = nn.Linear(dim_in, dim_out)
+        self.correction = nn.Sequential(nn.Linear(dim_in, dim), nn.GELU(), nn.Linear(dim, dim_out))
+        for parameter in self.correction[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``(B, P)`` to ``(B, E)``."""
+        standard = (values - self.mean) / self.deviation
+        mapped: Tensor = self.linear(standard) + self.correction(standard)
+        return mapped
+
+    @torch.no_grad()
+    def begin_as(self, mean: Tensor, deviation: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """Become a linear map: shapes ``(P,)``, ``(P,)``, ``(E, P)`` of standardized values, and ``(E,)``."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+        self.linear.weight.copy_(weight)
+        self.linear.bias.copy_(bias)
+
+
 def build_projection(dim_in: int, dim_out: int, kind: Literal["none", "linear", "mlp", "tanh"]) -> nn.Sequential:
     """Nothing, Linear, Linear - GELU - Linear or Linear - tanh, from ``dim_in`` to ``dim_out``.
 
@@ -73,7 +116,9 @@ def build_projection(dim_in: int, dim_out: int, kind: Literal["none", "linear", 
     """
     if kind == "none":
         if dim_in != dim_out:
-            raise ConfigError(f"Without a projection an embedding has the encoder's {dim_in} dims; got {dim_out}.")
+            raise ConfigError(
+                f"Without a projection an embedding has the {dim_in} dims that are pooled; got {dim_out}."
+            )
         return nn.Sequential()
     if kind == "linear":
         return nn.Sequential(nn.Linear(dim_in, dim_out))
@@ -98,12 +143,18 @@ class SpeechEmbedder(nn.Module):
         self.clock = encoder.clock
         self.layer_weights = LayerWeights(encoder.num_layers + 1) if config.layers == "weighted" else None
         self.context = nn.ModuleList(_context_layer(encoder.dim) for _ in range(config.context_layers))
+        statistics = config.pooling == "statistics"
         self.pooling = (
-            AttentionPooling(encoder.dim, config.pooling_dim, config.pooling_heads)
-            if config.pooling == "attention"
-            else MeanPooling()
+            MeanPooling()
+            if config.pooling == "mean"
+            else AttentionPooling(encoder.dim, config.pooling_dim, config.pooling_heads, statistics=statistics)
         )
-        self.projection = build_projection(encoder.dim, config.dim, config.projection)
+        pooled_dim = 2 * encoder.dim if statistics else encoder.dim
+        self.projection: nn.Module = (
+            CorrectedLinear(pooled_dim, encoder.dim, config.dim)
+            if config.projection == "corrected"
+            else build_projection(pooled_dim, config.dim, config.projection)
+        )
 
     def forward(self, waveform: Tensor, waveform_lengths: Tensor) -> Tensor:
         """Embed a batch.
@@ -122,13 +173,18 @@ class SpeechEmbedder(nn.Module):
 
     def pool(self, states: Sequence[Packed]) -> Tensor:
         """What stands behind the encoder: hidden states of a batch, each ``(N, D)``, to ``(B, E)``."""
+        embedding: Tensor = self.projection(self.pooled(states))
+        return embedding
+
+    def pooled(self, states: Sequence[Packed]) -> Tensor:
+        """What the projection gets: hidden states of a batch, each ``(N, D)``, to ``(B, D)`` or ``(B, 2 D)``."""
         if self.config.normalize:
             states = [one.with_values(F.layer_norm(one.values, one.values.shape[-1:])) for one in states]
         mixed: Packed = states[-1] if self.layer_weights is None else self.layer_weights(states)
         for layer in self.context:
             mixed = layer(mixed)
-        embedding: Tensor = self.projection(self.pooling(mixed))
-        return embedding
+        pooled: Tensor = self.pooling(mixed)
+        return pooled
 
     def embed(self, waveforms: Sequence[Tensor], *, batch_seconds: float = 60.0) -> Tensor:
         """Embed waveforms of any length, in evaluation mode and without gradients, similar lengths together.

@@ -16,6 +16,9 @@ from allophone.batch import Packed
 from allophone.errors import ConfigError, ShapeError
 from allophone.nn.attention import by_length
 
+LEAST_VARIANCE = 1e-6
+"""Of a dim over an utterance: the root of zero has no slope."""
+
 
 def mean_pool(hidden: Packed) -> Tensor:
     """Average the frames of each utterance.
@@ -55,22 +58,25 @@ class AttentionPooling(nn.Module):
         dim: D.
         hidden_dim: Rows of W; 0 scores frames by ``v x`` alone, as SAMU-XLS-R (arXiv:2205.08180) does.
         heads: H, a divisor of D.
+        statistics: Behind the means, the standard deviations under the same weights; 2 D values then.
 
     Raises:
         ConfigError: ``heads`` does not divide ``dim``.
 
     Source:
         Lin et al. 2017, arXiv:1703.03130, equation 6, as Okabe et al. 2018, arXiv:1803.10963, equation 3, take it for
-        frames. Deviations: heads share the dims instead of multiplying them; v starts at zero.
+        frames, and equation 6 for the deviations. Deviations: heads share the dims instead of multiplying them; v
+        starts at zero.
     """
 
-    def __init__(self, dim: int, hidden_dim: int = 128, heads: int = 1) -> None:
+    def __init__(self, dim: int, hidden_dim: int = 128, heads: int = 1, *, statistics: bool = False) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ConfigError(f"AttentionPooling: {heads} heads cannot share {dim} dims evenly. Choose a divisor.")
         self.hidden = nn.Linear(dim, hidden_dim) if hidden_dim else None
         self.score = nn.Linear(hidden_dim or dim, heads, bias=False)
         nn.init.zeros_(self.score.weight)
+        self.statistics = statistics
 
     def forward(self, hidden: Packed) -> Tensor:
         """Pool each utterance.
@@ -79,7 +85,7 @@ class AttentionPooling(nn.Module):
             hidden: Frames, ``values`` of shape ``(N, D)``.
 
         Returns:
-            Shape ``(B, D)``, dtype of the frames.
+            Shape ``(B, D)``, or ``(B, 2 D)`` with statistics; dtype of the frames.
 
         Raises:
             ShapeError: An utterance has no frame.
@@ -91,10 +97,14 @@ class AttentionPooling(nn.Module):
         together = hidden.with_values(torch.cat([scores.to(hidden.values.dtype), hidden.values], dim=1))
 
         def pool(rows: Tensor) -> Tensor:
-            """``(B, T, H + D)`` to ``(B, 1, D)``."""
+            """``(B, T, H + D)`` to ``(B, 1, D)`` or ``(B, 1, 2 D)``."""
             weights = F.softmax(rows[..., :heads].float(), dim=1).to(rows.dtype)
             values = rows[..., heads:].reshape(*rows.shape[:2], heads, -1)
-            return torch.einsum("bth,bthd->bhd", weights, values).flatten(1)[:, None]
+            mean = torch.einsum("bth,bthd->bhd", weights, values)
+            if not self.statistics:
+                return mean.flatten(1)[:, None]
+            variance = torch.einsum("bth,bthd->bhd", weights, (values - mean[:, None]) ** 2)
+            return torch.cat([mean.flatten(1), variance.clamp_min(LEAST_VARIANCE).sqrt().flatten(1)], dim=1)[:, None]
 
         return by_length(together, pool).values
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,13 +37,12 @@ from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.recipes.contamination import in_words, seen_in_training
 from allophone.recipes.kept_vectors import FOLDER, KeptVectors
 from allophone.run.progress import Report, counted, silent
+from allophone.run.ridge import drawn_rows, ridge_vectors
 from allophone.seeding import derive, numpy_generator
 
 FORMAT, RESULT, TABLES = "allophone-align-result-2", "result.json", "scores.md"
 CHUNK = 256
 """Recordings decoded and embedded at once."""
-RIDGE_CLIPS = 3_000
-"""Most recordings that a ridge regression is fitted on."""
 RANDOM_SEEDS = (0, 1, 2)
 PART = " (transcribed part)"
 """Ends the names of rows whose queries are those recordings alone that were transcribed."""
@@ -229,12 +227,6 @@ def random_embedder(model: Aligned, seed: int) -> Embed:
     return lambda waveforms: F.normalize(speech.embed(waveforms), dim=-1)
 
 
-def drawn_rows(heard: Corpus, seed: int) -> list[Utterance]:
-    """At most :data:`RIDGE_CLIPS` utterances, in order."""
-    chosen = numpy_generator(seed, "ridge").permutation(len(heard))[:RIDGE_CLIPS]
-    return [heard.utterances[index] for index in sorted(chosen)]
-
-
 def _text_targets(model: Aligned, rows: Sequence[Utterance]) -> Array:
     """Mean vector, of length 1, of what each utterance says in the languages that are spoken. Shape ``(N, E)``."""
     facts = content_facts(rows, sorted({row.language for row in rows}))
@@ -242,14 +234,6 @@ def _text_targets(model: Aligned, rows: Sequence[Utterance]) -> Array:
     vectors = dict(zip(wordings, model.embed_texts(wordings), strict=True))
     means = [torch.stack([vectors[fact.wordings[0][1]] for fact in facts[row.id]]).mean(dim=0) for row in rows]
     return F.normalize(torch.stack(means), dim=-1).double().numpy()
-
-
-def ridge_vectors(features: Tensor, targets: Array, asked: Tensor) -> Tensor:
-    """Vectors of length 1 that a ridge regression gives to ``asked`` ``(N, D)``; its strength by leaving one out."""
-    known, others = features.double().numpy(), asked.double().numpy()
-    mean, deviation = known.mean(axis=0), known.std(axis=0) + 1e-8
-    fitted = RidgeCV(alphas=np.logspace(0, 5, 11)).fit((known - mean) / deviation, targets)
-    return F.normalize(torch.from_numpy(fitted.predict((others - mean) / deviation)).float(), dim=-1)
 
 
 def _write(

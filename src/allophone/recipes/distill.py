@@ -60,6 +60,10 @@ class DistillOptions:
     objective: Literal["samu", "contrast"] = "contrast"
     """samu: the cosine alone, tanh, as published; contrast: with it contrast with other texts and those that are nearly
     right."""
+    head: Literal["ridge", "mlp"] = "ridge"
+    """Of objective contrast, what stands behind the frames. ridge: their weighted mean and deviation, and a projection
+    that starts as a ridge regression to the teacher's vectors, with a network beside it; mlp: their weighted mean and
+    two layers, from nothing."""
     layers: Literal["last", "weighted"] = "last"
     """What is pooled: the last layer, as published, or a learned mean of all, each normalized."""
     recipe: Literal["small", "standard"] = "small"
@@ -305,5 +309,7 @@ def distill_config(options: DistillOptions, dim: int, seed: int) -> DistillConfi
         raise ConfigError(f"Unknown distill recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
     config = RECIPES[options.recipe](options.objective, dim, train_encoder=options.train_encoder, seed=seed)
     speech = replace(config.speech, layers=options.layers, normalize=options.layers == "weighted")
+    if options.objective == "contrast" and options.head == "ridge":
+        speech = replace(speech, pooling="statistics", projection="corrected")
     config = replace(config, speech=speech, texts=options.texts, removed=options.removed)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))

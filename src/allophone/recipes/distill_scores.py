@@ -13,15 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
-from allophone.data.utterance import Utterance
 from allophone.evaluate.result import Result, Signature, tabulate
 from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
 from allophone.evaluate.semantic_search import (
@@ -40,11 +37,12 @@ from allophone.models.conversion import model_hash
 from allophone.models.language_removal import Removed
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_teacher import Teacher, TeacherTable
-from allophone.recipes.align_scores import RANDOM_SEEDS, drawn_rows, embedded, pooled_frames, ridge_vectors
+from allophone.recipes.align_scores import RANDOM_SEEDS, embedded, pooled_frames
 from allophone.recipes.kept_vectors import FOLDER, KeptVectors
-from allophone.run.distillation import known_negatives, learned_texts
+from allophone.run.distillation import known_negatives, ridge_targets, unit
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report, counted
+from allophone.run.ridge import drawn_rows, ridge_vectors
 from allophone.run.texts import Heard
 
 FORMAT = "allophone-distill-result-2"
@@ -133,16 +131,6 @@ def score_distillation(
         seeds=tuple(models),
     )
     return rows
-
-
-def unit(table: TeacherTable, texts: Sequence[str]) -> Tensor:
-    """Vectors of length 1. Shape ``(len(texts), E)``."""
-    return F.normalize(table(texts), dim=-1)
-
-
-def ridge_targets(table: TeacherTable, heard: Heard, rows: Sequence[Utterance]) -> NDArray[np.float64]:
-    """For each utterance the mean, of vectors of length 1, of the texts that it is taught. Shape ``(N, E)``."""
-    return torch.stack([unit(table, learned_texts(heard, row)).mean(dim=0) for row in rows]).double().numpy()
 
 
 def _by_model(judged: Judged, seed: int, model: SpeechEmbedder, keep: KeptVectors, report: Report) -> Tensor:

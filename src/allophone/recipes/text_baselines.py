@@ -18,10 +18,11 @@ from allophone.data.texts import texts_of_row
 from allophone.data.utterance import Utterance
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.models.build import Encoder
-from allophone.recipes.align_scores import drawn_rows, pooled_frames
+from allophone.recipes.align_scores import pooled_frames
 from allophone.recipes.written import Asked
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report
+from allophone.run.ridge import drawn_rows
 from allophone.seeding import numpy_generator
 
 CHANCE = "chance: a training text"

@@ -7,11 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from allophone.config import to_dict
 from allophone.data.corpus import Corpus
+from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
+from allophone.distributed import device
 from allophone.errors import DataError
 from allophone.losses.distillation import balance_weights
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
@@ -19,11 +25,12 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
 from allophone.models.language_removal import REMOVED_FILE, Removed, fit_removal
-from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig, save_speech_embedder
+from allophone.models.speech_embedder import CorrectedLinear, SpeechEmbedder, SpeechEmbedderConfig, save_speech_embedder
 from allophone.models.text_teacher import TeacherTable
 from allophone.run.config import DataConfig
 from allophone.run.execute import is_finished
-from allophone.run.progress import Report, silent
+from allophone.run.progress import Report, counted, silent
+from allophone.run.ridge import drawn_rows, fit_ridge
 from allophone.run.texts import Heard, TextRun, execute_with_texts, heard_with_texts, texts_of_row, undisturbed
 from allophone.text.perturb import hard_negatives
 from allophone.train.config import TrainConfig
@@ -98,8 +105,11 @@ def execute_distillation(
     def build() -> SemanticDistillation:
         rows = heard.corpus.utterances
         counts = {language: sum(row.language == language for row in rows) for language in heard.corpus.languages}
+        speech = SpeechEmbedder(encoder, config.speech)
+        if isinstance(speech.projection, CorrectedLinear):
+            begin_as_ridge(speech, speech.projection, heard, table, frozen, report)
         return SemanticDistillation(
-            SpeechEmbedder(encoder, config.speech),
+            speech,
             table,
             config.method,
             weights=balance_weights(counts, config.balance),
@@ -124,6 +134,51 @@ def execute_distillation(
         save=keep,
         report=report,
     )
+
+
+def begin_as_ridge(
+    speech: SpeechEmbedder,
+    projection: CorrectedLinear,
+    heard: Heard,
+    table: TeacherTable,
+    frozen: FrozenStates | None,
+    report: Report = silent,
+) -> None:
+    """Let an embedder start as the ridge regression from what it pools now to the vectors that it is to learn.
+
+    Args:
+        speech: The embedder; its encoder is as distillation begins with it.
+        projection: Its own.
+        heard: At most :data:`~allophone.run.ridge.RIDGE_CLIPS` of its recordings are pooled.
+        table: The teacher, less what is removed.
+        frozen: States of the encoder; None = it is run.
+        report: Told how far it is.
+    """
+    rows, cache, progress = drawn_rows(heard.corpus, 0), WaveformCache(heard.corpus), counted(report("Start"))
+    speech.eval().to(device())
+    pooled: list[Tensor] = []
+    with torch.no_grad():
+        for number, row in enumerate(rows):
+            waveform = cache.get(row)
+            # As the sampler cuts it, so that frozen states are those of the training.
+            waveform = waveform[: speech.clock.samples(speech.clock.count(len(waveform)))][None].to(device())
+            lengths = torch.tensor([waveform.shape[1]], device=device())
+            states = speech.encoder(waveform, lengths).hidden_states if frozen is None else frozen(waveform, lengths)
+            pooled.append(speech.pooled(states).cpu())
+            progress(number + 1, len(rows))
+    speech.train()
+    ridge = fit_ridge(torch.cat(pooled), ridge_targets(table, heard, rows))
+    projection.begin_as(ridge.mean, ridge.deviation, ridge.weight, ridge.bias)
+
+
+def unit(table: TeacherTable, texts: Sequence[str]) -> Tensor:
+    """Vectors of length 1. Shape ``(len(texts), E)``."""
+    return F.normalize(table(texts), dim=-1)
+
+
+def ridge_targets(table: TeacherTable, heard: Heard, rows: Sequence[Utterance]) -> NDArray[np.float64]:
+    """For each utterance the mean, of vectors of length 1, of the texts that it is taught. Shape ``(N, E)``."""
+    return torch.stack([unit(table, learned_texts(heard, row)).mean(dim=0) for row in rows]).double().numpy()
 
 
 def shared_states(encoder: Encoder, config: DistillConfig) -> FrozenStates | None:

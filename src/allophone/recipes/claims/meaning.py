@@ -25,22 +25,24 @@ from allophone.models.build import Encoder
 from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import load_speech_embedder
 from allophone.models.text_teacher import TeacherTable, cached_vectors, load_teacher_table, text_key
-from allophone.recipes.align_scores import drawn_rows, pooled_frames, ridge_vectors
+from allophone.recipes.align_scores import pooled_frames
 from allophone.recipes.claims.aligning import EVERY, ISOLATED, RELATED, by_language, held_out_pool
 from allophone.recipes.claims.trial import Claim, Effort, Trial, place
 from allophone.recipes.distill import DistillOptions, distill_config
-from allophone.recipes.distill_scores import ridge_targets, unit
 from allophone.run.distillation import (
     Removal,
     corpus_texts,
     distilled_utterances,
     execute_distillation,
+    ridge_targets,
     shared_states,
     teacher_texts,
+    unit,
     what_is_removed,
 )
 from allophone.run.execute import fit_threads
 from allophone.run.expansion import random_encoder
+from allophone.run.ridge import drawn_rows, ridge_vectors
 from allophone.run.starter import open_base, starter_teacher
 from allophone.run.texts import Heard
 from allophone.seeding import derive
@@ -62,6 +64,7 @@ OWN, OTHERS = (
     for where in WHERE
 )
 OPTIONS = DistillOptions(train_encoder=False)
+FROM_NOTHING = replace(OPTIONS, head="mlp")
 SHARES = {"an eighth": 0.125, "a quarter": 0.25, "half": 0.5, "all": 1.0}
 Teach = Callable[[Trial], TeacherTable]
 
@@ -304,16 +307,20 @@ OBJECTIVE = claim(
     "contrast with other texts and with those that are nearly right, and a learned mean of layers.",
     "The cosine alone, as published (frames scored by one vector, one layer and tanh behind); with contrast (frames "
     "scored by a hidden layer, two layers behind); that over a learned mean of all layers; that with texts in all "
-    "languages that the corpus speaks.",
+    "languages that the corpus speaks; and contrast from where a ridge regression ends (mean and deviation of frames, "
+    "as in the rows that are not trained).",
     {
         "cosine alone": teaching(options=replace(OPTIONS, objective="samu")),
-        "contrast": teaching(),
-        "learned mean of layers": teaching(options=replace(OPTIONS, layers="weighted")),
-        "texts of all languages": teaching(options=replace(OPTIONS, texts="all")),
+        "contrast": teaching(options=FROM_NOTHING),
+        "learned mean of layers": teaching(options=replace(FROM_NOTHING, layers="weighted")),
+        "texts of all languages": teaching(options=replace(FROM_NOTHING, texts="all")),
+        "contrast from a ridge regression": teaching(),
     },
     [
         finding("contrast against the cosine alone", "contrast", "cosine alone"),
         finding("contrast against the encoder before", "contrast", BEFORE),
+        finding("from a ridge regression against it", "contrast from a ridge regression", BEFORE),
+        finding("from a ridge regression against from nothing", "contrast from a ridge regression", "contrast"),
         finding("learned mean of layers against the last", "learned mean of layers", "contrast"),
         finding("texts of all languages against transcripts", "texts of all languages", "contrast"),
     ],
