@@ -77,7 +77,7 @@ def label_parts(
         notes.append(f"Official fold {fold} of {len(folds)} is tested, the next one chooses; a score is that of all.")
     else:
         parted = _drawn(known, label, links, seed)
-        notes.append(f"Splits were drawn so that none shares {' or '.join(links)} with another.")
+        notes += _drawn_notes(rows, links)
     # Once before content is compared, so that voices which are only in test take nothing away from the others.
     parted, _, too_small = _common_classes(parted, label, min_train)
     parted, left_out["content of training"] = _without_shared_groups(parted, links)
@@ -119,6 +119,18 @@ def _drawn(corpus: Corpus, label: Label, links: tuple[Link, ...], seed: int, *, 
         return split_corpus(corpus, dev=0.15, test=test, by=links, seed=seed)
     splits = {row.id: row.split for row in drawn}
     return corpus.with_utterances(tuple(replace(row, split=splits[row.id]) for row in corpus))
+
+
+def _drawn_notes(rows: Sequence[Utterance], links: tuple[Link, ...]) -> list[str]:
+    """What drawn splits keep apart, and of how many utterances it is not known."""
+    unknown = {link: sum(getattr(row, link) is None for row in rows) for link in links}
+    kept_apart: list[str] = [link for link in links if unknown[link] < len(rows)]
+    notes = [f"Splits were drawn so that none shares {' or '.join(kept_apart or ['recording'])} with another."]
+    if unknown.get("speaker"):
+        notes.append(
+            f"No speaker is known of {unknown['speaker']} of {len(rows)} utterances: a voice may be in several parts."
+        )
+    return notes
 
 
 def _with_dev(corpus: Corpus, label: Label, seed: int) -> Corpus:
