@@ -68,7 +68,8 @@ def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
     assert "BLEU, high to spa_Latn" in names["translator: first"]  # French is the only one in a group of resources
     assert "chrF2++, all to spa_Latn" in names["translator: first"]
     page = (run / "run" / "report.html").read_text()
-    assert "30 utterances, 0.01 h, none of them synthetic speech" in page
+    assert "30 utterances (train), 0.01 h, none of them synthetic speech" in page
+    assert "- Asked: 20 utterances (test)," in (run / "run" / "scores.md").read_text()
     assert "fra_Latn *" in page and "difference: other less first" in page
 
 
