@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from allophone.data.importers.mlsuperb import FEW_SHOT
 from allophone.errors import DataError
 from allophone.text.languages import languages, parse_language, scripts
 
@@ -46,7 +47,8 @@ def test_every_language_of_the_table_reads_back_as_itself() -> None:
 def test_languages_of_the_published_benchmarks_are_known() -> None:
     common_voice = "ab as ba be br ckb cnh cv dv eo fy-NL ga-IE ha hsb ia ka kab kmr lg mhr mrj mt myv nan-tw nn-NO ps rm-vallader rw sah sat sc skr sv-SE ta tt ug uk vi vot yo zgh zh-HK"  # noqa: E501
     fleurs = "af_za am_et ar_eg ast_es az_az ceb_ph ckb_iq cmn_hans_cn fil_ph ff_sn he_il yue_hant_hk kea_cv luo_ke nso_za ny_mw oci_fr om_et pa_in sd_in umb_ao wo_sn xh_za"  # noqa: E501
-    for tag in (common_voice + " " + fleurs).split():
+    ml_superb = "abk ast bas bel ckb frr grn hsb kaz kea lga mhr mkd mrj myv nbl npi nso ori orm sat skr snd srp ssw tok tos tsn tso umb ven xty"  # noqa: E501
+    for tag in (common_voice + " " + fleurs + " " + ml_superb + " " + " ".join(FEW_SHOT)).split():
         assert parse_language(tag).script != "Zyyy", tag
 
 
