@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,6 +190,11 @@ def _truth(value: Any) -> bool:
 def _translations(value: Any, where: str) -> dict[str, str]:
     if value is None:
         return {}
+    if isinstance(value, str) and value.startswith("{"):  # of a table without structures
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(f"{where}: translations are not JSON ({error}); found {value!r}.") from error
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: translations are {value!r}; expected an object {{language: text}}.")
     return {tag_of(str(tag), where): str(text) for tag, text in value.items() if text}
