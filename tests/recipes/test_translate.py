@@ -73,6 +73,14 @@ def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
     assert "fra_Latn *" in page and "difference: other less first" in page
 
 
+def test_two_models_of_one_name_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"translate train --corpus {folder}/corpus --model a/seed-0/model b/seed-0/model --plan"
+    assert main(words.split()) == 1
+    said = capsys.readouterr().err
+    assert "--model a/seed-0/model and --model b/seed-0/model are both called 'seed-0'" in said
+    assert "--model first=a/seed-0/model second=b/seed-0/model" in said
+
+
 def test_a_language_left_out_is_not_heard(run: Path) -> None:
     used = read_use(run / "run" / "first" / "seed-0")
     assert used is not None and {row["language"] for row in used["trained"]} == {"eng_Latn"}

@@ -61,6 +61,16 @@ def test_languages_share_neither_voices_nor_content() -> None:
     assert any("may tell the class" in note for note in shared.notes)
 
 
+def test_splits_that_keep_speakers_apart_are_not_used_to_tell_speakers() -> None:
+    made = corpus(9, 20)
+    parted = made.with_utterances(
+        tuple(replace(row, split=("train", "dev", "test")[int(row.speaker[-1]) % 3]) for row in made)  # type: ignore[index]
+    )
+    parts = label_parts(parted, "speaker")
+    assert len(parts.names) == 9 and not contents(parts.train) & contents(parts.test)
+    assert "keep speakers apart" in parts.notes[0] and "none shares group or text" in parts.notes[1]
+
+
 def test_labels_keep_groups_apart() -> None:
     parts = label_parts(corpus(3, 40), "label", share_speakers=True)
     assert parts.names == tuple(f"kind {kind}" for kind in range(4))
