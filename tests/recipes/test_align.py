@@ -223,6 +223,12 @@ def test_keywords_of_a_language_that_was_never_aligned(
     assert "no recording in ['deu_Latn'] has one of the labels" in capsys.readouterr().err
 
 
+def test_a_language_that_the_corpus_lacks_cannot_be_left_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"align --corpus {run}/corpus --model {run}/encoder --out {run}/none --steps 2 --leave-out jpn"
+    assert main(words.split()) == 1
+    assert "has no recording in jpn_Jpan, so it cannot be left out" in capsys.readouterr().err
+
+
 def test_the_cascade_answers_for_a_part_beside_the_towers(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -453,6 +454,30 @@ def test_folds_are_numbers(clips: Path) -> None:
     assert official_folds(Corpus.open(write_lines(clips / "m.csv", lines))) == (1, 2)
     with pytest.raises(DataError, match=r"the column 'fold' has \['test', 'train'\]; expected numbers"):
         official_folds(Corpus.open(write_lines(clips / "m.csv", ["path,lang,fold", "0.wav,ro,train", "1.wav,ro,test"])))
+
+
+def test_common_voice_in_several_languages(clips: Path, tmp_path: Path) -> None:
+    for code, head, row in (
+        ("fr", "client_id\tpath\tsentence\tlocale", "one\t0.wav\tun\tfr"),
+        ("zh-CN", "client_id\tpath\tsentence", "two\t0.wav\t一"),
+    ):
+        shutil.copytree(clips, tmp_path / "cv" / code / "clips")
+        for split in ("train", "test"):
+            write_lines(tmp_path / "cv" / code / f"{split}.tsv", [head, row.replace("0.wav", f"{len(split)}.wav")])
+        write_lines(tmp_path / "cv" / code / "validated.tsv", [head, row])
+    (tmp_path / "cv" / "notes").mkdir()
+    clips = tmp_path / "cv" / "fr" / "clips"
+    shutil.copy(clips / "4.wav", clips / "5.wav")
+    shutil.copy(clips / "4.wav", tmp_path / "cv" / "zh-CN" / "clips" / "5.wav")
+    assert detect_format(tmp_path / "cv") == "split tables"
+    rows = Corpus.open(tmp_path / "cv").utterances
+    assert [(row.id, row.language, row.split, row.text) for row in rows] == [
+        ("fr/clips/4", "fra_Latn", "test", "un"),
+        ("fr/clips/5", "fra_Latn", "train", "un"),
+        ("zh-CN/clips/4", "cmn_Hans", "test", "一"),
+        ("zh-CN/clips/5", "cmn_Hans", "train", "一"),
+    ]
+    assert [row.id for row in Corpus.open(tmp_path / "cv" / "fr")] == ["clips/4", "clips/5"]
 
 
 def test_progress_and_threads(clips: Path) -> None:

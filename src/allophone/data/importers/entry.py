@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from allophone.errors import DataError, suggest
-from allophone.text.languages import parse_language
+from allophone.text.languages import language_named, parse_language
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,11 +113,14 @@ def entry_from_row(
 
 
 def tag_of(tag: str, where: str) -> str:
-    """``parse_language(tag).tag``, with the place named when the tag is unknown."""
+    """``parse_language(tag).tag``, also of an English name (``French``); the place is named when it is neither."""
     try:
         return parse_language(tag).tag
     except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+        named = language_named(tag)
+        if named is None:
+            raise DataError(f"{where}: {error}") from error
+        return named.tag
 
 
 def locate(name: str, root: Path) -> Path:
