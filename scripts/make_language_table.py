@@ -22,10 +22,12 @@ MEMBERS = dict(
     "ori:ory orm:gaz pus:pbt que:quy sqi:als swa:swh uzb:uzn yid:ydd zho:cmn din:dik".split()
 )
 SCRIPTS = {"kor": "Hang"}  # as FLORES; CLDR says Kore
+# Languages of published corpora that the registry has had since, but not yet the copy of it that langcodes ships.
+LATER = {"tok": "Toki Pona"}
 
 
 def records() -> list[dict[str, list[str]]]:
-    """Records of the IANA registry."""
+    """Records of the IANA registry, with those of :data:`LATER`."""
     text = (Path(langcodes.__file__).parent / "data" / "language-subtag-registry.txt").read_text(encoding="utf-8")
     found = []
     for block in text.replace("\n  ", " ").split("%%\n"):
@@ -34,7 +36,9 @@ def records() -> list[dict[str, list[str]]]:
             key, _, value = line.partition(": ")
             record.setdefault(key, []).append(value)
         found.append(record)
-    return found
+    shipped = {record.get("Subtag", [""])[0] for record in found}
+    later = {code: name for code, name in LATER.items() if code not in shipped}
+    return found + [{"Type": ["language"], "Subtag": [code], "Description": [name]} for code, name in later.items()]
 
 
 def script_of(subtag: str, macrolanguage: str | None) -> tuple[str, str]:
@@ -81,7 +85,8 @@ def main() -> None:
     rows["zxx"] = ["zxx", "", "", "", "Zxxx", "", "No linguistic content"]
     head = (
         "# Languages of ISO 639-3 with the script that each is usually written in; by scripts/make_language_table.py.\n"
-        "# Codes and names: IANA language subtag registry of 2021-08-06 (public domain, CC0 1.0).\n"
+        "# Codes and names: IANA language subtag registry of 2021-08-06 (public domain, CC0 1.0)"
+        f"; {', '.join(LATER)} of a later one.\n"
         "# Scripts: Unicode CLDR likely subtags (Unicode License v3, (c) Unicode, Inc.), "
         f"from Babel {version('babel')}.\n"
         "# member: the language that the macrolanguage's code stands for here.\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from allophone.cli.main import build_parser
+from allophone.cli.parser import every_verb
 from allophone.run.doctor import starter_files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +50,19 @@ def test_commands_parse(page: Path) -> None:
 def test_make_targets_exist(page: Path) -> None:
     named = {a for arguments in commands(page, "make") for a in arguments if re.fullmatch(r"[a-z]+", a)}
     assert named <= makefile_targets()
+
+
+def test_verbs_with_a_plan_and_those_for_torchrun_are_named() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    verbs = every_verb(build_parser())
+    planned = page.partition("Every verb has")[2].partition("say with `--plan`")[0]
+    shared = page.partition("## Several GPUs")[2].partition("under `torchrun`")[0]
+    for said, marked in (
+        (planned, {verb.prog for verb in verbs if "--plan" in verb._option_string_actions}),
+        (shared, {verb.prog for verb in verbs if verb.get_default("shared")}),
+    ):
+        named = {f"allophone {name.removeprefix('allophone ')}" for name in re.findall(r"`([a-z ]+)`", said)}
+        assert named == marked
 
 
 def test_the_two_commands_are_there() -> None:

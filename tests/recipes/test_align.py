@@ -223,6 +223,12 @@ def test_keywords_of_a_language_that_was_never_aligned(
     assert "no recording in ['deu_Latn'] has one of the labels" in capsys.readouterr().err
 
 
+def test_a_language_that_the_corpus_lacks_cannot_be_left_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"align --corpus {run}/corpus --model {run}/encoder --out {run}/none --steps 2 --leave-out jpn"
+    assert main(words.split()) == 1
+    assert "has no recording in jpn_Jpan, so it cannot be left out" in capsys.readouterr().err
+
+
 def test_the_cascade_answers_for_a_part_beside_the_towers(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,9 +238,11 @@ def test_the_cascade_answers_for_a_part_beside_the_towers(
 
     def perfect(rows, cache, transcribe, file, progress):  # type: ignore[no-untyped-def]
         heard.extend(row.id for row in rows)
+        assert file.name == "transcripts-0123.tsv"  # by its parameters: another model may lie in a folder of that name
         return [said[row.id] for row in rows]
 
     monkeypatch.setattr(align_scores, "load_transcriber", lambda name: None)
+    monkeypatch.setattr(align_scores, "transcriber_hash", lambda name: "0123")
     monkeypatch.setattr(align_scores, "transcribe_all", perfect)
     words = f"align --corpus {run}/corpus --model {run}/encoder --out {tmp_path} --steps 2 --transcriber x"
     assert main([*words.split()[:-2], "--transcribe", "6"]) == 1
@@ -247,6 +255,7 @@ def test_the_cascade_answers_for_a_part_beside_the_towers(
     found = {one["name"]: one["value"] for one in rows[name]}
     assert found["speech to text: R@1"] > 50 and not any(one.startswith("text to speech") for one in found)
     tables = (tmp_path / "scores.md").read_text()
+    assert "recordings (test) and" in tables
     assert "## Speech to text, recordings that were transcribed" in tables and tables.count(f"| {name} |") == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from allophone.models.language_removal import read_removed
 from allophone.models.lasr import Lasr
 from allophone.models.speech_embedder import CorrectedLinear, SpeechEmbedder, load_speech_embedder
 from allophone.models.text_teacher import TeacherTable, cached_vectors, load_teacher_table, text_key
+from allophone.recipes import distill_scores
 from allophone.recipes.align_scores import pooled_frames
 from allophone.recipes.distill import DistillOptions, distill_config
 from allophone.run.distillation import (
@@ -218,3 +220,18 @@ def test_seeds_that_share_a_frozen_encoder_learn_what_each_learns_alone(run: Pat
         return (run / out / "seed-1" / "model" / "model.safetensors").read_bytes()
 
     assert weights("0,1", "together") == weights("1", "alone")
+
+
+def test_transcripts_of_the_cascade_are_kept_by_the_recognizers_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two recognizers may lie in folders of one name, and one may take the place of another."""
+    files = []
+    monkeypatch.setattr(distill_scores, "load_transcriber", lambda name: None)
+    monkeypatch.setattr(distill_scores, "transcriber_hash", lambda name: name.split("/")[0])
+    monkeypatch.setattr(distill_scores, "transcribe_all", lambda *given: (files.append(given[3].name), ["text"])[1])
+    judged = SimpleNamespace(pool=SimpleNamespace(utterances=()), corpus=None, removed=None)
+    monkeypatch.setattr(distill_scores, "WaveformCache", lambda corpus: None)
+    for name in ("a/model", "b/model"):
+        distill_scores._by_cascade(judged, name, lambda texts: torch.ones(len(texts), 2), tmp_path, silent)  # type: ignore[arg-type]
+    assert files == ["transcripts-a.tsv", "transcripts-b.tsv"]

@@ -50,6 +50,7 @@ def test_missing_texts_are_written_and_name_the_model(
         return ["habari  yako", " "][: len(waveforms)]
 
     monkeypatch.setattr(machine_texts, "load_transcriber", load)
+    monkeypatch.setattr(machine_texts, "transcriber_hash", lambda model: "0123")
     words = ["corpus", "caption", str(corpus), "--model", "openai/whisper-base", "--out", str(tmp_path / "out")]
     assert main(words) == 0
     rows = {row.id: row for row in Corpus.open(tmp_path / "out")}
@@ -62,3 +63,14 @@ def test_missing_texts_are_written_and_name_the_model(
     rows_with_texts = Corpus.open(tmp_path / "out").with_utterances(tuple(row for row in rows.values() if row.text))
     with pytest.raises(machine_texts.DataError, match="all 2 recordings have a text"):
         machine_texts.write_machine_texts(rows_with_texts, "x", out=tmp_path / "again")
+
+
+def test_texts_of_one_model_are_not_given_to_another(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_texts, "load_transcriber", lambda model, _: lambda clips: [f"by {model}"] * len(clips))
+    monkeypatch.setattr(machine_texts, "transcriber_hash", lambda model: f"hash of {model}")
+    for model in ("first", "second", "first"):
+        rows = machine_texts.write_machine_texts(Corpus.open(corpus), model, out=tmp_path / "out").corpus
+        made = {(row.text, row.extra[machine_texts.MADE_BY]) for row in rows if row.extra}
+        assert made == {(f"by {model}", model)}

@@ -68,8 +68,17 @@ def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
     assert "BLEU, high to spa_Latn" in names["translator: first"]  # French is the only one in a group of resources
     assert "chrF2++, all to spa_Latn" in names["translator: first"]
     page = (run / "run" / "report.html").read_text()
-    assert "30 utterances, 0.01 h, none of them synthetic speech" in page
+    assert "30 utterances (train), 0.01 h, none of them synthetic speech" in page
+    assert "- Asked: 20 utterances (test)," in (run / "run" / "scores.md").read_text()
     assert "fra_Latn *" in page and "difference: other less first" in page
+
+
+def test_two_models_of_one_name_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"translate train --corpus {folder}/corpus --model a/seed-0/model b/seed-0/model --plan"
+    assert main(words.split()) == 1
+    said = capsys.readouterr().err
+    assert "--model a/seed-0/model and --model b/seed-0/model are both called 'seed-0'" in said
+    assert "--model first=a/seed-0/model second=b/seed-0/model" in said
 
 
 def test_a_language_left_out_is_not_heard(run: Path) -> None:

@@ -10,6 +10,7 @@ import soundfile
 from torch import Tensor
 
 from allophone.cli.main import main
+from allophone.data.corpus import Corpus
 from allophone.frames import SAMPLE_RATE
 from allophone.nn.codebook import Codebook
 
@@ -69,6 +70,23 @@ def test_split_says_how_large_the_parts_are(corpus: Path, tmp_path: Path, capsys
     assert "test  1 utterances" in said
     assert main(["corpus", "show", str(out)]) == 0
     assert "splits: dev, test, train" in capsys.readouterr().out
+
+
+def test_pieces_of_a_long_recording_stay_on_one_side_and_texts_can_be_kept_apart(
+    tmp_path: Path, speech: Callable[..., Tensor]
+) -> None:
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    for number in range(4):
+        soundfile.write(folder / f"{number}.wav", speech(35.0, seed=number).numpy(), SAMPLE_RATE)
+    corpus, split = tmp_path / "corpus", tmp_path / "split"
+    assert main(["corpus", "import", str(folder), "--language", "swa", "--out", str(corpus)]) == 0
+    for by in (["speaker", "group"], ["text"]):
+        line = ["corpus", "split", str(corpus), "--test", "0.25", "--dev", "0.25", "--out", str(split), "--by", *by]
+        assert main(line) == 0
+        rows = Corpus.open(split).utterances
+        sides = {(row.id.split("-")[0], row.split) for row in rows}
+        assert len(rows) == 8 and len(sides) == 4 and {side for _, side in sides} == {"train", "dev", "test"}
 
 
 def test_audit_writes_its_page(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

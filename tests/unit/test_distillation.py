@@ -253,6 +253,15 @@ def test_a_teacher_without_a_pooler_has_the_same_name_each_time(tmp_path: Path) 
         TextTeacher(folder, pooling="pooler")
 
 
+def test_vectors_made_with_another_prefix_or_cut_are_not_taken(tmp_path: Path) -> None:
+    folder, cache = text_encoder(tmp_path / "text"), tmp_path / "cache"
+    plain = TextTeacher(folder)
+    cached_vectors(TEXTS, plain, plain.name, cache)
+    for other in (TextTeacher(folder, prefix="query: "), TextTeacher(folder, max_tokens=3)):
+        with pytest.raises(CheckpointError, match=r"expected those of text .* mean, prefix"):
+            cached_vectors(TEXTS, other, other.name, cache)
+
+
 def test_a_teacher_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     folder = text_encoder(tmp_path / "text")
     weights = load_file(folder / "model.safetensors")

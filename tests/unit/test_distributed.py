@@ -84,6 +84,8 @@ def test_only_pretrain_runs_in_several_processes(
     assert main(["doctor"]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and "error (process 1 of 2): 2 processes were started" in captured.err
+    for verb in ("pretrain", "align", "distill", "translate train", "transcribe train", "vocoder train"):
+        assert f"allophone {verb}" in captured.err
     assert main(["pretrain", "--corpus", "nowhere", "--plan"]) == 0  # rank 0 speaks
     assert capsys.readouterr().out == ""
 

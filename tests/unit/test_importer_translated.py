@@ -59,6 +59,23 @@ def test_covost_needs_the_sentences(tmp_path: Path) -> None:
         Corpus.open(folder)
 
 
+def test_covost_adds_clips_to_train_alone(tmp_path: Path) -> None:
+    """As its own script: what it added to dev and test is in neither."""
+    head, names = "path\ttranslation\tsplit", ("train", "train_covost", "dev", "dev_covost", "test_covost")
+    lines(tmp_path / "covost_v2.fr_en.tsv", head, *(f"{name}.mp3\tYes.\t{name}" for name in names))
+    lines(tmp_path / "validated.tsv", "client_id\tpath\tsentence", *(f"one\t{name}.mp3\tOui." for name in names))
+    entries = read_entries(tmp_path, media=tmp_path / "media")[1]
+    assert [entry.split for entry in entries] == ["train", "train", "dev", "dev_covost", "test_covost"]
+
+
+def test_covost_reads_the_sentences_of_each_spoken_language(tmp_path: Path) -> None:
+    for code, text in (("de", "Ja."), ("fr", "Oui.")):
+        lines(tmp_path / f"covost_v2.{code}_en.tsv", "path\ttranslation\tsplit", f"{code}.wav\tYes.\ttrain")
+        lines(tmp_path / code / "validated.tsv", "client_id\tpath\tsentence", f"one\t{code}.wav\t{text}")
+        sound(tmp_path / code / "clips" / f"{code}.wav")
+    assert [(row.language, row.text) for row in Corpus.open(tmp_path)] == [("deu_Latn", "Ja."), ("fra_Latn", "Oui.")]
+
+
 def europarl(folder: Path) -> Path:
     sound(folder / "en" / "audios" / "en.20080901.22.1-086.wav", 5.0)
     for target, words in (("de", ("Ja.", "Nein.")), ("fr", ("Oui.", "Non."))):
@@ -125,9 +142,27 @@ def test_mustc_has_transcripts_and_a_folder_that_names_the_languages(tmp_path: P
     first, second = read_entries(tmp_path / "en-de", media=tmp_path / "media")[1]
     assert (first.language, first.text, first.translations) == ("eng_Latn", "Hello.", {"deu_Latn": "Hallo."})
     assert (second.offset_seconds, second.split) == (2.0, "dev")
+    lines(part / "txt" / "dev.en", "Hel\u2028lo.", "Tha\x85n\x0bk\x0cs.\r")  # ends of lines for str.splitlines
+    first, second = read_entries(tmp_path / "en-de", media=tmp_path / "media")[1]
+    assert (first.text, second.text) == ("Hel\u2028lo.", "Tha\x85n\x0bk\x0cs.")
+    (part / "txt" / "dev.en").write_bytes("Hé.\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"dev\.en: not UTF-8 .*byte 1"):
+        read_entries(tmp_path / "en-de", media=tmp_path / "media")
+    lines(part / "txt" / "dev.en", "Hello.", "Thanks.")
     lines(part / "txt" / "dev.yaml", "- {offset: 0.25, wav: ted_1.wav}", "- {}")
     with pytest.raises(DataError, match="expected duration, offset and wav"):
         read_entries(tmp_path / "en-de", media=tmp_path / "media")
     (tmp_path / "en-de").rename(tmp_path / "talks")
     with pytest.raises(DataError, match="nothing says which language is spoken"):
         read_entries(tmp_path / "talks", media=tmp_path / "media")
+
+
+def test_the_parts_of_mustc_that_papers_report(tmp_path: Path) -> None:
+    for name in ("train", "dev", "tst-COMMON", "tst-HE"):
+        part = tmp_path / "en-de" / "data" / name
+        sound(part / "wav" / "ted_1.wav")
+        lines(part / "txt" / f"{name}.yaml", "- {duration: 0.5, offset: 0.25, speaker_id: spk.1, wav: ted_1.wav}")
+        for code in ("en", "de"):
+            lines(part / "txt" / f"{name}.{code}", "Hello.")
+    splits = {row.id.split("/")[0]: row.split for row in Corpus.open(tmp_path / "en-de")}
+    assert splits == {"train": "train", "dev": "dev", "tst-COMMON": "test", "tst-HE": "tst-HE"}

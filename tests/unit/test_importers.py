@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from allophone.data.corpus import Corpus
 from allophone.data.decoding import pieces
 from allophone.data.export import export_corpus
+from allophone.data.folds import official_folds
 from allophone.data.importers.detect import detect_format
 from allophone.data.importing import import_corpus
 from allophone.errors import ConfigError, DataError
@@ -412,6 +414,70 @@ def test_what_is_exported_is_imported_again(clips: Path, tmp_path: Path, to: str
     assert [(row.id, row.speaker, row.sha256) for row in again] == [(row.id, row.speaker, row.sha256) for row in corpus]
     with pytest.raises(ConfigError, match="Did you mean 'nemo'"):
         export_corpus(corpus, tmp_path / "x", to="nem")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("to", "name"), [("tsv", "out.tsv"), ("nemo", "out.json"), ("audiofolder", "out")])
+def test_export_keeps_all_that_is_known(clips: Path, tmp_path: Path, to: str, name: str) -> None:
+    (clips / "0.wav").rename(clips / "two  spaces.wav")
+    row = {"path": "two  spaces.wav", "id": "two  spaces", "lang": "ro", "translations": {"fra_Latn": 'dit "oui"'}}
+    more = {"split": "dev", "source": "a radio", "licence": "CC0-1.0", "synthetic": True, "label": "x", "group": "g"}
+    corpus = Corpus.open(write_lines(clips / "m.jsonl", [json.dumps(row | more)]))
+    (again,) = Corpus.open(export_corpus(corpus, tmp_path / name, to=to))  # type: ignore[arg-type]
+    kept = ("id", "translations", *more) if to == "audiofolder" else ("id", "path", "translations", *more)
+    assert [getattr(again, key) for key in kept] == [getattr(corpus.utterances[0], key) for key in kept]
+
+
+def test_names_that_tsv_cannot_hold_are_refused(clips: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"path": "0.wav", "lang": "ro", "id": "a\tb"})]
+    corpus = Corpus.open(write_lines(clips / "m.jsonl", lines))
+    with pytest.raises(DataError, match=r"id 'a\\tb' has a tab or an end of line"):
+        export_corpus(corpus, tmp_path / "out.tsv", to="tsv")
+
+
+def test_further_columns_of_any_kind_are_kept(clips: Path, tmp_path: Path) -> None:
+    extras = [{"score": 1, "meta": {}}, {"score": "n/a", "meta": {"a": {}}}, {"score": {"x": 1}, "big": 2**70}]
+    lines = [json.dumps({"path": f"{n}.wav", "lang": "ro", **extra}) for n, extra in enumerate(extras)]
+    import_corpus(write_lines(clips / "m.jsonl", lines), out=tmp_path / "out")
+    rows = Corpus.open(tmp_path / "out").utterances
+    assert [row.extra for row in rows] == [{"score": "1"}, {"score": "n/a"}, {"score": '{"x": 1}', "big": str(2**70)}]
+
+
+def test_a_duration_that_is_no_number_is_set_aside(clips: Path) -> None:
+    lines = ["path,lang,duration,offset", "0.wav,ro,nan,", "1.wav,ro,,inf", "2.wav,ro,,"]
+    corpus = Corpus.open(write_lines(clips / "m.csv", lines), max_loss=1.0)
+    assert len(corpus) == 1 and len(corpus.quarantined) == 2
+    assert "line 2 names nan s from 0.0 s; expected numbers" in corpus.quarantined[0].reason
+
+
+def test_folds_are_numbers(clips: Path) -> None:
+    lines = ["path,lang,fold", *(f"{n}.wav,ro,{fold}" for n, fold in enumerate(("1", "02", "2")))]
+    assert official_folds(Corpus.open(write_lines(clips / "m.csv", lines))) == (1, 2)
+    with pytest.raises(DataError, match=r"the column 'fold' has \['test', 'train'\]; expected numbers"):
+        official_folds(Corpus.open(write_lines(clips / "m.csv", ["path,lang,fold", "0.wav,ro,train", "1.wav,ro,test"])))
+
+
+def test_common_voice_in_several_languages(clips: Path, tmp_path: Path) -> None:
+    for code, head, row in (
+        ("fr", "client_id\tpath\tsentence\tlocale", "one\t0.wav\tun\tfr"),
+        ("zh-CN", "client_id\tpath\tsentence", "two\t0.wav\t一"),
+    ):
+        shutil.copytree(clips, tmp_path / "cv" / code / "clips")
+        for split in ("train", "test"):
+            write_lines(tmp_path / "cv" / code / f"{split}.tsv", [head, row.replace("0.wav", f"{len(split)}.wav")])
+        write_lines(tmp_path / "cv" / code / "validated.tsv", [head, row])
+    (tmp_path / "cv" / "notes").mkdir()
+    clips = tmp_path / "cv" / "fr" / "clips"
+    shutil.copy(clips / "4.wav", clips / "5.wav")
+    shutil.copy(clips / "4.wav", tmp_path / "cv" / "zh-CN" / "clips" / "5.wav")
+    assert detect_format(tmp_path / "cv") == "split tables"
+    rows = Corpus.open(tmp_path / "cv").utterances
+    assert [(row.id, row.language, row.split, row.text) for row in rows] == [
+        ("fr/clips/4", "fra_Latn", "test", "un"),
+        ("fr/clips/5", "fra_Latn", "train", "un"),
+        ("zh-CN/clips/4", "cmn_Hans", "test", "一"),
+        ("zh-CN/clips/5", "cmn_Hans", "train", "一"),
+    ]
+    assert [row.id for row in Corpus.open(tmp_path / "cv" / "fr")] == ["clips/4", "clips/5"]
 
 
 def test_progress_and_threads(clips: Path) -> None:

@@ -9,15 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 pytest.importorskip("lancedb", reason="needs the extra 'search'")
 
+from allophone.data.corpus import Corpus
+from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError, DataError, ShapeError
+from allophone.recipes import search
 from allophone.search.index import Entry, IndexInfo, VectorIndex, _wait
 
 INFO = IndexInfo(model="runs/align/model", model_hash="abc", dim=16)
@@ -119,6 +127,54 @@ def test_a_recording_that_was_replaced_is_there_once(tmp_path: Path) -> None:
     index.add(entries, vectors[8:9], replaces=True)
     assert len(index) == 20 and index.known()["c/7"] == ("hash 7", "/audio/it's 7.wav")
     assert {hit.entry.key for hit in index.search(vectors[8], 2)} == {"c/7", "c/8"}
+
+
+class Loudness:
+    """A speech embedder of two values."""
+
+    dim = 2
+    clock = SimpleNamespace(count=lambda samples: samples // 320)
+
+    def embed(self, waveforms: Sequence[Tensor]) -> Tensor:
+        return torch.stack([torch.stack([wave.std(), wave.abs().max()]) for wave in waveforms])
+
+
+def recordings(folder: Path, **seconds: float) -> Corpus:
+    """A corpus ``made`` of noise; a name ending in ``_625`` stands for an id such as ``a@6.25``."""
+    folder.mkdir(exist_ok=True)
+    found = []
+    for name, length in seconds.items():
+        samples = np.random.default_rng(int(length)).normal(0, 0.1, int(length * 16_000))
+        soundfile.write(folder / f"{name}.wav", samples, 16_000)
+        found.append(
+            Utterance(
+                id=name.replace("_625", "@6.25"),
+                path=f"{name}.wav",
+                duration_seconds=length,
+                sample_rate=16_000,
+                language="fra_Latn",
+                sha256=f"{name} of {length:g} s",
+            )
+        )
+    return Corpus(folder, tuple(found), name="made")
+
+
+def test_a_recording_that_was_replaced_by_a_shorter_one_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    towers = search.Towers(speech=Loudness(), aligned=None, name="x", hash="h")  # type: ignore[arg-type]
+    monkeypatch.setattr(search, "open_towers", lambda model: towers)
+    folder, out = tmp_path / "recordings", tmp_path / "index"
+    found = search.index_corpus("x", recordings(folder, a=28.0, a_625=2.0, b=2.0), out)
+    stretches = {f"made/a@{begin}" for begin in ("0.00", "6.50", "13.00")}
+    assert set(VectorIndex.open(out).known()) == {*stretches, "made/a@6.25", "made/b"} and found.added == 5
+    found = search.index_corpus("x", recordings(folder, a=3.0, a_625=2.0, b=2.0), out)
+    assert set(VectorIndex.open(out).known()) == {"made/a", "made/a@6.25", "made/b"}
+    assert (found.rows, found.added) == (3, 1)
+    found = search.index_corpus("x", recordings(folder, a=28.0, a_625=2.0, b=2.0), out)
+    assert set(VectorIndex.open(out).known()) == {*stretches, "made/a@6.25", "made/b"}
+    with pytest.raises(DataError, match="got another recording"):
+        search.index_corpus("x", recordings(tmp_path / "others", a=4.0), out)
 
 
 def test_vectors_of_another_model_and_bad_rows_are_refused(tmp_path: Path) -> None:

@@ -61,10 +61,38 @@ def test_languages_share_neither_voices_nor_content() -> None:
     assert any("may tell the class" in note for note in shared.notes)
 
 
+def test_splits_that_keep_speakers_apart_are_not_used_to_tell_speakers() -> None:
+    made = corpus(9, 20)
+    parted = made.with_utterances(
+        tuple(replace(row, split=("train", "dev", "test")[int(row.speaker[-1]) % 3]) for row in made)  # type: ignore[index]
+    )
+    parts = label_parts(parted, "speaker")
+    assert len(parts.names) == 9 and not contents(parts.train) & contents(parts.test)
+    assert "keep speakers apart" in parts.notes[0] and "none shares group or text" in parts.notes[1]
+
+
 def test_labels_keep_groups_apart() -> None:
     parts = label_parts(corpus(3, 40), "label", share_speakers=True)
     assert parts.names == tuple(f"kind {kind}" for kind in range(4))
     assert not contents(parts.train) & contents(parts.test)
+
+
+def test_notes_say_what_was_kept_apart_and_what_is_not_known() -> None:
+    def nameless(row: Utterance, known: bool) -> Utterance:
+        number = int(row.id.split("-")[-1])
+        return replace(row, speaker=row.speaker if known else None, group=None, path=f"{number // 2}.wav")
+
+    made = corpus(12, 20)
+    none = made.with_utterances(tuple(nameless(row, known=False) for row in made))
+    parts = label_parts(none, "label", min_train=1)
+    assert parts.notes == (
+        "Splits were drawn so that none shares recording with another.",
+        "No speaker is known of 240 of 240 utterances: a voice may be in several parts.",
+    )
+    files = [{row.path for row in part} for part in (parts.train, parts.dev, parts.test)]
+    assert not files[0] & files[2] and not files[0] & files[1]
+    some = made.with_utterances(tuple(nameless(row, known="-1" in row.id[8:11]) for row in made))
+    assert "none shares speaker with another" in label_parts(some, "label", min_train=1).notes[0]
 
 
 def test_splits_of_the_corpus_are_kept_and_checked() -> None:

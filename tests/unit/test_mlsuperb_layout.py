@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def corpus(tmp_path: Path, speech) -> Corpus:
 
 def _fields(row: Utterance) -> dict:
     return {name: getattr(row, name) for name in Utterance.__dataclass_fields__}
+
+
+def test_a_source_with_a_space_can_be_read_back(corpus, tmp_path) -> None:
+    spaced = corpus.with_utterances(tuple(replace(row, source=f"CoVoST 2/{row.source}") for row in corpus))
+    mlsuperb_layout.write_mlsuperb(spaced, tmp_path / "out", fewest_test=4)
+    assert {row.source for row in Corpus.open(tmp_path / "out")} == {"CoVoST-2-mls"}
 
 
 def test_the_importer_reads_back_what_was_written(corpus, tmp_path, monkeypatch) -> None:

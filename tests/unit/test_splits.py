@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,18 @@ def test_clusters_join_through_others() -> None:
         ["u0003"],
         ["u0004"],
     ]
+
+
+def test_what_is_known_of_nobody_stays_with_its_recording() -> None:
+    """Parts of one session, each in its own split, make a score too good, though no speaker is named."""
+    rows = [replace(utterance(n, None, None), path=f"session-{n // 10}.wav") for n in range(200)]
+    split = split_corpus(made_of(rows))
+    assert {row.split for row in split} == {"train", "dev", "test"}
+    assert all(len({row.split for row in split.utterances[n : n + 10]}) == 1 for n in range(0, 200, 10))
+    with pytest.raises(DataError, match="the recording"):
+        split_corpus(made_of([replace(row, path="one.wav") for row in rows]))
+    named = [replace(row, path="one.wav", speaker=f"s{number}") for number, row in enumerate(rows)]
+    assert {row.split for row in split_corpus(made_of(named))} == {"train", "dev", "test"}
 
 
 def test_a_leak_is_named() -> None:

@@ -50,6 +50,14 @@ def test_an_interrupted_transcription_goes_on(tmp_path: Path) -> None:
         transcribe_all(ROWS, cache, lambda waves: [], tmp_path / "other.tsv")
 
 
+def test_a_line_that_a_kill_tore_is_written_again(tmp_path: Path) -> None:
+    cache, file = WaveformCache(Steps()), tmp_path / "transcripts.tsv"
+    file.write_bytes("u0\tkept\nu1\tnumber \u2028é".encode()[:-1])
+    found = transcribe_all(ROWS[:3], cache, numbers, file)
+    assert found == ["kept", "number 1", "number 2"]
+    assert file.read_text(encoding="utf-8") == "u0\tkept\nu1\tnumber 1\nu2\tnumber 2\n"
+
+
 def test_a_recognizer_of_transformers(tmp_path: Path) -> None:
     recognizer_folder(tmp_path / "model")
     texts = load_transcriber(tmp_path / "model")([torch.randn(8_000), torch.randn(12_000)])

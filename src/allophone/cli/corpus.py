@@ -121,6 +121,7 @@ def _add_split(group: Verbs) -> None:
         "split",
         run_split,
         summary="Divide a corpus so that no speaker and no shared content stands on two sides.",
+        details="Where none of what --by names is known of an utterance, its whole recording stays on one side.",
         example="allophone corpus split corpora/swahili --test 0.1 --dev 0.1 --out corpora/swahili-split",
     )
     _add_path(parser)
@@ -130,9 +131,9 @@ def _add_split(group: Verbs) -> None:
     parser.add_argument(
         "--by",
         nargs="+",
-        choices=("speaker", "group"),
+        choices=("speaker", "group", "text"),
         default=("speaker", "group"),
-        help="what may not be shared between parts (default: speaker group)",
+        help="what may not be shared between parts; a group says the same content (default: speaker group)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the division (default: 0)")
 

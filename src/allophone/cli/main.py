@@ -37,7 +37,7 @@ from allophone.cli import (
     vocoder,
 )
 from allophone.cli.console import complain, processes
-from allophone.cli.parser import Parser
+from allophone.cli.parser import Parser, every_verb
 from allophone.errors import AllophoneError, ConfigError
 
 FAILED, INTERRUPTED = 1, 130
@@ -82,10 +82,11 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
     arguments.line = list(sys.argv[1:] if argv is None else argv)
     try:
-        _refuse_copies(arguments)
+        _refuse_copies(arguments, parser)
         return arguments.command(arguments) or 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -101,12 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _refuse_copies(arguments: argparse.Namespace) -> None:
+def _refuse_copies(arguments: argparse.Namespace, parser: Parser) -> None:
     """Started by ``torchrun``, most verbs would do the same work several times in the same place."""
     if processes() > 1 and not getattr(arguments, "shared", False):
+        shared = [verb.prog for verb in every_verb(parser) if verb.get_default("shared")]
         raise ConfigError(
-            f"{processes()} processes were started (WORLD_SIZE), but only `allophone pretrain`, `vocoder train` and "
-            f"`align` share their work. Leave out torchrun, or unset WORLD_SIZE."
+            f"{processes()} processes were started (WORLD_SIZE), but only {', '.join(shared)} share their work. Leave "
+            "out torchrun, or unset WORLD_SIZE."
         )
 
 

@@ -76,6 +76,13 @@ def add_group(verbs: Verbs, name: str, *, summary: str) -> Verbs:
     return parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=Parser)
 
 
+def every_verb(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Parsers of all verbs that run something, also of those below groups, in order."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    below = [verb for group in groups for one in group.choices.values() for verb in every_verb(one)]
+    return below if groups else [parser]
+
+
 def add_plan(parser: Parser) -> None:
     """Add ``--plan``."""
     parser.add_argument(

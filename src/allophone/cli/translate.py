@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from allophone.cli.console import ended, remember, say, say_pieces, stages, wrote
 from allophone.cli.options import add_options, make
 from allophone.cli.parser import Verbs, add_corpus, add_group, add_out, add_plan, add_verb, counts, languages
 from allophone.cli.places import open_corpus
+from allophone.errors import ConfigError
 
 OPTIONS = "allophone.recipes.translate:TranslateOptions"
 OUT = Path("runs/translate")
@@ -81,12 +83,30 @@ def named(text: str) -> tuple[str, str]:
     return (place.parent.name if place.name == "model" else place.name) or text, text
 
 
+def by_name(models: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Name to model.
+
+    Raises:
+        ConfigError: Two have one name, so that one would be trained and scored in place of the other.
+    """
+    found: dict[str, str] = {}
+    for name, model in models:
+        if name in found:
+            raise ConfigError(
+                f"--model {found[name]} and --model {model} are both called {name!r} in tables and folders. Name them "
+                f"yourself: --model first={found[name]} second={model}."
+            )
+        found[name] = model
+    return found
+
+
 def run_train(arguments: argparse.Namespace) -> int:
     """Train translators."""
     from allophone.distributed import process_group
     from allophone.recipes import translate
 
-    options, corpus, models = make(OPTIONS, arguments), open_corpus(arguments.corpus), dict(arguments.model)
+    models = by_name(arguments.model)
+    options, corpus = make(OPTIONS, arguments), open_corpus(arguments.corpus)
     if arguments.plan:
         say(
             translate.plan(

@@ -6,6 +6,7 @@ Shape letters: N samples at the file's own rate, mono.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -179,6 +180,11 @@ def _decode_entry(entry: Entry, path: str, max_seconds: float) -> list[Outcome]:
 def _part(entry: Entry, path: str, info: AudioInfo) -> tuple[int, int | None]:
     """First sample and number of samples that an entry names, checked against the file's header."""
     rate, known = info.sample_rate, info.num_frames
+    if not math.isfinite(entry.offset_seconds) or not math.isfinite(entry.duration_seconds or 0):
+        raise AudioError(
+            f"{path}: {entry.where} names {entry.duration_seconds} s from {entry.offset_seconds} s; expected numbers. "
+            "Correct the manifest."
+        )
     start = round(entry.offset_seconds * rate)
     num_frames = None if entry.duration_seconds is None else round(entry.duration_seconds * rate)
     tolerance = round(OVERRUN_SECONDS * rate)

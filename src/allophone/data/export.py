@@ -1,7 +1,8 @@
 """A corpus as manifests that other programs read: TSV, NeMo, lhotse cuts, AudioFolder (Hugging Face), ML-SUPERB.
 
-Sound files stay where they are and are named by absolute path. TSV and NeMo are read back by the importers as they
-are; AudioFolder has no offsets, so that parts of files are written out as FLAC, and ML-SUPERB's folders hold WAV.
+Sound files stay where they are and are named by absolute path. TSV and NeMo are read back by the importers with all
+that an utterance has but its further columns; in TSV, any space inside of a text is one blank. AudioFolder has no
+offsets, so that parts of files are written out as FLAC, and ML-SUPERB's folders hold WAV.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from allophone.audio.io import probe_audio
 from allophone.data.corpus import Corpus
 from allophone.data.mlsuperb_layout import write_mlsuperb
 from allophone.data.utterance import Utterance
-from allophone.errors import ConfigError, suggest
+from allophone.errors import ConfigError, DataError, suggest
 from allophone.frames import SAMPLE_RATE
 
 ExportFormat: TypeAlias = Literal["tsv", "nemo", "lhotse", "audiofolder", "mlsuperb"]
 
+_MORE = ("label", "group", "translations", "split", "source", "licence", "synthetic")
+"""Columns that NeMo has no names for; its manifests may hold any others."""
+_PLACE = ("path", "offset_seconds", "duration_seconds")
+"""Columns that say where the sound is; AudioFolder says it by a file of its own."""
 _COLUMNS = (
     "id",
     "path",
@@ -31,9 +36,7 @@ _COLUMNS = (
     "language",
     "speaker",
     "text",
-    "label",
-    "group",
-    "split",
+    *_MORE,
 )
 
 
@@ -51,7 +54,7 @@ def export_corpus(corpus: Corpus, out: str | Path, *, to: ExportFormat) -> Path:
 
     Raises:
         ConfigError: The format is not known.
-        DataError: ML-SUPERB's folders cannot be made of this corpus, or are there already.
+        DataError: ML-SUPERB's folders cannot be made of this corpus, or are there already, or TSV cannot hold a name.
     """
     writers: dict[str, Callable[[Corpus, Path], None]] = {
         "tsv": _write_tsv,
@@ -73,10 +76,26 @@ def _write_tsv(corpus: Corpus, out: Path) -> None:
         writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for row in corpus.utterances:
-            values = [
-                str(corpus.audio_path(row).resolve()) if name == "path" else getattr(row, name) for name in _COLUMNS
-            ]
-            writer.writerow(["" if value is None else " ".join(str(value).split()) for value in values])
+            values = _values(row) | {"path": str(corpus.audio_path(row).resolve())}
+            writer.writerow([_cell(name, values.get(name), out) for name in _COLUMNS])
+
+
+def _values(row: Utterance) -> dict[str, Any]:
+    """What is known of an utterance, by column."""
+    values = {name: getattr(row, name) for name in _COLUMNS} | {"translations": dict(row.translations) or None}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _cell(name: str, value: Any, out: Path) -> str:
+    """One value of a line; names of files and utterances have to stay as they are."""
+    if value is None:
+        return ""
+    if name not in ("id", "path"):
+        text = json.dumps(value, ensure_ascii=False) if name == "translations" else str(value)
+        return " ".join(text.split())
+    if set(value) & set("\t\n\r"):
+        raise DataError(f"{out}: {name} {value!r} has a tab or an end of line in it, which TSV cannot hold. Rename it.")
+    return str(value)
 
 
 def _write_nemo(corpus: Corpus, out: Path) -> None:
@@ -91,6 +110,7 @@ def _write_nemo(corpus: Corpus, out: Path) -> None:
                 "text": row.text or "",
                 "lang": row.language,
                 "speaker": row.speaker or "",
+                **{name: value for name, value in _values(row).items() if name in _MORE},
             }
             for row in corpus.utterances
         ],
@@ -142,12 +162,8 @@ def _write_audio_folder(corpus: Corpus, out: Path) -> None:
         name = f"audio/{number:07d}.flac"
         (out / name).parent.mkdir(exist_ok=True)
         soundfile.write(out / name, corpus.audio(row).clamp(-1, 1).numpy(), SAMPLE_RATE)
-        values = {
-            column: getattr(row, column)
-            for column in _COLUMNS
-            if column not in ("path", "offset_seconds", "duration_seconds")
-        }
-        rows.append({"file_name": name, **values})
+        values = _values(row)
+        rows.append({"file_name": name, **{column: values.get(column) for column in _COLUMNS if column not in _PLACE}})
     _write_lines(out / "metadata.jsonl", rows)
 
 

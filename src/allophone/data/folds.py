@@ -18,7 +18,7 @@ def official_folds(corpus: Corpus) -> tuple[int, ...]:
     """Numbers of the folds, sorted; none where the corpus has no folds, or has splits.
 
     Raises:
-        DataError: Some utterances are in a fold and others are in none.
+        DataError: Some utterances are in a fold and others are in none, or a fold is no number.
     """
     numbers = {row.id: row.extra.get(FOLD) for row in corpus}
     found = {number for number in numbers.values() if number is not None}
@@ -28,9 +28,15 @@ def official_folds(corpus: Corpus) -> tuple[int, ...]:
     if outside:
         raise DataError(
             f"{corpus.name}: {len(outside)} utterances are in no fold (first: {outside[0]!r}), the others are in "
-            f"{sorted(found)}. Give each one, or remove the column 'fold'."
+            f"{sorted(map(str, found))}. Give each one, or remove the column 'fold'."
         )
-    return tuple(sorted(int(number) for number in found))
+    try:
+        return tuple(sorted({int(number) for number in found}))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{corpus.name}: the column 'fold' has {sorted(map(str, found))[:10]}; expected numbers, those of official "
+            "folds. Name it 'split' if it has splits, or otherwise."
+        ) from error
 
 
 def with_fold(corpus: Corpus, fold: int) -> Corpus:

@@ -2,7 +2,8 @@
 
 Which things are kept apart depends on the class. Speakers: the same speakers in all parts, no content (group, text)
 in two. Languages: neither speakers nor content in two. Other labels: no speaker in two, and no group where a class has
-several. Splits that a corpus brings are taken, less what shares content with training; it is counted. Where it brings
+several. Splits that a corpus brings are taken, less what shares content with training; it is counted. Those that keep
+speakers apart are of no use for telling speakers, and splits are drawn. Where it brings
 official folds (a column ``fold``) and no splits, one of them is tested.
 """
 
@@ -67,6 +68,12 @@ def label_parts(
     if not rows:
         raise DataError(f"{corpus.name}: no utterance has a {label}. Import it with one, or choose another label.")
     notes: list[str] = []
+    if label == "speaker" and _parts_speakers(rows):
+        known = known.with_utterances(tuple(replace(row, split=None) for row in rows))
+        rows = list(known)
+        notes.append(
+            "The corpus' own splits keep speakers apart, so none of training could be tested: they are not used."
+        )
     given = {row.split for row in rows}
     links = _links(rows, label, share_speakers)
     if {"train", "test"} <= given:
@@ -77,7 +84,7 @@ def label_parts(
         notes.append(f"Official fold {fold} of {len(folds)} is tested, the next one chooses; a score is that of all.")
     else:
         parted = _drawn(known, label, links, seed)
-        notes.append(f"Splits were drawn so that none shares {' or '.join(links)} with another.")
+        notes += _drawn_notes(rows, links)
     # Once before content is compared, so that voices which are only in test take nothing away from the others.
     parted, _, too_small = _common_classes(parted, label, min_train)
     parted, left_out["content of training"] = _without_shared_groups(parted, links)
@@ -90,6 +97,12 @@ def label_parts(
     return LabelledParts(
         train=train, dev=dev, test=test, names=names, classes=classes, left_out=left_out, notes=tuple(notes)
     )
+
+
+def _parts_speakers(rows: Sequence[Utterance]) -> bool:
+    """Whether a corpus has splits, and no speaker is in both train and test."""
+    train, test = ({row.speaker for row in rows if row.split == part} for part in ("train", "test"))
+    return bool(train and test) and not train & test
 
 
 def _links(rows: Sequence[Utterance], label: Label, share_speakers: bool) -> tuple[Link, ...]:
@@ -119,6 +132,18 @@ def _drawn(corpus: Corpus, label: Label, links: tuple[Link, ...], seed: int, *, 
         return split_corpus(corpus, dev=0.15, test=test, by=links, seed=seed)
     splits = {row.id: row.split for row in drawn}
     return corpus.with_utterances(tuple(replace(row, split=splits[row.id]) for row in corpus))
+
+
+def _drawn_notes(rows: Sequence[Utterance], links: tuple[Link, ...]) -> list[str]:
+    """What drawn splits keep apart, and of how many utterances it is not known."""
+    unknown = {link: sum(getattr(row, link) is None for row in rows) for link in links}
+    kept_apart: list[str] = [link for link in links if unknown[link] < len(rows)]
+    notes = [f"Splits were drawn so that none shares {' or '.join(kept_apart or ['recording'])} with another."]
+    if unknown.get("speaker"):
+        notes.append(
+            f"No speaker is known of {unknown['speaker']} of {len(rows)} utterances: a voice may be in several parts."
+        )
+    return notes
 
 
 def _with_dev(corpus: Corpus, label: Label, seed: int) -> Corpus:

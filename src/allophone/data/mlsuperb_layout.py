@@ -12,6 +12,7 @@ Source: the folders that ESPnet ``egs2/ml_superb/asr1/local/data_prep.py`` reads
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def write_mlsuperb(corpus: Corpus, out: Path, *, fewest_test: int = FEWEST_TEST)
             left_out["without text or split"] += 1
             continue
         code = str(row.extra.get("code") or row.language.split("_")[0])
-        splits = sets.setdefault((row.source or corpus.name, code), {})
+        splits = sets.setdefault((_folder_name(row.source or corpus.name), code), {})
         splits.setdefault(row.split, []).append(row)
     whole = {key: s for key, s in sets.items() if len(s) == 3 and len(s["test"]) >= fewest_test}
     joined = _join_other_voices(sets, whole)
@@ -75,6 +76,11 @@ def write_mlsuperb(corpus: Corpus, out: Path, *, fewest_test: int = FEWEST_TEST)
     told = {"corpus": corpus.name, "hash": corpus.hash, "utterances": counts}
     told |= {"other_voices": joined, "left_out": dict(left_out)}
     (out / LAYOUT).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _folder_name(source: str) -> str:
+    """A source as it stands in folders and in ids, which end at the first space of a line."""
+    return re.sub(r"[^\w.-]+", "-", source).strip("-.") or "source"
 
 
 def _join_other_voices(

@@ -21,15 +21,16 @@ def split_corpus(
 ) -> Corpus:
     """Give every utterance a split.
 
-    Utterances that share a speaker or a group (also through others) stay together; such a cluster goes to test, dev or
-    train as a whole. Clusters are taken in an order keyed by ``seed`` and their first id, so that the result does not
-    depend on the order of rows. Shares are of audio time and hold per language, as far as clusters allow.
+    Utterances that share a speaker or a group (also through others) stay together, and so do those of one recording of
+    which neither is known; such a cluster goes to test, dev or train as a whole. Clusters are taken in an order keyed
+    by ``seed`` and their first id, so that the result does not depend on the order of rows. Shares are of audio time
+    and hold per language, as far as clusters allow.
 
     Args:
         corpus: Splits that it has are replaced.
         dev: Share of each language's audio time for dev.
         test: Share for test.
-        by: What may not be shared between splits. An utterance without a speaker (or group) shares none.
+        by: What may not be shared between splits. Of an utterance that has none of these, the recording may not.
         seed: Another seed gives other splits.
 
     Raises:
@@ -54,7 +55,10 @@ def split_corpus(
 
 
 def connected(utterances: Iterable[Utterance], by: Sequence[Link]) -> list[list[Utterance]]:
-    """Clusters of utterances that share one of ``by``, directly or through others, in order of first row."""
+    """Clusters of utterances that share one of ``by``, directly or through others, in order of first row.
+
+    An utterance that has none of them shares its sound file: parts of one session sound alike, whoever speaks.
+    """
     rows = list(utterances)
     parent = list(range(len(rows)))
 
@@ -66,10 +70,9 @@ def connected(utterances: Iterable[Utterance], by: Sequence[Link]) -> list[list[
 
     first: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows):
-        for link in by:
-            value = getattr(row, link)
-            if value is not None:
-                parent[root(number)] = root(first.setdefault((link, value), number))
+        known: list[tuple[str, str]] = [(link, getattr(row, link)) for link in by if getattr(row, link) is not None]
+        for shared in known or [("recording", row.path)]:
+            parent[root(number)] = root(first.setdefault(shared, number))
     clusters: dict[int, list[Utterance]] = defaultdict(list)
     for number, row in enumerate(rows):
         clusters[root(number)].append(row)
@@ -148,7 +151,8 @@ def _require_all_parts(corpus: Corpus, names: list[str], by: Sequence[Link]) -> 
         missing = [name for name in names if name not in found]
         if missing:
             raise DataError(
-                f"{corpus.name}: no utterances of {language} for {missing}: they share {' and '.join(by)} so that they "
-                f"cannot be parted. Keep fewer things apart (by=['group'] or by=['speaker'], --by group), ask for no "
-                "dev part (dev=0), or add recordings of other speakers."
+                f"{corpus.name}: no utterances of {language} for {missing}: they share {' and '.join(by)} (or, where "
+                f"nothing of it is known, the recording) so that they cannot be parted. Keep fewer things apart "
+                "(by=['group'] or by=['speaker'], --by group), ask for no dev part (dev=0), or add recordings of other "
+                "speakers."
             )

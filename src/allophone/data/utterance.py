@@ -40,7 +40,7 @@ class Utterance:
     sha256: str | None = None
     """Of the samples (mono, own rate, 16-bit little-endian), so that a copy in another container is found."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further columns, kept as they came, where they have a value."""
+    """Further columns, where they have a value, as they came; as text where a column has values of several types."""
 
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -76,8 +76,30 @@ def to_table(utterances: Iterable[Utterance]) -> pa.Table:
         for name, kind in COLUMNS.items()
     }
     for name in dict.fromkeys(key for row in rows for key in row.extra):
-        columns[name] = pa.array([row.extra.get(name) for row in rows])
+        columns[name] = _extra_column([row.extra.get(name) for row in rows])
     return pa.table(columns)
+
+
+def _extra_column(values: list[Any]) -> pa.Array:
+    """Values as they came, where they are of one type; otherwise all as text, structures as JSON."""
+    kept = [_without_empty(value) for value in values]
+    try:
+        return pa.array(kept)
+    except (pa.ArrowException, OverflowError):  # such as 1 in one row and "n/a" in another
+        return pa.array([None if value is None else _as_text(value) for value in kept], pa.string())
+
+
+def _without_empty(value: Any) -> Any:
+    """A value without structures that hold nothing, which Parquet cannot write; None where nothing is left."""
+    if isinstance(value, Mapping):
+        return {str(key): kept for key, item in value.items() if (kept := _without_empty(item)) is not None} or None
+    if isinstance(value, list | tuple):
+        return [_without_empty(item) for item in value]
+    return value
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def from_table(table: pa.Table, where: str) -> tuple[Utterance, ...]:

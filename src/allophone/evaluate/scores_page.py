@@ -42,7 +42,8 @@ class ScoresPage:
 
     def markdown(self) -> str:
         """The tables for a terminal or a repository."""
-        parts = [f"# {self.title}\n", f"{self.lead}\n"]
+        facts = "\n".join(f"- {label}: {value}" for label, value in self.facts)
+        parts = [f"# {self.title}\n", f"{self.lead}\n", f"{facts}\n"]
         for section in self.sections:
             parts += [f"## {section.title}\n", f"{section.text}\n", section.table.markdown()]
         return "\n".join(parts)

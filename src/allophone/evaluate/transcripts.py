@@ -6,6 +6,7 @@ The cascade transcribes first and then compares texts. Any speech recognizer of 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import pipeline
 
+from allophone.data.lines import text_lines
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError, DataError
@@ -118,6 +120,17 @@ def _told(recognizer: Any, language: str | None) -> dict[str, str]:
     raise DataError(f"The recognizer was not trained on {language}; take one that was, or leave its language out.")
 
 
+def _kept_transcripts(file: Path) -> dict[str, str]:
+    """Transcripts of earlier calls, by id. A last line without its end, which a kill tore, is cut off."""
+    if not file.exists():
+        return {}
+    kept = file.read_bytes()
+    whole = kept.rfind(b"\n") + 1
+    if whole < len(kept):
+        os.truncate(file, whole)
+    return dict(line.split("\t", 1) for line in text_lines(file) if "\t" in line)
+
+
 def transcribe_all(
     rows: Sequence[Utterance],
     cache: WaveformCache[Utterance],
@@ -137,8 +150,7 @@ def transcribe_all(
     Raises:
         DataError: The recognizer gives another number of texts than it was given recordings.
     """
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    known = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    known = _kept_transcripts(file)
     # By length: a recognizer that generates text goes on until the longest of a batch has ended.
     missing = sorted((row for row in rows if row.id not in known), key=lambda row: row.duration_seconds)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ class TeacherTable:
     """Vectors of texts, by the texts' hashes."""
 
     name: str
-    """Who made them: a model's name and the hash of its weights."""
+    """Who made them: a model's name, the hash of its weights, and how it is asked (pooling, prefix, cut)."""
     keys: Tensor
     """Of :func:`text_key`, ascending, each once. Shape ``(N,)``, int64."""
     vectors: Tensor
@@ -96,7 +96,7 @@ def cached_vectors(
     Args:
         texts: All that a corpus says, and what else vectors are needed of.
         teacher: Turns texts into vectors.
-        name: Who it is, with the hash of its weights; a table of another teacher is refused.
+        name: Who it is, with the hash of its weights and what else changes vectors; another teacher's table is refused.
         folder: Where the table lies or will lie.
         batch_size: Texts at once.
         dtype: Of the vectors on the disk.
@@ -219,7 +219,9 @@ class TextTeacher:
             self._model.pooler = None  # it is not used, so no part of the hash
         self._model.to(device).eval().requires_grad_(False)
         self._pooling, self._prefix, self._max_tokens, self._device = pooling, prefix, max_tokens, device
-        self.name = f"{Path(folder_or_hub_id).name} {model_hash(self._model)} {pooling}"
+        # All that changes a vector is in the name, because tables are told apart by it.
+        settings = f"{pooling}, prefix {prefix!r}, {max_tokens} tokens"
+        self.name = f"{Path(folder_or_hub_id).name} {model_hash(self._model)} {settings}"
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:

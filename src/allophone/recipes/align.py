@@ -27,6 +27,7 @@ from allophone.run.alignment import AlignConfig, execute_alignment
 from allophone.run.config import DataConfig
 from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
+from allophone.run.texts import without
 from allophone.train.config import TrainConfig
 
 OWN_LANGUAGE = 0.4
@@ -197,6 +198,7 @@ def align(
 
     Raises:
         ConfigError: There is no such recipe or part of augmentation, or nobody to transcribe.
+        DataError: A language to leave out is not one of the corpus.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
@@ -208,9 +210,7 @@ def align(
         corpus = split_corpus(corpus)
     chosen = tuple(languages) or spoken_languages(corpus)
     whole = corpus
-    if leave_out:
-        absent = {row.id for row in corpus.where(language=leave_out)}
-        corpus = corpus.with_utterances(tuple(row for row in corpus if row.id not in absent))
+    corpus = without(corpus, leave_out)
     config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
     if steps is not None:
         warmup = min(config.train.warmup_steps, steps // 10)

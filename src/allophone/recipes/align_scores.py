@@ -29,13 +29,14 @@ from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.result import Result, tabulate
 from allophone.evaluate.sources import EncoderSource, FilterbankSource, extract_all
 from allophone.evaluate.text_retrieval import DIRECTIONS, Pool, questions, score, score_chance
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash
 from allophone.models.aligned import Aligned
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.recipes.contamination import in_words, seen_in_training
 from allophone.recipes.kept_vectors import FOLDER, KeptVectors
+from allophone.recipes.written import splits_in_words
 from allophone.run.progress import Report, counted, silent
 from allophone.run.ridge import drawn_rows, ridge_vectors
 from allophone.seeding import derive, numpy_generator
@@ -158,7 +159,7 @@ def _cascade(
     report: Report,
 ) -> dict[str, list[Result]]:
     """Transcripts compared as texts, overall and in each pair; where few are transcribed, the towers beside them."""
-    file = out / f"transcripts-{derive(0, 'transcriber', transcriber):016x}.tsv"
+    file = out / f"transcripts-{transcriber_hash(transcriber)}.tsv"
     places = list(range(len(pool.utterances))) if most is None else _even(pool, most)
     rows = [pool.utterances[place] for place in places]
     transcribe = load_transcriber(transcriber)
@@ -249,8 +250,8 @@ def _write(
     }
     groups = len({row.group or row.id for row in pool.utterances})
     parts = [
-        f"# Retrieval over one pool\n\n{len(pool.utterances)} recordings and {len(pool.texts)} texts of "
-        f"{groups} contents.\n",
+        f"# Retrieval over one pool\n\n{len(pool.utterances)} recordings ({splits_in_words(pool.utterances)}) and "
+        f"{len(pool.texts)} texts of {groups} contents.\n",
         "No content or text of the pool was in training. Percent, with 95 % intervals over contents. Rows with *ridge* "
         "have no text side of their own: a ridge regression maps them to the trained text vectors.\n",
     ]

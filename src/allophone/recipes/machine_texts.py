@@ -9,12 +9,13 @@ from pathlib import Path
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.errors import DataError
-from allophone.evaluate.transcripts import Transcribe, load_transcriber, transcribe_all
+from allophone.evaluate.transcripts import Transcribe, load_transcriber, transcribe_all, transcriber_hash
 from allophone.run.progress import Report, counted, silent
 
 MADE_BY = "text_made_by"
 """Column that names the model a text comes from; people's texts have none."""
-TABLE = "machine-texts.tsv"
+TABLE = "machine-texts-{}.tsv"
+"""What a model has written so far, by the hash of its parameters, so that no text goes under another model's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +49,11 @@ def write_machine_texts(corpus: Corpus, model: str | Path, *, out: Path, report:
         raise DataError(f"{corpus.name}: all {len(corpus)} recordings have a text; there is nothing to write.")
     name = Path(model).name if Path(model).exists() else str(model)
     cache, found = WaveformCache(corpus), dict[str, str]()
+    table = out / TABLE.format(transcriber_hash(model))
     for language in sorted({row.language for row in rows}):
         part = [row for row in rows if row.language == language]
         progress = counted(report(f"Writing texts, {language}"))
-        texts = transcribe_all(part, cache, _transcriber_of(model, language), out / TABLE, progress)
+        texts = transcribe_all(part, cache, _transcriber_of(model, language), table, progress)
         found |= {row.id: text for row, text in zip(part, texts, strict=True) if text.strip()}
     written = tuple(
         replace(row, text=found[row.id], extra={**row.extra, MADE_BY: name}) if row.id in found else row

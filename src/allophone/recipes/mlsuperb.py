@@ -18,6 +18,7 @@ from torch import Tensor
 from allophone.config import config_hash, from_dict, to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.importers.mlsuperb import FEW_SHOT
+from allophone.data.lines import text_lines
 from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError, DataError, suggest
 from allophone.evaluate.measurements import System
@@ -224,7 +225,7 @@ def _save_answers(path: Path, answers: Answers) -> None:
 
 def _load_answers(path: Path) -> Answers:
     found: Answers = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_lines(path), 1):
         values = json.loads(line)
         found.setdefault(values.pop("task"), []).append(from_dict(Answer, values, f"{path}, line {number}"))
     return found

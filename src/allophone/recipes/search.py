@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from allophone.search.index import Entry, Hit, IndexInfo, VectorIndex
 from allophone.search.page import SearchForm, Shown, search_page
 
 SKIPPED = "skipped.tsv"
+_STRETCH = re.compile(r"@\d+\.\d\d$")
 BATCH = 256
 """Recordings that are embedded and written at once; a killed run loses no more than these."""
 SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".gsm", ".g722", ".aiff", ".m4a"}
@@ -98,7 +101,7 @@ def index_corpus(
     """Add the utterances of a corpus to an index; those that it holds are left alone.
 
     The same call goes on after an interruption, and adds what a corpus has gained since. A recording that was replaced
-    under the same id is embedded again. One that left the corpus stays.
+    under the same id is embedded again, and what was there of it goes. One that left the corpus stays.
 
     Args:
         model: Of ``allophone align``, or another speech embedder.
@@ -118,19 +121,22 @@ def index_corpus(
     towers = open_towers(model)
     index = VectorIndex.create(out, IndexInfo(model=towers.name, model_hash=towers.hash, dim=towers.speech.dim))
     known = index.known()
-    fresh = [row for row in corpus if not _is_known(row, corpus, known, window_seconds, out)]
+    older = _older_keys(corpus, index, known, window_seconds)
+    fresh = [row for row in corpus if not _is_known(row, corpus, known, window_seconds, older.get(row.id, []), out)]
     fresh.sort(key=lambda row: row.duration_seconds)
-    progress, skipped, before = report("Indexing"), dict[str, str](), len(index)
+    progress, skipped, added = report("Indexing"), dict[str, str](), 0
     for start in range(0, len(fresh), BATCH):
         rows = fresh[start : start + BATCH]
         entries, waves = _decoded(rows, corpus, towers, window_seconds, skipped)
+        index.remove([key for row in rows for key in older.get(row.id, ())])
         index.add(entries, towers.vectors(waves), replaces=any(entry.key in known for entry in entries))
+        added += sum(entry.key not in known for entry in entries)
         progress(min(start + BATCH, len(fresh)), len(fresh), {})
     index.refresh()
     if skipped:
         lines = [f"{name}\t{reason}" for name, reason in sorted(skipped.items())]
         (out / SKIPPED).write_text("\n".join(["id\treason", *lines]) + "\n", encoding="utf-8")
-    return Indexed(rows=len(index), added=len(index) - before, skipped=skipped)
+    return Indexed(rows=len(index), added=added, skipped=skipped)
 
 
 def stretches(duration_seconds: float, window_seconds: float) -> list[tuple[float, float]]:
@@ -153,19 +159,41 @@ def _keys(row: Utterance, corpus: Corpus, window_seconds: float) -> list[tuple[s
     return [(name if len(parts) == 1 else f"{name}@{begin:.2f}", begin, length) for begin, length in parts]
 
 
+def _older_keys(
+    corpus: Corpus, index: VectorIndex, known: Mapping[str, tuple[str | None, str]], window_seconds: float
+) -> dict[str, list[str]]:
+    """Utterance to keys of stretches that it no longer has, because it was replaced by one of another length."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for key in known:
+        for name in {key, _STRETCH.sub("", key)}:
+            by_name[name].append(key)
+    now = {row.id: {key for key, _, _ in _keys(row, corpus, window_seconds)} for row in corpus}
+    likely = {key for row in corpus for key in by_name.get(f"{corpus.name}/{row.id}", ()) if key not in now[row.id]}
+    older: dict[str, list[str]] = defaultdict(list)
+    for entry in index.entries(sorted(likely)):  # an id may end as the key of a stretch does; the entry itself knows
+        if entry.corpus == corpus.name and entry.key not in now.get(entry.id, {entry.key}):
+            older[entry.id].append(entry.key)
+    return older
+
+
 def _is_known(
-    row: Utterance, corpus: Corpus, known: dict[str, tuple[str | None, str]], window_seconds: float, out: Path
+    row: Utterance,
+    corpus: Corpus,
+    known: Mapping[str, tuple[str | None, str]],
+    window_seconds: float,
+    older: Sequence[str],
+    out: Path,
 ) -> bool:
-    """Whether the index has all of an utterance, as it is and where it is now."""
+    """Whether the index has all of an utterance, as it is and where it is now, and no ``older`` keys of it."""
     path = str(corpus.audio_path(row).resolve())
     there = [known.get(key) for key, _, _ in _keys(row, corpus, window_seconds)]
-    for found in there:
+    for found in [*there, *(known[key] for key in older)]:
         if found is not None and found[1] != path and (found[0] is None or found[0] != row.sha256):
             raise DataError(
                 f"{out}: it holds {row.id!r} of a corpus {corpus.name!r} from {found[1]}; got another recording, "
                 f"{path}, under the same two names. Save one of the corpora under another name."
             )
-    return all(found == (row.sha256, path) for found in there)
+    return not older and all(found == (row.sha256, path) for found in there)
 
 
 def _decoded(

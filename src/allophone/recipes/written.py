@@ -115,11 +115,18 @@ def write_all(
 
 
 def in_words(rows: Iterable[Utterance]) -> str:
-    """How much there is, and how much of it is synthetic speech."""
+    """How much there is, of which splits, and how much of it is synthetic speech."""
     every = list(rows)
     made = sum(row.synthetic for row in every)
     hours = sum(row.duration_seconds for row in every) / 3600
-    return f"{len(every)} utterances, {hours:.2f} h, {made or 'none'} of them synthetic speech"
+    return (
+        f"{len(every)} utterances ({splits_in_words(every)}), {hours:.2f} h, {made or 'none'} of them synthetic speech"
+    )
+
+
+def splits_in_words(rows: Iterable[Utterance]) -> str:
+    """The splits that rows are of; scores are of dev where nothing of test can be asked, and a reader must see it."""
+    return ", ".join(sorted({row.split or "no split" for row in rows}))
 
 
 def examples_of(asked: Sequence[Asked], texts: Sequence[str]) -> tuple[tuple[str, str, str], ...]:

@@ -31,6 +31,8 @@ CELL_ROWS = 1_000
 """Rows of one cell of the inverted file, about."""
 PROBES, REFINE = 32, 2
 """Cells that a query looks into, and how many times ``top`` candidates are compared again with the stored vectors."""
+ASKED = 500
+"""Keys in one condition."""
 LATE_ROWS = 2_000
 """Rows outside the inverted file from which ``refresh`` puts them in; fewer are compared in a millisecond or two."""
 
@@ -197,6 +199,19 @@ class VectorIndex:
         else:
             _wait(self._table.add(rows))
 
+    def entries(self, keys: Sequence[str]) -> list[Entry]:
+        """What stands under some keys; those that are not there are left out."""
+        found: list[Entry] = []
+        for start in range(0, len(keys), ASKED):
+            query = self._table.query().where(_among(keys[start : start + ASKED])).select([WHOLE])
+            found += [Entry(**json.loads(row[WHOLE])) for row in _wait(query.to_arrow()).to_pylist()]
+        return found
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Take rows out, by their keys."""
+        for start in range(0, len(keys), ASKED):
+            _wait(self._table.delete(_among(keys[start : start + ASKED])))
+
     def late_rows(self) -> int | None:
         """Rows outside the inverted file; None where there is none."""
         names = [one.name for one in _wait(self._table.list_indices()) if "vector" in one.columns]
@@ -303,6 +318,10 @@ def _filter(language: str | None, columns: Mapping[str, str | None]) -> str:
         whole = f"language IN ({_quoted(parsed.tag)}, {_quoted(language)})"
         parts.append(whole if names_script else f"(starts_with(language, {_quoted(parsed.code + '_')}) OR {whole})")
     return " AND ".join(parts)
+
+
+def _among(keys: Sequence[str]) -> str:
+    return f"key IN ({', '.join(map(_quoted, keys))})"
 
 
 def _quoted(value: str) -> str:

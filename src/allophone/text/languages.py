@@ -78,6 +78,19 @@ def parse_language(tag: str) -> Language:
     return Language(row.code, script or row.script_in_region.get(region, row.script), row.name)
 
 
+def language_named(name: str) -> Language | None:
+    """The language that has exactly this English name, in any case; None where there is none.
+
+    Tags are not read so, because names of folders are tried as tags, and many a word is the name of a language.
+
+    Example:
+        >>> language_named("french"), language_named("Frensh")
+        (Language(code='fra', script='Latn', name='French'), None)
+    """
+    code = _codes_by_name().get(name.strip().lower())
+    return None if code is None else parse_language(code)
+
+
 def languages() -> tuple[Language, ...]:
     """Every language of the table with its usual script, in order of code."""
     return tuple(Language(row.code, row.script, row.name) for row in _table())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from allophone.audio.io import AUDIO_SUFFIXES
 from allophone.data.importers.entry import SPLITS, Entry
 from allophone.data.importers.fairseq import is_fairseq, read_fairseq
-from allophone.data.importers.folder import read_folder
+from allophone.data.importers.folder import language_of_folder, read_folder
 from allophone.data.importers.huggingface import is_dataset, is_saved_dataset, read_huggingface
 from allophone.data.importers.kaldi import read_kaldi
 from allophone.data.importers.lhotse import is_lhotse, read_lhotse
@@ -121,7 +122,9 @@ def read_entries(
         return kind, read_published(kind, path, language=language)
     match kind:
         case "split tables":
-            entries = [entry for table in split_tables(path) for entry in _read_split_table(table, media, language)]
+            entries = [
+                entry for table in split_tables(path) for entry in _read_split_table(table, path, media, language)
+            ]
         case "audiofolder":
             entries = read_audio_folder(path, language=language)
         case "kaldi":
@@ -150,7 +153,16 @@ def read_entries(
 
 
 def split_tables(folder: Path) -> list[Path]:
-    """Manifests of a folder that are named for splits: ``train.tsv``, ``dev.tsv``, ``test.tsv``."""
+    """Manifests of a folder that are named for splits: ``train.tsv``, ``dev.tsv``, ``test.tsv``.
+
+    Where it has none, those of the folders in it that hold ``clips``: Common Voice in several languages (``fr/clips``,
+    ``fr/train.tsv``, ...).
+    """
+    parts = sorted(path for path in folder.iterdir() if (path / "clips").is_dir())
+    return _split_tables_in(folder) or [table for part in parts for table in _split_tables_in(part)]
+
+
+def _split_tables_in(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
@@ -181,7 +193,17 @@ def _folder_format(folder: Path) -> Format:
     return "split tables" if split_tables(folder) else "folder"
 
 
-def _read_split_table(table: Path, media: Path, language: str | None) -> list[Entry]:
+def _read_split_table(table: Path, folder: Path, media: Path, language: str | None) -> list[Entry]:
+    """Entries of one table; below a folder of several, ids begin with the table's own, which may name the language."""
     if detect_format(table) == "table":
-        return read_table(table, language=language, split=table.name.split(".")[0].lower())
-    return read_entries(table, media=media, language=language)[1]
+        entries = read_table(table, language=language, split=table.name.split(".")[0].lower())
+    else:
+        entries = read_entries(table, media=media, language=language)[1]
+    if table.parent == folder:
+        return entries
+    part = table.parent.name
+    spoken = language_of_folder(part)
+    return [
+        replace(entry, id=f"{part}/{entry.id}", language=entry.language or (spoken.tag if spoken else None))
+        for entry in entries
+    ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from allophone.errors import DataError, suggest
-from allophone.text.languages import parse_language
+from allophone.text.languages import language_named, parse_language
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,11 +113,14 @@ def entry_from_row(
 
 
 def tag_of(tag: str, where: str) -> str:
-    """``parse_language(tag).tag``, with the place named when the tag is unknown."""
+    """``parse_language(tag).tag``, also of an English name (``French``); the place is named when it is neither."""
     try:
         return parse_language(tag).tag
     except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+        named = language_named(tag)
+        if named is None:
+            raise DataError(f"{where}: {error}") from error
+        return named.tag
 
 
 def locate(name: str, root: Path) -> Path:
@@ -189,6 +193,11 @@ def _truth(value: Any) -> bool:
 def _translations(value: Any, where: str) -> dict[str, str]:
     if value is None:
         return {}
+    if isinstance(value, str) and value.startswith("{"):  # of a table without structures
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(f"{where}: translations are not JSON ({error}); found {value!r}.") from error
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: translations are {value!r}; expected an object {{language: text}}.")
     return {tag_of(str(tag), where): str(text) for tag, text in value.items() if text}

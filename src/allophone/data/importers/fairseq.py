@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from allophone.data.importers.entry import SPLITS, Entry, default_id, tag_of
+from allophone.data.lines import text_lines
 from allophone.errors import DataError
 
 
@@ -21,7 +22,7 @@ def read_fairseq(path: Path, *, language: str | None = None) -> list[Entry]:
     Raises:
         DataError: A line is not ``path<TAB>samples``, or the texts are not as many as the files.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = text_lines(path)
     root, rows = Path(lines[0]), [line.split("\t") for line in lines[1:] if line]
     if not root.is_absolute():
         root = path.parent / root
@@ -48,7 +49,7 @@ def _texts(path: Path, count: int) -> list[str | None]:
     for suffix in (".wrd", ".ltr"):
         file = path.with_suffix(suffix)
         if file.is_file():
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = text_lines(file)
             if len(lines) != count:
                 raise DataError(
                     f"{file}: {len(lines)} lines, but {path.name} lists {count} files; expected one text each."

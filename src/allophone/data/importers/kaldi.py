@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from allophone.data.importers.entry import Entry, tag_of
+from allophone.data.lines import text_lines
 from allophone.errors import DataError
 
 _ARCHIVE = re.compile(r"\.ark:\d+(\[.*\])?$")
@@ -55,7 +56,7 @@ def _pairs(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     pairs: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_lines(path), 1):
         key, _, value = line.strip().replace("\t", " ").partition(" ")
         if not key:
             continue

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from allophone.data.importers.entry import Entry, tag_of
 from allophone.data.importers.kaldi import read_kaldi
+from allophone.data.lines import text_lines
 from allophone.errors import DataError
 
 FEW_SHOT = frozenset("dan lit tur srp vie kaz zul tsn epo frr tok umb bos ful ceb luo kea sun tso tos".split())
@@ -97,7 +98,7 @@ def read_mlsuperb_challenge(folder: Path, *, language: str | None = None) -> lis
 
 
 def _lines(transcript: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(transcript.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_lines(transcript), 1):
         words = line.strip().split(maxsplit=2)
         if len(words) == 3:
             yield words[0], words[2]

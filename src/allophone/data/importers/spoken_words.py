@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allophone.data.importers.entry import SPLITS, Entry, tag_of
+from allophone.data.lines import text_lines
 from allophone.errors import DataError
 from allophone.text.languages import parse_language
 
@@ -41,11 +42,7 @@ def is_fleurs(folder: Path) -> bool:
 
 def read_speech_commands(folder: Path, *, language: str | None = None) -> list[Entry]:
     """Read ``WORD/SPEAKER_nohash_0.wav``; what is in neither list is for training. The noise is left out."""
-    lists = {
-        line.strip(): split
-        for name, split in COMMAND_LISTS.items()
-        for line in (folder / name).read_text(encoding="utf-8").splitlines()
-    }
+    lists = {line.strip(): split for name, split in COMMAND_LISTS.items() for line in text_lines(folder / name)}
     entries = []
     for path in sorted(folder.glob("*/*.wav")):
         word, name = path.parent.name, f"{path.parent.name}/{path.name}"
@@ -131,7 +128,7 @@ def _fleurs_entries(table: Path, language: str | None) -> Iterator[Entry]:
         tag = parse_language(tag).tag
     except DataError as error:
         raise DataError(f"{table}: the folder's name is to be a language such as fr_fr. {error}") from error
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_lines(table), 1):
         values = line.split("\t")
         if len(values) != FLEURS_COLUMNS:
             raise DataError(f"{table}, line {number}: {len(values)} columns; expected {FLEURS_COLUMNS}.")

@@ -2,7 +2,7 @@
 
 * CoVoST 2: ``covost_v2.SRC_TGT.tsv`` (``path``, ``translation``, ``split``) beside Common Voice's ``validated.tsv``, or
   the three files ``covost_v2.SRC_TGT.{train,dev,test}.tsv`` that its script makes (``path``, ``sentence``,
-  ``translation``, ``client_id``); recordings in ``clips/``, of the same folder or of ``SRC/``.
+  ``translation``, ``client_id``); ``validated.tsv`` and ``clips/`` lie in ``SRC/`` or in the same folder.
 * Europarl-ST: ``SRC/audios/NAME.m4a``, and in ``SRC/TGT/{train,dev,test}/`` the lines of ``segments.lst``
   (``NAME START END``), ``segments.SRC`` and ``segments.TGT`` belong together.
 * MuST-C and the low-resource tasks of IWSLT (Tamasheq-French): ``SPLIT/wav/`` and ``SPLIT/txt/SPLIT.yaml``, whose lines
@@ -21,10 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from allophone.data.importers.entry import SPLITS, Entry, tag_of
+from allophone.data.lines import text_lines
 from allophone.errors import DataError
 
 _COVOST = re.compile(r"covost_v2\.([A-Za-z-]+)_([A-Za-z-]+?)(?:\.(train|dev|test))?\.tsv")
 _PAIR = re.compile(r"([a-z]{2,3})[-_]([a-z]{2,3})(?![a-z])")
+COVOST_SPLITS = {"train_covost": "train"}
+"""Clips that CoVoST 2 added to a split of Common Voice. Its own script adds them to train alone, so those that it added
+to dev and test keep their names and are in neither."""
+MUSTC_SPLITS = {"tst-COMMON": "test"}
+"""The part that papers report; ``tst-HE`` keeps its name."""
 _FIELD = re.compile(r"(\w+): *('[^']*'|\"[^\"]*\"|[^,}]+)")
 
 
@@ -50,7 +56,7 @@ def read_covost(folder: Path, *, language: str | None = None) -> list[Entry]:
         DataError: A table lacks a column, ``validated.tsv`` is missing or lacks a clip, or a language is not known.
     """
     found: dict[str, Entry] = {}
-    validated: dict[str, dict[str, str]] = {}
+    validated: dict[str, dict[str, dict[str, str]]] = {}
     for table in sorted(folder.glob("covost_v2.*.tsv")):
         match = _COVOST.fullmatch(table.name)
         if match is None:
@@ -59,8 +65,10 @@ def read_covost(folder: Path, *, language: str | None = None) -> list[Entry]:
         for number, row in _rows(table, ("path", "translation")):
             where = f"{table}, line {number}"
             if "sentence" not in row:
-                validated = validated or _validated(folder)
-                row = {**row, **_of_clip(validated, row["path"], where)}
+                if source not in validated:
+                    validated[source] = _validated(folder, source)
+                row = {**row, **_of_clip(validated[source], row["path"], where)}
+            named = split or row.get("split", "")
             _add(
                 found,
                 Entry(
@@ -71,7 +79,7 @@ def read_covost(folder: Path, *, language: str | None = None) -> list[Entry]:
                     speaker=row.get("client_id") or None,
                     text=row["sentence"] or None,
                     translations={tag_of(target, where): row["translation"]} if row["translation"] else {},
-                    split=_split(split or row.get("split", "")),
+                    split=COVOST_SPLITS.get(named, _split(named)),
                     source="CoVoST 2",
                 ),
             )
@@ -88,7 +96,7 @@ def read_europarl(folder: Path, *, language: str | None = None) -> list[Entry]:
     for listing in sorted(folder.glob("*/*/*/segments.lst")):
         part, target = listing.parent, listing.parent.parent.name
         source = part.parent.parent.name
-        lines = _lines(listing)
+        lines = text_lines(listing)
         own, other = (_beside(part / f"segments.{code}", listing, len(lines)) for code in (source, target))
         speakers = _speakers(part / "speakers.lst", [line.split()[0] for line in lines if line.split()])
         for number, (line, text, translation) in enumerate(zip(lines, own, other, strict=True), 1):
@@ -134,7 +142,7 @@ def read_mustc(folder: Path, *, language: str | None = None) -> list[Entry]:
                 "Give it with --language."
             )
         spoken = tag_of(language or (pair[1] if pair else ""), str(listing))
-        lines = [line for line in _lines(listing) if line.strip()]
+        lines = [line for line in text_lines(listing) if line.strip()]
         texts = {
             tag_of(path.suffix[1:], str(path)): _beside(path, listing, len(lines))
             for path in sorted(listing.parent.glob(f"{listing.stem}.*"))
@@ -158,7 +166,7 @@ def read_mustc(folder: Path, *, language: str | None = None) -> list[Entry]:
                     speaker=row.get("speaker_id") or None,
                     text=said.pop(spoken, None),
                     translations=said,
-                    split=_split(split),
+                    split=MUSTC_SPLITS.get(split, _split(split)),
                     source=folder.name,
                 )
             )
@@ -197,26 +205,28 @@ def _rows(table: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
             yield reader.line_num, row
 
 
-def _validated(folder: Path) -> dict[str, dict[str, str]]:
-    """Sentences and speakers of Common Voice, by clip."""
-    for path in (folder / "validated.tsv", *sorted(folder.glob("*/validated.tsv"))):
+def _validated(folder: Path, source: str) -> dict[str, dict[str, str]]:
+    """Sentences and speakers of a language of Common Voice, by clip."""
+    for path in (folder / source / "validated.tsv", folder / "validated.tsv"):
         if path.is_file():
             return {row["path"]: row for _, row in _rows(path, ("path", "sentence"))}
     raise DataError(
-        f"{folder}: no validated.tsv, which has the sentences. Put the one of Common Voice beside the covost_v2 tables."
+        f"{folder}: no validated.tsv, which has the sentences. Put that of Common Voice ({source}) beside the tables "
+        f"or, where several languages are spoken, into {source}/."
     )
 
 
 def _of_clip(validated: dict[str, dict[str, str]], name: str, where: str) -> dict[str, str]:
     if name not in validated:
         raise DataError(
-            f"{where}: {name!r} is not in validated.tsv. Take Common Voice 4, which CoVoST 2 was made from."
+            f"{where}: {name!r} is not in validated.tsv. Take that of its language in Common Voice 4, which "
+            "CoVoST 2 was made from."
         )
     return {key: validated[name].get(key, "") for key in ("sentence", "client_id")}
 
 
 def _clip(folder: Path, source: str, name: str) -> Path:
-    places = (folder / "clips", folder / source / "clips", folder)
+    places = (folder / source / "clips", folder / "clips", folder)
     return next((found for place in places if (found := place / name).exists()), folder / "clips" / name)
 
 
@@ -231,20 +241,16 @@ def _audio(folder: Path, name: str) -> Path:
 def _speakers(path: Path, names: list[str]) -> dict[str, str]:
     """Speech to speaker, where there is a line for each speech."""
     speeches = list(dict.fromkeys(names))
-    lines = [line.split() for line in _lines(path)] if path.is_file() else []
+    lines = [line.split() for line in text_lines(path)] if path.is_file() else []
     lines = [words for words in lines if words]
     return {name: words[-1] for name, words in zip(speeches, lines, strict=True)} if len(lines) == len(speeches) else {}
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
 
 
 def _beside(path: Path, listing: Path, count: int) -> list[str]:
     """Lines of a file that belong to those of a listing."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; its lines belong to those of {listing.name}. Unpack the corpus again.")
-    found = [line.strip() for line in _lines(path)]
+    found = [line.strip() for line in text_lines(path)]
     if len(found) != count:
         raise DataError(f"{path}: {len(found)} lines, {listing.name} has {count}; they belong together line by line.")
     return found
