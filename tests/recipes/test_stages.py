@@ -160,6 +160,24 @@ def test_second_stage_resumes_exactly_after_a_kill(corpus: Corpus, two_stages, t
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
+def test_damaged_units_are_made_again_or_the_remedy_works(corpus: Corpus, two_stages, tmp_path) -> None:
+    out, _ = two_stages
+    for name in ("iteration-1", "iteration-2"):
+        shutil.copytree(out / name, tmp_path / name)
+    units = tmp_path / "iteration-2" / "targets" / "units.parquet"
+    whole = units.read_bytes()
+    units.write_bytes(whole[:50])
+    with pytest.raises(CheckpointError, match=r"truncated or not Parquet.*delete .*iteration-2/model and start"):
+        pretrain(corpus, out=tmp_path, steps=STEPS, balance=BALANCE)
+    shutil.rmtree(tmp_path / "iteration-2" / "model")
+    begun: list[str] = []
+    assert pretrain(corpus, out=tmp_path, steps=STEPS, balance=BALANCE, report=watch(begun)).finished
+    assert begun[:2] == ["Encoding units", "Training"] and "Clustering" not in begun[:3]
+    assert units.read_bytes() == whole
+    expected, found = weights(out / STAGE), weights(tmp_path / STAGE)
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
 def test_what_is_there_is_skipped_by_what_it_was_made_from(corpus: Corpus, two_stages, tmp_path) -> None:
     out, _ = two_stages
     begun: list[str] = []

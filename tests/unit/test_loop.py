@@ -272,6 +272,17 @@ def test_damaged_checkpoint_costs_one_slot(undisturbed: tuple[Toy, Path], tmp_pa
     assert warnings[0]["step"] == 10 and "step-00000012 is damaged" in warnings[0]["message"]
 
 
+def test_damage_of_all_checkpoints_never_begins_anew(tmp_path: Path) -> None:
+    train(Toy(), Numbers(), config(), tmp_path)
+    for slot in (tmp_path / CHECKPOINTS).iterdir():
+        (slot / "model.safetensors").write_bytes(b"")
+    before = journal(tmp_path)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="none of the 2 checkpoints is whole"):
+            train(Toy(), Numbers(), config(), tmp_path)
+        assert journal(tmp_path) == before
+
+
 def test_bf16_only_where_it_is_native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     method = Toy(lambda calls, batch: seen.append(torch.is_autocast_enabled("cpu")))

@@ -99,6 +99,8 @@ def prepare_targets(
 ) -> tuple[Codebook, Units]:
     """Codebook and units of a corpus, from ``folder`` where they are already; rank 0 makes them for all processes.
 
+    Units that cannot be read are encoded again.
+
     Args:
         corpus: What is labelled; all of its utterances, so that a voice is standardized by all that it said.
         fit_on: What is clustered; None = ``corpus``.
@@ -152,9 +154,23 @@ def prepare_targets(
         record_use(folder, {"clustered": rows, "labelled": corpus})
         codebook.save(folder)
     path = folder / "units.parquet"
-    if not path.exists():
+    units = readable_units(path, codebook)
+    if units is None:
         _encoded(corpus, codebook, teacher, speakers, cache, report).save(path)
-    return codebook, Units.load(path, codebook)
+        units = Units.load(path, codebook)
+    return codebook, units
+
+
+def readable_units(path: Path, codebook: Codebook) -> Units | None:
+    """What :meth:`Units.load` reads; None where there is no file, or one that is damaged or of another format.
+
+    Raises:
+        DataError: The units belong to another codebook or are collapsed.
+    """
+    try:
+        return Units.load(path, codebook)
+    except CheckpointError:
+        return None
 
 
 def _encoded(
