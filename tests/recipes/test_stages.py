@@ -25,6 +25,7 @@ from allophone.recipes import handing_over
 from allophone.recipes import pretrain as module
 from allophone.recipes.pretrain import pretrain, recipe_configs, starter
 from allophone.recipes.stages import TwoStage, balanced
+from allophone.run import execute as run
 from allophone.run.drawn import hours_drawn
 from allophone.run.start import load_heads
 from allophone.run.starter import starter_corpus
@@ -185,6 +186,8 @@ def test_what_is_there_is_skipped_by_what_it_was_made_from(corpus: Corpus, two_s
     assert begun == []
     with pytest.raises(CheckpointError, match=r"made from something else; .*config\.train\.steps was 4, is 5"):
         pretrain(corpus, out=out, steps=(4, 5, 4), balance=BALANCE)
+    with pytest.raises(CheckpointError, match=r"made from something else; .*batches_per_step was 1, is 3"):
+        pretrain(corpus, out=out, steps=STEPS, balance=BALANCE, microbatches=3)
     fewer = corpus.with_utterances(corpus.utterances[1:])
     with pytest.raises(CheckpointError, match=r"made from something else; .*corpus was"):
         pretrain(fewer, out=out, steps=STEPS, balance=BALANCE)
@@ -192,6 +195,8 @@ def test_what_is_there_is_skipped_by_what_it_was_made_from(corpus: Corpus, two_s
     (tmp_path / "iteration-1" / "made_from.json").unlink()  # as an earlier version left it: the settings still count
     with pytest.raises(CheckpointError, match=r"config\.train\.steps was 4, is 3"):
         pretrain(corpus, out=tmp_path, steps=(3, 4, 4), balance=BALANCE)
+    with pytest.raises(CheckpointError, match=r"batches_per_step was 1, is 3"):
+        pretrain(corpus, out=tmp_path, steps=STEPS, balance=BALANCE, microbatches=3)
 
 
 def test_one_more_iteration_trains_only_that(corpus: Corpus, tmp_path) -> None:
@@ -201,6 +206,33 @@ def test_one_more_iteration_trains_only_that(corpus: Corpus, tmp_path) -> None:
     again = pretrain(corpus, out=tmp_path, steps=(2, 2), iterations=2, report=watch(begun))
     assert begun == ["Clustering", "Encoding units", "Training", "Clustering", "Encoding units", "Head"]
     assert again.model == first.model and Codebook.load(again.model).hash != before
+
+
+def test_the_head_is_the_same_after_a_restart_before_it(corpus: Corpus, two_stages, tmp_path, monkeypatch) -> None:
+    out, _ = two_stages
+    for name in ("iteration-1", "iteration-2", STAGE):
+        shutil.copytree(out / name, tmp_path / name, ignore=shutil.ignore_patterns("head-*"))
+    threads: list[int] = []
+    encode = handing_over.prepare_targets
+    monkeypatch.setattr(
+        handing_over, "prepare_targets", lambda *a, **k: (threads.append(torch.get_num_threads()), encode(*a, **k))[1]
+    )
+    torch.manual_seed(99)
+    torch.set_num_threads(2)
+    pretrain(corpus, out=tmp_path, steps=STEPS, balance=BALANCE)
+    assert threads == [1]
+    expected, found = load_heads(out / "model") or {}, load_heads(tmp_path / "model") or {}
+    assert expected and all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_targets_are_made_with_the_threads_of_training(corpus: Corpus, tmp_path, monkeypatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise SystemError(f"{torch.get_num_threads()} threads")
+
+    monkeypatch.setattr(run, "prepare_targets", stop)
+    torch.set_num_threads(2)
+    with pytest.raises(SystemError, match="1 threads"):
+        pretrain(corpus, out=tmp_path, steps=(2,), iterations=1)
 
 
 @pytest.fixture(scope="module")

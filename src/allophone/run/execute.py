@@ -92,11 +92,11 @@ def execute(
         done = TrainResult(steps=config.train.steps, stopped="finished")
         return Trained(folder=folder, result=done, left_out=left_out)
     on_rank_zero(lambda: begin_run(run_dir, origin, config, training))
-    codebook, units = _targets(config, training, run_dir, teacher, start, report)
     torch.manual_seed(derive(config.seed, "init"))
     encoder = build_encoder(config.encoder)
-    fit_threads(encoder)
     method = prediction(encoder, config.method())
+    fit_threads(encoder)  # before the targets: sums over other numbers of threads are rounded differently
+    codebook, units = _targets(config, training, run_dir, teacher, start, report)
     carried = None if start is None else carry_over(method, start, codebook, config)
     if not (run_dir / CHECKPOINTS).exists():
         _announce(config, corpus, training, run_dir, carried, tell)
