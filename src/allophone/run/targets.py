@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -40,12 +41,7 @@ def usable(corpus: Corpus, data: DataConfig) -> tuple[Corpus, dict[str, int]]:
     Raises:
         DataError: None is left, or no language has as much as the subset asks for.
     """
-    training = [row for row in corpus if row.split in (None, "train")]
-    rows = tuple(row for row in training if row.duration_seconds >= data.min_seconds)
-    left_out: dict[str, int] = {}
-    for row in training:
-        if row.duration_seconds < data.min_seconds:
-            left_out[row.language] = left_out.get(row.language, 0) + 1
+    rows = tuple(row for row in _to_train_on(corpus) if row.duration_seconds >= data.min_seconds)
     if not rows:
         raise DataError(
             f"{corpus.folder}: none of {len(corpus)} utterances is in the training split and at least "
@@ -53,7 +49,29 @@ def usable(corpus: Corpus, data: DataConfig) -> tuple[Corpus, dict[str, int]]:
         )
     if data.subset is not None:
         rows = balanced_subset(rows, data.subset, crop_seconds=data.collate.crop_seconds)
-    return corpus.with_utterances(rows), left_out
+    return corpus.with_utterances(rows), dict(Counter(row.language for row in too_short(corpus, data)))
+
+
+def too_short(corpus: Corpus, data: DataConfig) -> list[Utterance]:
+    """Utterances of the training split that are left out because they are shorter than ``data.min_seconds``."""
+    return [row for row in _to_train_on(corpus) if row.duration_seconds < data.min_seconds]
+
+
+def _to_train_on(corpus: Corpus) -> list[Utterance]:
+    return [row for row in corpus if row.split in (None, "train")]
+
+
+def left_out_note(corpus: Corpus, data: DataConfig) -> str | None:
+    """What is left out because it is too short, in words, by language; None where that is nothing."""
+    short, there = too_short(corpus, data), Counter(row.language for row in _to_train_on(corpus))
+    if not short:
+        return None
+    count = sorted(Counter(row.language for row in short).items())
+    languages = ", ".join(f"{language} {number} of {there[language]}" for language, number in count)
+    return (
+        f"Left out, because they are shorter than {data.min_seconds:g} s: {len(short)} of {sum(there.values())} "
+        f"recordings to train on ({languages})."
+    )
 
 
 def subset(rows: Sequence[Utterance], hours: float, seed: int) -> list[Utterance]:
@@ -204,6 +222,7 @@ def build_sampler(corpus: Corpus, data: DataConfig, seed: int) -> BatchSampler:
         crop_seconds=data.collate.crop_seconds,
         alpha=data.alpha,
         beta=data.beta,
+        equal_lengths=data.collate.equal_lengths,
         seed=seed,
     )
 
