@@ -262,19 +262,20 @@ def test_a_public_checkpoint_goes_on_with_other_units(corpus: Corpus, public: Pa
     codebook = Codebook.load(tmp_path / "a" / "iteration-1" / "targets")
     assert (codebook.info.num_units, codebook.info.layer) == (7, 1)
     assert codebook.info.model_hash == model_hash(load_encoder(public)) and codebook.info.parent is None
-    assert len(told) == 1 and "7 units of layer 1, refitted from this audio" in told[0]
-    assert "made anew: it came without" in told[0] and "The optimizer starts anew, on purpose" in told[0]
-    assert journal(tmp_path / "a" / "iteration-1")[0]["message"] == told[0]
+    assert len(told) == 2 and "shorter than 0.5 s" in told[0]
+    assert "7 units of layer 1, refitted from this audio" in told[1]
+    assert "made anew: it came without" in told[1] and "The optimizer starts anew, on purpose" in told[1]
+    assert journal(tmp_path / "a" / "iteration-1")[0]["message"] == told[1]
     assert model_hash(load_encoder(result.model)) != model_hash(load_encoder(public))
 
     told.clear()
     pretrain(corpus, out=tmp_path / "b", model=result.model, num_units=5, iterations=1, steps=(2,), tell=told.append)
-    assert "The projection is kept, the label table is made anew: K 7 to 5." in told[0]
+    assert "The projection is kept, the label table is made anew: K 7 to 5." in told[1]
     assert (load_heads(tmp_path / "b" / "model") or {})["label_embeddings"].shape == (5, 8)
 
     told.clear()
     pretrain(corpus, out=tmp_path / "c", model=result.model, steps=(2, 2), balance=BALANCE, tell=told.append)
-    assert "Projection and label table are kept." in told[0]
+    assert "Projection and label table are kept." in told[1]
     assert Codebook.load(tmp_path / "c" / "iteration-1" / "targets").info.parent == Codebook.load(result.model).hash
     assert "iteration-1-balanced goes on from iteration-1" in told[-2]
     assert "Whole, because there is less than 0.005 h of it: bul_Cyrl" in told[-1]
@@ -308,11 +309,40 @@ def test_a_wrong_balance_is_explained(line: str, code: int, message: str, capsys
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("plan", ["", "--plan"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--unit-layer 9 --learning-rate 3e-4", "(--unit-layer), which has 2 layers; expected 0"),
+        ("--balance two-stage --subset-hours 900", "no language has as much"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(
+    line: str, message: str, plan: str, capsys, tmp_path: Path
+) -> None:
+    assert main(["pretrain", "--corpus", "starter", "--out", str(tmp_path), *line.split(), *plan.split()]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("iteration-*"))
+
+
+def test_what_is_too_short_is_told_before_training(corpus: Corpus, tmp_path, monkeypatch) -> None:
+    config = tiny()[0]
+    patient = replace(config, data=replace(config.data, min_seconds=1.5))
+    monkeypatch.setitem(module.RECIPES, "starter", lambda seed=0: (patient,))
+    monkeypatch.setattr(module, "go_through", lambda *_: pytest.fail("trained", pytrace=False))
+    told: list[str] = []
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        pretrain(corpus, out=tmp_path, steps=(2,), tell=told.append)
+    assert len(told) == 1 and "Left out, because they are shorter than 1.5 s: " in told[0]
+    assert all(f"{language} " in told[0] for language in corpus.languages)
+
+
 def test_the_plan_prints_hours_and_changes_nothing(capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = "pretrain --corpus starter --plan --steps 3,3,3 --balance two-stage --subset-hours 0.02"
     assert main(line.split()) == 0
     said = capsys.readouterr().out
+    assert "Times are of this machine's CPU" in said
     assert "iteration-2-balanced draws" in said and "h drawn" in said and "bul_Cyrl" in said
     assert "iteration-2-balanced: training" in said and "iteration-2-balanced: units" not in said
     assert not list(tmp_path.iterdir())

@@ -199,6 +199,7 @@ def test_not_a_number_is_caught_before_the_step(tmp_path: Path) -> None:
     with pytest.raises(NumericsError, match=r"Step 7: the loss is not finite.*Utterances: 'u13a', 'u13b'\.") as caught:
         train(method, Numbers(), config(), tmp_path)
     assert "u12a" not in str(caught.value)
+    assert "begin another one, under another name" in str(caught.value) and "--learning-rate" in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(method), strict=True))
     assert journal(tmp_path)[-1] == {"step": 7, "event": "not_finite", "utterances": ["u13a", "u13b"]}
     mended = Toy()
