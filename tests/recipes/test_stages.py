@@ -26,6 +26,7 @@ from allophone.recipes import pretrain as module
 from allophone.recipes.pretrain import pretrain, recipe_configs, starter
 from allophone.recipes.stages import TwoStage, balanced
 from allophone.run import execute as run
+from allophone.run import targets
 from allophone.run.drawn import hours_drawn
 from allophone.run.start import load_heads
 from allophone.run.starter import starter_corpus
@@ -233,6 +234,24 @@ def test_targets_are_made_with_the_threads_of_training(corpus: Corpus, tmp_path,
     torch.set_num_threads(2)
     with pytest.raises(SystemError, match="1 threads"):
         pretrain(corpus, out=tmp_path, steps=(2,), iterations=1)
+
+
+def test_teachers_work_on_the_gpu(corpus: Corpus, tmp_path, monkeypatch) -> None:
+    """That of a later iteration and the encoder that is handed over; where they go and when, without a GPU."""
+    events: list[str] = []
+    move = torch.nn.Module.to
+
+    def to(self: torch.nn.Module, where: torch.device) -> torch.nn.Module:
+        if self.__class__.__name__ == "Lasr":
+            events.append(where.type)
+        return self if where.type == "cuda" else move(self, where)
+
+    monkeypatch.setattr(targets, "device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    pretrain(corpus, out=tmp_path, steps=(2, 2), report=watch(events))
+    first = ["Clustering", "Encoding units", "Training"]
+    of_an_encoder = ["cuda", "Clustering", "cpu", "cuda", "Encoding units", "cpu"]
+    assert events == [*first, *of_an_encoder, "Training", *of_an_encoder, "Head"]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from allophone.data.loader import BatchStream, WaveformCache
 from allophone.data.noise import NO_SOUNDS, Sounds
 from allophone.data.sampler import BatchSampler
 from allophone.data.utterance import Utterance
-from allophone.distributed import rank_zero_first
+from allophone.distributed import device, rank_zero_first
 from allophone.errors import CheckpointError, DataError
 from allophone.frames import FrameClock, seconds_to_samples
 from allophone.models.build import Encoder
@@ -153,30 +154,47 @@ def prepare_targets(
             raise CheckpointError(f"{folder}: its codebook belongs to another encoder. Give the run another name.")
     else:
         rows = [] if given is not None else subset(source.utterances, targets.fit_hours, seed)
-        codebook = given or fit_codebook(
-            waveforms(source, rows),
-            targets.front_end,
-            targets.num_units,
-            seed=seed,
-            iterations=targets.iterations,
-            encoder=teacher,
-            layer=targets.layer,
-            normalization=targets.normalization,
-            speakers=speakers,
-            init_frames=2**20 if teacher is None else 2**18,
-            cache=cache,
-            start=parent,
-            progress=counted(report("Clustering")),
-        )
+        with _at_work(teacher):
+            codebook = given or fit_codebook(
+                waveforms(source, rows),
+                targets.front_end,
+                targets.num_units,
+                seed=seed,
+                iterations=targets.iterations,
+                encoder=teacher,
+                layer=targets.layer,
+                normalization=targets.normalization,
+                speakers=speakers,
+                init_frames=2**20 if teacher is None else 2**18,
+                cache=cache,
+                start=parent,
+                progress=counted(report("Clustering")),
+            )
         write_origin(folder, origin)
         record_use(folder, {"clustered": rows, "labelled": corpus})
         codebook.save(folder)
     path = folder / "units.parquet"
     units = readable_units(path, codebook)
     if units is None:
-        _encoded(corpus, codebook, teacher, speakers, cache, report).save(path)
+        with _at_work(teacher):
+            made = _encoded(corpus, codebook, teacher, speakers, cache, report)
+        made.save(path)
         units = Units.load(path, codebook)
     return codebook, units
+
+
+@contextmanager
+def _at_work(encoder: Encoder | None) -> Iterator[None]:
+    """Have an encoder where this process trains, and afterwards where it was."""
+    if encoder is None:
+        yield
+        return
+    before = next(encoder.parameters()).device
+    encoder.to(device())
+    try:
+        yield
+    finally:
+        encoder.to(before)
 
 
 def readable_units(path: Path, codebook: Codebook) -> Units | None:
