@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from allophone.cli.main import main
 from allophone.config import from_json, to_json
+from allophone.data.balance import BalancedSubset
 from allophone.data.corpus import Corpus
 from allophone.errors import ConfigError
+from allophone.methods.two_rate_prediction import prediction
+from allophone.models.build import build_encoder
 from allophone.models.conversion import load_encoder
 from allophone.models.mr_hubert import MrHubert, MrHubertConfig
 from allophone.models.multi_resolution import FusionConfig
@@ -22,8 +26,10 @@ from allophone.nn.codebook import Codebook
 from allophone.recipes import handing_over
 from allophone.recipes.pretrain import FAMILIES, RECIPES, pretrain, recipe_configs, resolutions, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert, with_two_rates
+from allophone.recipes.stages import TwoStage, second_stage
 from allophone.run.config import RunConfig
 from allophone.run.execute import execute
+from allophone.run.start import carry_over, finished_run
 from allophone.units.encode import Units
 
 CORPUS = Path(__file__).parents[2] / "starter/src/allophone_starter/corpus"
@@ -84,6 +90,21 @@ def test_a_short_run_predicts_better_than_unit_frequencies(kind: str, corpus: Co
     encoder = load_encoder(trained.folder)
     assert encoder.config == config.encoder
     assert ("coarse_embeddings" in load_file(trained.folder / "heads.safetensors")) == (kind == "two rates")
+
+
+def test_a_second_stage_keeps_the_heads_of_both_rates(corpus: Corpus, tmp_path: Path) -> None:
+    first = replace(with_two_rates(FIRST[20]), train=replace(FIRST[20].train, steps=2, warmup_steps=0))
+    execute(first, corpus, tmp_path / first.name)
+    start, stage = finished_run(tmp_path / first.name), second_stage(first, TwoStage(subset=BalancedSubset()))
+    assert start.heads is not None and start.codebook is not None
+    method = prediction(build_encoder(stage.encoder), stage.method())
+    assert "Projection and label table are kept." in carry_over(method, start, start.codebook, stage)
+    new = method.state_dict()
+    assert len(start.heads) == 6 and all(torch.equal(new[name], value) for name, value in start.heads.items())
+    # A model that was handed over has heads for the fast rate alone.
+    fast = {name: value for name, value in start.heads.items() if not name.startswith("coarse")}
+    said = carry_over(method, replace(start, heads=fast), start.codebook, stage)
+    assert "label_embeddings are kept and coarse_proj.weight, coarse_proj.bias, coarse_embeddings made anew" in said
 
 
 def test_two_rates_from_the_command_line(

@@ -25,6 +25,8 @@ from allophone.recipes import handing_over
 from allophone.recipes import pretrain as module
 from allophone.recipes.pretrain import pretrain, recipe_configs, starter
 from allophone.recipes.stages import TwoStage, balanced
+from allophone.run import execute as run
+from allophone.run import targets
 from allophone.run.drawn import hours_drawn
 from allophone.run.start import load_heads
 from allophone.run.starter import starter_corpus
@@ -160,6 +162,24 @@ def test_second_stage_resumes_exactly_after_a_kill(corpus: Corpus, two_stages, t
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
+def test_damaged_units_are_made_again_or_the_remedy_works(corpus: Corpus, two_stages, tmp_path) -> None:
+    out, _ = two_stages
+    for name in ("iteration-1", "iteration-2"):
+        shutil.copytree(out / name, tmp_path / name)
+    units = tmp_path / "iteration-2" / "targets" / "units.parquet"
+    whole = units.read_bytes()
+    units.write_bytes(whole[:50])
+    with pytest.raises(CheckpointError, match=r"truncated or not Parquet.*delete .*iteration-2/model and start"):
+        pretrain(corpus, out=tmp_path, steps=STEPS, balance=BALANCE)
+    shutil.rmtree(tmp_path / "iteration-2" / "model")
+    begun: list[str] = []
+    assert pretrain(corpus, out=tmp_path, steps=STEPS, balance=BALANCE, report=watch(begun)).finished
+    assert begun[:2] == ["Encoding units", "Training"] and "Clustering" not in begun[:3]
+    assert units.read_bytes() == whole
+    expected, found = weights(out / STAGE), weights(tmp_path / STAGE)
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
 def test_what_is_there_is_skipped_by_what_it_was_made_from(corpus: Corpus, two_stages, tmp_path) -> None:
     out, _ = two_stages
     begun: list[str] = []
@@ -167,6 +187,8 @@ def test_what_is_there_is_skipped_by_what_it_was_made_from(corpus: Corpus, two_s
     assert begun == []
     with pytest.raises(CheckpointError, match=r"made from something else; .*config\.train\.steps was 4, is 5"):
         pretrain(corpus, out=out, steps=(4, 5, 4), balance=BALANCE)
+    with pytest.raises(CheckpointError, match=r"made from something else; .*batches_per_step was 1, is 3"):
+        pretrain(corpus, out=out, steps=STEPS, balance=BALANCE, microbatches=3)
     fewer = corpus.with_utterances(corpus.utterances[1:])
     with pytest.raises(CheckpointError, match=r"made from something else; .*corpus was"):
         pretrain(fewer, out=out, steps=STEPS, balance=BALANCE)
@@ -174,6 +196,8 @@ def test_what_is_there_is_skipped_by_what_it_was_made_from(corpus: Corpus, two_s
     (tmp_path / "iteration-1" / "made_from.json").unlink()  # as an earlier version left it: the settings still count
     with pytest.raises(CheckpointError, match=r"config\.train\.steps was 4, is 3"):
         pretrain(corpus, out=tmp_path, steps=(3, 4, 4), balance=BALANCE)
+    with pytest.raises(CheckpointError, match=r"batches_per_step was 1, is 3"):
+        pretrain(corpus, out=tmp_path, steps=STEPS, balance=BALANCE, microbatches=3)
 
 
 def test_one_more_iteration_trains_only_that(corpus: Corpus, tmp_path) -> None:
@@ -183,6 +207,51 @@ def test_one_more_iteration_trains_only_that(corpus: Corpus, tmp_path) -> None:
     again = pretrain(corpus, out=tmp_path, steps=(2, 2), iterations=2, report=watch(begun))
     assert begun == ["Clustering", "Encoding units", "Training", "Clustering", "Encoding units", "Head"]
     assert again.model == first.model and Codebook.load(again.model).hash != before
+
+
+def test_the_head_is_the_same_after_a_restart_before_it(corpus: Corpus, two_stages, tmp_path, monkeypatch) -> None:
+    out, _ = two_stages
+    for name in ("iteration-1", "iteration-2", STAGE):
+        shutil.copytree(out / name, tmp_path / name, ignore=shutil.ignore_patterns("head-*"))
+    threads: list[int] = []
+    encode = handing_over.prepare_targets
+    monkeypatch.setattr(
+        handing_over, "prepare_targets", lambda *a, **k: (threads.append(torch.get_num_threads()), encode(*a, **k))[1]
+    )
+    torch.manual_seed(99)
+    torch.set_num_threads(2)
+    pretrain(corpus, out=tmp_path, steps=STEPS, balance=BALANCE)
+    assert threads == [1]
+    expected, found = load_heads(out / "model") or {}, load_heads(tmp_path / "model") or {}
+    assert expected and all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_targets_are_made_with_the_threads_of_training(corpus: Corpus, tmp_path, monkeypatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise SystemError(f"{torch.get_num_threads()} threads")
+
+    monkeypatch.setattr(run, "prepare_targets", stop)
+    torch.set_num_threads(2)
+    with pytest.raises(SystemError, match="1 threads"):
+        pretrain(corpus, out=tmp_path, steps=(2,), iterations=1)
+
+
+def test_teachers_work_on_the_gpu(corpus: Corpus, tmp_path, monkeypatch) -> None:
+    """That of a later iteration and the encoder that is handed over; where they go and when, without a GPU."""
+    events: list[str] = []
+    move = torch.nn.Module.to
+
+    def to(self: torch.nn.Module, where: torch.device) -> torch.nn.Module:
+        if self.__class__.__name__ == "Lasr":
+            events.append(where.type)
+        return self if where.type == "cuda" else move(self, where)
+
+    monkeypatch.setattr(targets, "device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    pretrain(corpus, out=tmp_path, steps=(2, 2), report=watch(events))
+    first = ["Clustering", "Encoding units", "Training"]
+    of_an_encoder = ["cuda", "Clustering", "cpu", "cuda", "Encoding units", "cpu"]
+    assert events == [*first, *of_an_encoder, "Training", *of_an_encoder, "Head"]
 
 
 @pytest.fixture(scope="module")
@@ -212,19 +281,20 @@ def test_a_public_checkpoint_goes_on_with_other_units(corpus: Corpus, public: Pa
     codebook = Codebook.load(tmp_path / "a" / "iteration-1" / "targets")
     assert (codebook.info.num_units, codebook.info.layer) == (7, 1)
     assert codebook.info.model_hash == model_hash(load_encoder(public)) and codebook.info.parent is None
-    assert len(told) == 1 and "7 units of layer 1, refitted from this audio" in told[0]
-    assert "made anew: it came without" in told[0] and "The optimizer starts anew, on purpose" in told[0]
-    assert journal(tmp_path / "a" / "iteration-1")[0]["message"] == told[0]
+    assert len(told) == 2 and "shorter than 0.5 s" in told[0]
+    assert "7 units of layer 1, refitted from this audio" in told[1]
+    assert "made anew: it came without" in told[1] and "The optimizer starts anew, on purpose" in told[1]
+    assert journal(tmp_path / "a" / "iteration-1")[0]["message"] == told[1]
     assert model_hash(load_encoder(result.model)) != model_hash(load_encoder(public))
 
     told.clear()
     pretrain(corpus, out=tmp_path / "b", model=result.model, num_units=5, iterations=1, steps=(2,), tell=told.append)
-    assert "The projection is kept, the label table is made anew: K 7 to 5." in told[0]
+    assert "The projection is kept, the label table is made anew: K 7 to 5." in told[1]
     assert (load_heads(tmp_path / "b" / "model") or {})["label_embeddings"].shape == (5, 8)
 
     told.clear()
     pretrain(corpus, out=tmp_path / "c", model=result.model, steps=(2, 2), balance=BALANCE, tell=told.append)
-    assert "Projection and label table are kept." in told[0]
+    assert "Projection and label table are kept." in told[1]
     assert Codebook.load(tmp_path / "c" / "iteration-1" / "targets").info.parent == Codebook.load(result.model).hash
     assert "iteration-1-balanced goes on from iteration-1" in told[-2]
     assert "Whole, because there is less than 0.005 h of it: bul_Cyrl" in told[-1]
@@ -258,11 +328,40 @@ def test_a_wrong_balance_is_explained(line: str, code: int, message: str, capsys
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("plan", ["", "--plan"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--unit-layer 9 --learning-rate 3e-4", "(--unit-layer), which has 2 layers; expected 0"),
+        ("--balance two-stage --subset-hours 900", "no language has as much"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(
+    line: str, message: str, plan: str, capsys, tmp_path: Path
+) -> None:
+    assert main(["pretrain", "--corpus", "starter", "--out", str(tmp_path), *line.split(), *plan.split()]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("iteration-*"))
+
+
+def test_what_is_too_short_is_told_before_training(corpus: Corpus, tmp_path, monkeypatch) -> None:
+    config = tiny()[0]
+    patient = replace(config, data=replace(config.data, min_seconds=1.5))
+    monkeypatch.setitem(module.RECIPES, "starter", lambda seed=0: (patient,))
+    monkeypatch.setattr(module, "go_through", lambda *_: pytest.fail("trained", pytrace=False))
+    told: list[str] = []
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        pretrain(corpus, out=tmp_path, steps=(2,), tell=told.append)
+    assert len(told) == 1 and "Left out, because they are shorter than 1.5 s: " in told[0]
+    assert all(f"{language} " in told[0] for language in corpus.languages)
+
+
 def test_the_plan_prints_hours_and_changes_nothing(capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = "pretrain --corpus starter --plan --steps 3,3,3 --balance two-stage --subset-hours 0.02"
     assert main(line.split()) == 0
     said = capsys.readouterr().out
+    assert "Times are of this machine's CPU" in said
     assert "iteration-2-balanced draws" in said and "h drawn" in said and "bul_Cyrl" in said
     assert "iteration-2-balanced: training" in said and "iteration-2-balanced: units" not in said
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Twelve kinds of broken or unusual file: none crashes, each is usable or quarantined with its reason."""
+"""Kinds of broken or unusual file: none crashes, each is usable or quarantined with its reason."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ QUARANTINED = {
     "truncated_flac": "truncated or damaged",
     "text": "not audio that can be decoded",
     "nan": "holds NaN or infinite samples (first at sample 8000, 0.500 s)",
+    "integers": "the loudest sample is ",
     "silence": "silent: all 2.00 s have the same value",
     "one_sample": "too short: 1 samples at 16000 Hz",
     "folder": "cannot be read: a folder or device, not a file",
     "dangling": "cannot be read: a link to",
 }
-USABLE = {"good": 2.0, "eight_bit": 2.0, "96_khz": 2.0, "surround": 2.0, "wrong_ending": 2.0}
+USABLE = {"good": 2.0, "eight_bit": 2.0, "96_khz": 2.0, "surround": 2.0, "wrong_ending": 2.0, "over_full_scale": 2.0}
 
 
 @pytest.fixture
@@ -52,6 +53,8 @@ def broken(tmp_path: Path, speech: Speech) -> Path:
     soundfile.write(
         root / "nan.wav", np.where(np.arange(32_000) == 8_000, np.nan, waveform), SAMPLE_RATE, subtype="FLOAT"
     )
+    soundfile.write(root / "integers.wav", waveform * 32_768, SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(root / "over_full_scale.wav", waveform * 4, SAMPLE_RATE, subtype="FLOAT")
     soundfile.write(root / "silence.wav", np.zeros(32_000), SAMPLE_RATE)
     soundfile.write(root / "one_sample.wav", waveform[:1], SAMPLE_RATE)
     (root / "folder.wav").mkdir()
@@ -89,7 +92,9 @@ def test_the_quarantine_is_on_disk_for_programs_and_people(broken: Path, tmp_pat
 
 
 def test_too_much_loss_stops_the_import_with_the_list(broken: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"fra_Latn 9 of 14 \(64\.3%\); at most 5%(?s:.*)nan\.wav: holds NaN") as caught:
+    with pytest.raises(
+        DataError, match=r"fra_Latn 10 of 16 \(62\.5%\); at most 5%(?s:.*)nan\.wav: holds NaN"
+    ) as caught:
         import_corpus(broken, out=tmp_path / "out", language="fr")
     assert "quarantine.tsv" in str(caught.value) and "--max-loss" in str(caught.value)
     assert (tmp_path / "out" / "quarantine.tsv").is_file() and not (tmp_path / "out" / "corpus.parquet").exists()

@@ -103,6 +103,7 @@ def test_content_counts_not_the_ending(tmp_path: Path, speech: Speech) -> None:
         (lambda path: write(path, torch.tensor([0.5])), "only 1 samples"),
         (lambda path: write(path, torch.tensor([0.1, float("nan")] * 800), subtype="FLOAT"), r"NaN.*at sample 1, "),
         (lambda path: write(path, torch.tensor([0.1, float("inf")] * 800), subtype="FLOAT"), "infinite samples"),
+        (lambda path: write(path, torch.tensor([0.0, 17.0] * 800), subtype="FLOAT"), "17, expected -1 to 1 .*32768"),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
@@ -158,6 +159,7 @@ def test_to_waveform_takes_what_users_have(tmp_path: Path, speech: Speech) -> No
         (np.zeros(800, np.int16), "dtype int16.*divide 16-bit integers by 32768"),
         (torch.zeros(399), "399 samples"),
         (torch.full((800,), float("nan")), "NaN"),
+        (torch.full((800,), 21_239.0), "the loudest sample is 21239, expected -1 to 1"),
         ({"array": torch.zeros(800)}, "expected 'array' and 'sampling_rate'"),
     ],
 )

@@ -199,6 +199,7 @@ def test_not_a_number_is_caught_before_the_step(tmp_path: Path) -> None:
     with pytest.raises(NumericsError, match=r"Step 7: the loss is not finite.*Utterances: 'u13a', 'u13b'\.") as caught:
         train(method, Numbers(), config(), tmp_path)
     assert "u12a" not in str(caught.value)
+    assert "begin another one, under another name" in str(caught.value) and "--learning-rate" in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(method), strict=True))
     assert journal(tmp_path)[-1] == {"step": 7, "event": "not_finite", "utterances": ["u13a", "u13b"]}
     mended = Toy()
@@ -270,6 +271,17 @@ def test_damaged_checkpoint_costs_one_slot(undisturbed: tuple[Toy, Path], tmp_pa
     assert again.calls == 4 and equal(again, undisturbed[0])
     warnings = [line for line in journal(tmp_path) if line.get("event") == "warning"]
     assert warnings[0]["step"] == 10 and "step-00000012 is damaged" in warnings[0]["message"]
+
+
+def test_damage_of_all_checkpoints_never_begins_anew(tmp_path: Path) -> None:
+    train(Toy(), Numbers(), config(), tmp_path)
+    for slot in (tmp_path / CHECKPOINTS).iterdir():
+        (slot / "model.safetensors").write_bytes(b"")
+    before = journal(tmp_path)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="none of the 2 checkpoints is whole"):
+            train(Toy(), Numbers(), config(), tmp_path)
+        assert journal(tmp_path) == before
 
 
 def test_bf16_only_where_it_is_native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

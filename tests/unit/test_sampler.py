@@ -53,6 +53,27 @@ def test_batches_are_well_filled_and_of_near_equal_length() -> None:
     assert np.median([length.max() / length.min() for length in lengths]) < BUCKET_RATIO**3
 
 
+def test_what_a_batch_cuts_off_is_not_counted() -> None:
+    whole = sampler()
+    cut = BatchSampler(
+        DURATIONS.tolist(), LANGUAGES, SOURCES, batch_seconds=60.0, crop_seconds=10.0, equal_lengths=True
+    )
+    assert epoch(cut) == epoch(whole)
+    expected: Counter[str] = Counter()
+    for position, batch in enumerate(epoch(cut)):
+        shortest = min(10.0, DURATIONS[batch].min())
+        heard = Counter(LANGUAGES[row] for row in batch)
+        assert cut.seconds_by_language(cut.batch(0, position)) == pytest.approx(
+            {name: count * shortest for name, count in heard.items()}
+        )
+        for name, count in heard.items():
+            expected[name] += count * shortest
+    drawn = cut.seconds_drawn(cut.num_batches(0))
+    for name, value in expected.items():
+        assert sum(seconds for key, seconds in drawn.items() if key[0] == name) == pytest.approx(value)
+    assert sum(drawn.values()) < sum(whole.seconds_drawn(whole.num_batches(0)).values())
+
+
 def test_batch_is_a_pure_function() -> None:
     assert sampler().batch(3, 2) == sampler().batch(3, 2)
     used = sampler()

@@ -11,13 +11,15 @@ import pytest
 from allophone.config import to_dict
 from allophone.data.balance import BalancedSubset, TemperatureSampling, TwoLevelUpsampling, balanced_subset
 from allophone.data.corpus import Corpus
+from allophone.data.sampler import EPOCHS_COUNTED
 from allophone.errors import ConfigError, DataError
-from allophone.recipes.pretrain import hubert_base, starter
+from allophone.models.hubert import HubertConfig
+from allophone.recipes.pretrain import hubert_base, recipe_configs, starter
 from allophone.recipes.stages import TwoStage, balanced, iterated, named_balance, with_steps
 from allophone.run.config import RunConfig
 from allophone.run.drawn import drawn_table, hours_drawn
 from allophone.run.starter import starter_corpus
-from allophone.run.targets import build_sampler, usable
+from allophone.run.targets import build_sampler, left_out_note, usable
 from allophone.train.checkpoint import differences
 
 pytest.importorskip("allophone_starter")
@@ -195,8 +197,60 @@ def test_the_table_shows_what_is_there_and_what_is_drawn(corpus: Corpus) -> None
     assert sum(one.there for one in found) > 0.05
     text = drawn_table(configs[1], small)
     assert "iteration-1-balanced draws" in text and "from a subset, seed 0" in text
-    assert "ktuberling" in text and "2 languages" in text.splitlines()[-1]
+    assert "ktuberling" in text and "2 languages" in text.splitlines()[-2]
     assert "from everything; alpha 1 between languages, beta 1" in drawn_table(configs[0], small)
+
+
+def test_the_table_shows_what_is_too_short(corpus: Corpus) -> None:
+    small = corpus.where(language=["dan_Latn", "cat_Latn"])
+    first = hubert_base()[0]
+    config = replace(first, train=replace(first.train, steps=2, warmup_steps=0, microbatches=1))
+    rows = [row for row in small if row.language != "cat_Latn" or row.duration_seconds < 2.0]
+    some = small.with_utterances(tuple(rows))
+    short = [row for row in some if row.split == "train" and row.duration_seconds < 2.0]
+    found = hours_drawn(config, some)
+    for language in ("cat_Latn", "dan_Latn"):  # nothing of the first can be heard
+        expected = sum(row.language == language for row in short)
+        assert sum(one.left_out for one in found if one.language == language) == expected > 0
+    assert sum(one.there for one in found if one.language == "cat_Latn") == 0.0
+    text = drawn_table(config, some)
+    assert "left out: recordings shorter than 2 s" in text.splitlines()[-1]
+    assert f" {len(short)} " in text.splitlines()[-2]
+    note = left_out_note(some, config.data) or ""
+    total = sum(row.split == "train" for row in some)
+    assert f"shorter than 2 s: {len(short)} of {total} recordings to train on (cat_Latn " in note
+    assert left_out_note(some, replace(config.data, min_seconds=0.1)) is None
+    assert "left out:" not in drawn_table(replace(config, data=replace(config.data, min_seconds=0.1)), some)
+
+
+def test_long_plans_are_reckoned_from_the_first_epochs(corpus: Corpus) -> None:
+    (config,) = balanced([starter()[0]], TwoLevelUpsampling())
+    chosen, _ = usable(corpus.where(language=["dan_Latn", "cat_Latn"]), config.data)
+    sampler = build_sampler(chosen, config.data, config.seed)
+    counted = sum(sampler.num_batches(number) for number in range(EPOCHS_COUNTED))
+    exact, longer = sampler.seconds_drawn(counted), sampler.seconds_drawn(1000 * counted)
+    assert longer == {key: pytest.approx(1000 * value) for key, value in exact.items()}
+
+
+def test_hubert_base_is_as_published() -> None:
+    first, second = hubert_base()
+    for config, steps, warmup in ((first, 250_000, 20_000), (second, 400_000, 32_000)):
+        assert (config.train.steps, config.train.warmup_steps) == (steps, warmup)  # 8 % each
+        assert config.train.microbatches * config.data.batch_seconds == 32 * 87.5
+        encoder = config.encoder
+        assert isinstance(encoder, HubertConfig) and encoder.feature_grad_mult == 0.1
+        assert (encoder.hidden_dropout, encoder.attention_dropout, encoder.activation_dropout) == (0.1, 0.1, 0.0)
+        assert encoder.feat_proj_dropout == 0.1
+    (smaller, _) = recipe_configs("hubert-base", 0, microbatches=4)
+    assert smaller.train.microbatches == 4
+
+
+def test_a_learning_rate_is_the_peak_of_iterations_and_a_stage_takes_its_share() -> None:
+    stage = TwoStage(subset=BalancedSubset())
+    rates = [one.train.learning_rate for one in recipe_configs("starter", 0, balance=stage, learning_rate=3e-4)]
+    assert rates == [3e-4, 3e-4, pytest.approx(6e-5)]
+    with pytest.raises(ConfigError, match="learning_rate must be positive"):
+        recipe_configs("starter", 0, learning_rate=0.0)
 
 
 @pytest.mark.parametrize(("recipe", "expected"), [(starter, "b05d2aa8800f0712"), (hubert_base, "a5519465ac735915")])

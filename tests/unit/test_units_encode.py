@@ -1,6 +1,7 @@
 """Units: encoding, the file, refusals, and the places of labels beside frames."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -143,6 +144,14 @@ def test_damaged_files_are_refused(tmp_path):
             Units.load(path)
     with pytest.raises(CheckpointError, match="no such file"):
         Units.load(tmp_path / "none.parquet")
+
+
+def test_units_are_on_the_disk_before_they_get_their_name(tmp_path, monkeypatch):
+    """A power cut between the two must not leave an empty file under the name."""
+    path, synced = tmp_path / "u.parquet", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append((os.fstat(descriptor).st_size, path.exists())))
+    units_of({"a": [1, 2, 3]}).save(path)
+    assert synced == [(path.stat().st_size, False)]
 
 
 def test_other_tables_are_refused(tmp_path):

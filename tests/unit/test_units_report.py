@@ -1,6 +1,8 @@
 """The report: phones on frames, scores against chance, intervals, the phone file."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from allophone.errors import ConfigError, DataError
@@ -112,6 +114,42 @@ def test_phone_files_that_do_not_fit(tmp_path):
     path.write_text("id\tstart_seconds\tend_seconds\tphone\nu0\t0.0\tsoon\ta\n")
     with pytest.raises(DataError, match=r"line 2.*times in seconds"):
         read_phones(path)
+
+
+@pytest.mark.parametrize("time", ["nan", "inf", ""])
+def test_times_that_are_none_are_refused(tmp_path, time):
+    path = tmp_path / "phones.tsv"
+    path.write_text(f"id\tstart_seconds\tend_seconds\tphone\nu0\t0.0\t{time}\ta\n")
+    with pytest.raises(DataError, match=r"line 2.*expected two times in seconds"):
+        read_phones(path)
+    phones = [{"phone": "a", "start_seconds": 0.0, "end_seconds": float(time) if time else None}]
+    pq.write_table(pa.table({"id": ["u0"], "phones": [phones]}), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=r"utterance 'u0': times 0\.0 and .*expected two times in seconds"):
+        read_phones(tmp_path / "p.parquet")
+
+
+def test_phones_beside_a_corpus_and_those_of_other_programs(tmp_path):
+    _, phones = corpus(0.9, utterances=3)
+    rows = [
+        [{"phone": p.phone, "start_seconds": p.start_seconds, "end_seconds": p.end_seconds} for p in intervals]
+        for intervals in phones.values()
+    ]
+    pq.write_table(pa.table({"id": list(phones), "phones": rows}), tmp_path / "phones.parquet")
+    assert read_phones(tmp_path / "phones.parquet") == phones
+    text = "id\tstart_seconds\tend_seconds\tphone\nu0\t0.0\t0.1\t\u00e9\n"
+    (tmp_path / "mark.tsv").write_text(text, encoding="utf-8-sig")  # as spreadsheets write it
+    assert read_phones(tmp_path / "mark.tsv") == {"u0": [PhoneInterval(0.0, 0.1, "\u00e9")]}
+
+
+def test_files_that_hold_no_phones(tmp_path):
+    (tmp_path / "latin.tsv").write_text("id\tstart_seconds\tend_seconds\tphone\nu0\t0\t1\t\u00e9\n", encoding="latin-1")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "binary.tsv").write_bytes(bytes(range(256)))
+    pq.write_table(pa.table({"id": ["u0"], "units": [[1]]}), tmp_path / "units.parquet")
+    pq.write_table(pa.table({"id": ["u0"], "phones": [["a"]]}), tmp_path / "names.parquet")
+    for name in ("latin.tsv", "cut.parquet", "binary.tsv", "units.parquet", "names.parquet", "none.tsv"):
+        with pytest.raises(DataError, match=rf"{name}.*expected the tab-separated columns .*phones\.parquet"):
+            read_phones(tmp_path / name)
 
 
 def test_labels_of_other_utterances():

@@ -30,6 +30,9 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = str | Path | Tensor | npt.NDArray[Any] | Mapping[str, Any]
 """A path, a 1-D float array at 16 kHz, or ``{"array", "sampling_rate"}``."""
 
+MAX_PEAK = 16.0
+"""Largest sample, full scale being 1, that is taken for audio: 24 dB over full scale. Louder ones are integers that
+were written as floats without dividing them, and clip to a square wave wherever samples are held as 16 bits."""
 MIN_SAMPLES = 400
 """Fewest samples at 16 kHz that make one 25 ms frame."""
 AUDIO_SUFFIXES = frozenset(
@@ -99,7 +102,8 @@ def audio_blocks(
         Float32 arrays of shape ``(at most 10 seconds,)``.
 
     Raises:
-        AudioError: As :func:`probe_audio`; or samples end before the header says, or are NaN or infinite.
+        AudioError: As :func:`probe_audio`; or samples end before the header says, are NaN or infinite, or lie beyond
+            :data:`MAX_PEAK`.
     """
     path = Path(path)
     info = info or probe_audio(path)
@@ -115,6 +119,7 @@ def audio_blocks(
                 f"{path}: holds NaN or infinite samples (first at sample {bad}, {bad / info.sample_rate:.3f} s). "
                 "Write the file again from its source."
             )
+        _require_scale(block, f"{path}: ")
         decoded += len(block)
         yield block
         if decoded == wanted:
@@ -138,8 +143,8 @@ def load_audio(path: str | Path, *, offset_seconds: float = 0.0, duration_second
         Float32, shape ``(S,)``, 16 kHz, in [-1, 1] (float files and resampling may exceed it a little).
 
     Raises:
-        AudioError: The file is missing, empty, not audio, truncated, holds NaN, is shorter than 400 samples at
-            16 kHz, or does not have the part that was asked for.
+        AudioError: The file is missing, empty, not audio, truncated, holds NaN or samples beyond :data:`MAX_PEAK`, is
+            shorter than 400 samples at 16 kHz, or does not have the part that was asked for.
     """
     path = Path(path)
     info = probe_audio(path)
@@ -173,8 +178,8 @@ def to_waveform(audio: Audio) -> Tensor:
         Float32, shape ``(S,)``, 16 kHz.
 
     Raises:
-        AudioError: The file is not usable (see :func:`load_audio`), or the array is not 1-D float, finite, and at
-            least 400 samples long.
+        AudioError: The file is not usable (see :func:`load_audio`), or the array is not 1-D float, finite, within
+            :data:`MAX_PEAK`, and at least 400 samples long.
     """
     if isinstance(audio, str | Path):
         return load_audio(audio)
@@ -193,9 +198,20 @@ def to_waveform(audio: Audio) -> Tensor:
     waveform = to_16k(samples.astype(np.float32), sample_rate)
     if not np.isfinite(waveform).all():
         raise AudioError("Audio array holds NaN or infinite samples.")
+    _require_scale(waveform, "Audio array: ")
     if len(waveform) < MIN_SAMPLES:
         raise AudioError(f"Audio array has {len(waveform)} samples at 16 kHz; speech needs at least {MIN_SAMPLES}.")
     return torch.from_numpy(waveform.copy())
+
+
+def _require_scale(samples: Samples, where: str) -> None:
+    """Refuse samples, shape ``(N,)``, that are not in [-1, 1], nor anywhere near."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > MAX_PEAK:
+        raise AudioError(
+            f"{where}the loudest sample is {peak:.0f}, expected -1 to 1 (up to {MAX_PEAK:g} is taken). They look like "
+            f"integers written as floats: divide them by their full scale (16 bit: 32768) and write them again."
+        )
 
 
 def _part(path: Path, info: AudioInfo, offset_seconds: float, duration_seconds: float | None) -> tuple[int, int | None]:

@@ -62,7 +62,14 @@ def add(verbs: Verbs) -> None:
         "--microbatches",
         type=int,
         metavar="N",
-        help="batches of one update, those of all processes together (default: the recipe's)",
+        help="batches of one update, those of all processes together; fewer are cheaper, and less than was published "
+        "(default: the recipe's; hubert-base: 32)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="X",
+        help="peak of each iteration (default: the recipe's, with --from a fifth of it); a second stage has a fifth",
     )
     parser.add_argument(
         "--parallel",
@@ -143,6 +150,7 @@ def command(arguments: argparse.Namespace) -> int:
             unit_layer=arguments.unit_layer,
             denoise=denoise,
             microbatches=arguments.microbatches,
+            learning_rate=arguments.learning_rate,
             parallel=arguments.parallel,
             report=report,
             tell=say,
@@ -169,7 +177,7 @@ def _balance(arguments: argparse.Namespace) -> Balance | None:
 
 def _plan(arguments: argparse.Namespace, corpus: Corpus, balance: Balance | None, denoise: DenoiseConfig) -> int:
     from allophone.recipes.denoise import describe, open_sounds, with_denoising
-    from allophone.recipes.pretrain import recipe_configs, resolutions
+    from allophone.recipes.pretrain import recipe_configs, require_possible, resolutions
     from allophone.run.drawn import drawn_table
     from allophone.run.plan import COMPARED_SECONDS, compare_costs, plan_pretraining
     from allophone.run.starter import open_base
@@ -185,7 +193,9 @@ def _plan(arguments: argparse.Namespace, corpus: Corpus, balance: Balance | None
         layer=arguments.layer,
         num_units=arguments.units,
         microbatches=arguments.microbatches,
+        learning_rate=arguments.learning_rate,
     )
+    require_possible(configs, corpus, arguments.unit_layer)
     for config in configs:
         say(f"{drawn_table(config, corpus)}\n")
     training, _ = usable(corpus, configs[0].data)

@@ -110,7 +110,13 @@ def _add_report(group: Verbs) -> None:
         example="allophone units report units.parquet --phones phones.tsv",
     )
     parser.add_argument("units", type=Path, metavar="UNITS", help="what `units encode` wrote")
-    parser.add_argument("--phones", type=Path, metavar="FILE", help="table of id, start_seconds, end_seconds, phone")
+    parser.add_argument(
+        "--phones",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8 text with a header and the tab-separated columns id, start_seconds, end_seconds, phone; or the "
+        "phones.parquet that lies beside a corpus",
+    )
 
 
 def run_report(arguments: argparse.Namespace) -> None:

@@ -20,6 +20,8 @@ from allophone.data.balance import draw, draw_counts, source_weights
 from allophone.errors import ConfigError, DataError
 from allophone.seeding import numpy_generator
 
+EPOCHS_COUNTED = 50
+"""Epochs after which hours that will be drawn are reckoned by the average of those before."""
 BUCKET_RATIO = 1.04
 """Longest over shortest duration of one bucket; inside a bucket the order is random."""
 
@@ -63,7 +65,7 @@ class PlannedSampler(ABC):
 
     @abstractmethod
     def seconds_by_language(self, draws: Sequence[Draw]) -> dict[str, float]:
-        """Seconds that some draws hear of each language, clips counted up to the crop."""
+        """Seconds that the draws of one batch hear of each language, clips counted as far as they are heard."""
 
     def state(self, epoch: int = 0, position: int = 0) -> SamplerState:
         """The state that stands before batch ``position`` of ``epoch``."""
@@ -107,8 +109,9 @@ class PlannedSampler(ABC):
 class BatchSampler(PlannedSampler):
     """Batches of near-equal duration with balanced languages and sources.
 
-    An epoch hears as many seconds as the corpus has (clips counted up to ``crop_seconds``); with ``alpha`` and
-    ``beta`` 1 every utterance comes exactly once.
+    An epoch draws as many seconds as the corpus has (clips counted up to ``crop_seconds``); with ``alpha`` and
+    ``beta`` 1 every utterance comes exactly once. Where the clips of a batch are cut to its shortest, a few percent
+    less are heard.
 
     Args:
         durations_seconds: One duration an utterance, positive.
@@ -118,6 +121,8 @@ class BatchSampler(PlannedSampler):
         crop_seconds: Longest piece of an utterance that is used; at most ``batch_seconds``.
         alpha: Exponent between languages, see :func:`~allophone.data.balance.language_weights`.
         beta: Exponent between the sources of a language.
+        equal_lengths: Clips of a batch are cut to its shortest, see
+            :class:`~allophone.data.collate.CollateConfig`; what is heard is counted so.
         seed: Seed of every draw.
 
     Raises:
@@ -135,12 +140,13 @@ class BatchSampler(PlannedSampler):
         crop_seconds: float,
         alpha: float = 1.0,
         beta: float = 1.0,
+        equal_lengths: bool = False,
         seed: int = 0,
     ) -> None:
         durations = np.asarray(durations_seconds, dtype=np.float64)
         _check(durations, languages, sources, batch_seconds, crop_seconds)
         super().__init__(seed)
-        self.batch_seconds = batch_seconds
+        self.batch_seconds, self._equal_lengths = batch_seconds, equal_lengths
         self._seconds = np.minimum(durations, crop_seconds)
         self._buckets = np.floor(np.log(self._seconds) / np.log(BUCKET_RATIO)).astype(np.int64)
         self._languages = tuple(languages)
@@ -161,24 +167,36 @@ class BatchSampler(PlannedSampler):
         return int(rows[int(member * len(rows))])
 
     def seconds_by_language(self, draws: Sequence[Draw]) -> dict[str, float]:
-        """Seconds that some draws hear of each language, clips counted up to ``crop_seconds``."""
+        """Seconds that the draws of one batch hear of each language, clips counted as far as they are heard."""
+        rows = np.asarray([draw.row for draw in draws], dtype=np.int64)
         seconds: dict[str, float] = {}
-        for row, _ in draws:
-            seconds[self._languages[row]] = seconds.get(self._languages[row], 0.0) + float(self._seconds[row])
+        for row, heard in zip(rows, self._heard(rows), strict=True):
+            seconds[self._languages[row]] = seconds.get(self._languages[row], 0.0) + float(heard)
         return seconds
+
+    def _heard(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Seconds that are heard of each row of one batch, shape ``(rows,)``."""
+        seconds = self._seconds[rows]
+        return np.full_like(seconds, seconds.min()) if self._equal_lengths else seconds
 
     def seconds_there(self) -> dict[tuple[str, str], float]:
         """Seconds of each (language, source), clips counted up to ``crop_seconds``."""
         return {key: float(self._seconds[rows].sum()) for key, rows in self._groups.items()}
 
     def seconds_drawn(self, batches: int) -> dict[tuple[str, str], float]:
-        """Seconds of each (language, source) that the first ``batches`` batches hear; nothing is decoded for it."""
-        times, epoch = np.zeros(len(self._seconds), dtype=np.int64), 0
-        while batches > 0:
-            taken = self._plan(epoch)[:batches]
-            times += np.bincount(np.concatenate(taken)[:, 0], minlength=len(times))
-            batches, epoch = batches - len(taken), epoch + 1
-        return {key: float(self._seconds[rows] @ times[rows]) for key, rows in self._groups.items()}
+        """Seconds of each (language, source) that the first ``batches`` batches hear; nothing is decoded for it.
+
+        After :data:`EPOCHS_COUNTED` epochs, further batches count as those before did on average.
+        """
+        heard, epoch = np.zeros(len(self._seconds)), 0
+        left = batches
+        while left > 0 and epoch < EPOCHS_COUNTED:
+            taken = [batch[:, 0] for batch in self._plan(epoch)[:left]]
+            seconds = np.concatenate([self._heard(rows) for rows in taken])
+            heard += np.bincount(np.concatenate(taken), weights=seconds, minlength=len(heard))
+            left, epoch = left - len(taken), epoch + 1
+        scale = batches / (batches - left) if left else 1.0
+        return {key: scale * float(heard[rows].sum()) for key, rows in self._groups.items()}
 
     def _make_plan(self, epoch: int) -> list[NDArray[np.int64]]:
         drawn = np.concatenate([self._draw_group(epoch, key) for key in self._groups])

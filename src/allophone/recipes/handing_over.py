@@ -19,12 +19,13 @@ from allophone.models.mr_hubert import MrHubert
 from allophone.nn.codebook import Codebook
 from allophone.recipes.denoise import disturbed
 from allophone.run.config import RunConfig
-from allophone.run.execute import is_finished, save_heads
+from allophone.run.execute import fit_threads, is_finished, save_heads
 from allophone.run.origin import ORIGIN, origin_differences, write_origin
 from allophone.run.progress import Report, silent
 from allophone.run.start import HEADS
 from allophone.run.targets import build_stream, prepare_targets, usable
 from allophone.run.used import record_use
+from allophone.seeding import derive
 from allophone.train.loop import train
 
 HEAD_STEPS = 600
@@ -85,9 +86,11 @@ def hand_over(
 
     on_rank_zero(begin)
     encoder = load_encoder(folder)
+    fit_threads(encoder)  # as in the iterations, also where a restart found all of them finished
     codebook, units = prepare_targets(
         training, head.targets, head_dir / "targets", seed=config.seed, teacher=encoder, report=report
     )
+    torch.manual_seed(derive(config.seed, "own head"))
     method = MaskedPrediction(encoder, head.method())
     encoder.requires_grad_(False)
     stream = build_stream(training, units, encoder, head)

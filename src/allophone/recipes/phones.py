@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pyarrow.parquet as pq
-
 from allophone.data.corpus import Corpus
 from allophone.evaluate.report_content import Table
 from allophone.models.build import Encoder
@@ -14,7 +12,7 @@ from allophone.run.progress import Report, counted, silent
 from allophone.run.targets import subset, waveforms
 from allophone.units.encode import encode_units
 from allophone.units.fit import fit_codebook
-from allophone.units.report import PhoneInterval, unit_report
+from allophone.units.report import PhoneInterval, read_phones, unit_report
 
 PHONES = "phones.parquet"
 """Beside ``corpus.parquet``: id and a list of phone, start_seconds, end_seconds."""
@@ -28,11 +26,7 @@ def read_phone_table(corpus: Corpus) -> dict[str, list[PhoneInterval]]:
     if not path.exists():
         return {}
     known = {row.id for row in corpus}
-    return {
-        row["id"]: [PhoneInterval(one["start_seconds"], one["end_seconds"], one["phone"]) for one in row["phones"]]
-        for row in pq.read_table(path).to_pylist()
-        if row["id"] in known
-    }
+    return {name: phones for name, phones in read_phones(path).items() if name in known}
 
 
 def phone_table(

@@ -16,6 +16,7 @@ from allophone.errors import ConfigError, suggest
 from allophone.models.conversion import load_encoder
 from allophone.models.hubert import published_config
 from allophone.models.lasr import LasrConfig
+from allophone.models.multi_resolution import FusionConfig
 from allophone.recipes.denoise import DenoiseConfig, describe, open_sounds, save_quarantines, with_denoising
 from allophone.recipes.handing_over import hand_over
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
@@ -26,6 +27,7 @@ from allophone.run.execute import Trained, execute
 from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.start import Start, finished_run
 from allophone.run.starter import open_base
+from allophone.run.targets import left_out_note, usable
 from allophone.train.config import TrainConfig
 from allophone.train.parallel import batches_per_process
 
@@ -90,19 +92,31 @@ def starter(seed: int = 0) -> tuple[RunConfig, ...]:
 
 
 def hubert_base(seed: int = 0) -> tuple[RunConfig, ...]:
-    """HuBERT Base as published: MFCC, K = 100 for 250k updates, then layer 6, K = 500 for 400k (arXiv:2106.07447)."""
+    """HuBERT Base as published: MFCC, K = 100 for 250k updates, then layer 6, K = 500 for 400k (arXiv:2106.07447).
+
+    An update hears 32 batches of at most 87.5 s, one of each of the 32 GPUs; with fewer (``microbatches``) it is
+    another recipe. The learning rate rises in 8 % of a run; dropout and the front end's gradient are those of fairseq.
+    Deviations: no layer is dropped (published: 5 % of them), masked spans are not cut to equal numbers within a batch,
+    the table of units has no four spare rows, and bfloat16 takes the place of float16.
+    """
     collate = CollateConfig(crop_seconds=15.6)
-    train = TrainConfig(steps=250_000, learning_rate=5e-4, warmup_steps=32_000, save_every=5_000, seed=seed)
+    encoder = replace(
+        published_config("hubert-base"), feature_grad_mult=0.1, feat_proj_dropout=0.1, activation_dropout=0.0
+    )
+    train = TrainConfig(
+        steps=250_000, microbatches=32, learning_rate=5e-4, warmup_steps=20_000, save_every=5_000, seed=seed
+    )
     first = RunConfig(
         name="iteration-1",
         seed=seed,
-        encoder=published_config("hubert-base"),
+        encoder=encoder,
         targets=TargetsConfig(front_end="mfcc39", num_units=100, fit_hours=96.0),
         data=DataConfig(collate=collate, batch_seconds=87.5, min_seconds=2.0),
         train=train,
     )
     targets = TargetsConfig(front_end="model", layer=6, num_units=500, fit_hours=96.0)
-    return first, replace(first, name="iteration-2", targets=targets, train=replace(train, steps=400_000))
+    longer = replace(train, steps=400_000, warmup_steps=32_000)
+    return first, replace(first, name="iteration-2", targets=targets, train=longer)
 
 
 def recipe_configs(
@@ -116,6 +130,7 @@ def recipe_configs(
     layer: int | None = None,
     num_units: int | None = None,
     microbatches: int | None = None,
+    learning_rate: float | None = None,
     parallel: Parallel = "auto",
 ) -> tuple[RunConfig, ...]:
     """All runs of a pretraining: the recipe's iterations, changed as asked, and a second stage where there is one.
@@ -130,6 +145,8 @@ def recipe_configs(
         layer: Of ``base``, whose clusters are the targets; None = that of its codebook, or the middle one.
         num_units: K of these; None = as many as its codebook has, or 500.
         microbatches: Batches of one update, those of all processes together; None = the recipe's.
+        learning_rate: Peak of each iteration, of which a second stage takes its share; None = the recipe's, with
+            ``base`` a fifth of that.
         parallel: How several processes hold the model.
 
     Raises:
@@ -147,6 +164,8 @@ def recipe_configs(
     configs = tuple(replace(one, train=replace(one.train, **changes)) for one in RECIPES[recipe](seed))
     if base is not None:
         configs = (continued(configs[-1], base, layer=layer, num_units=num_units),)
+    if learning_rate is not None:
+        configs = tuple(replace(one, train=replace(one.train, learning_rate=learning_rate)) for one in configs)
     if iterations is None:
         named = 0 if steps is None else len(steps) - isinstance(balance, TwoStage)
         iterations = max(len(configs), named)
@@ -154,6 +173,30 @@ def recipe_configs(
     if balance is not None:
         configs = balanced(configs, balance)
     return configs if steps is None else with_steps(configs, steps)
+
+
+def require_possible(configs: Sequence[RunConfig], corpus: Corpus, unit_layer: int | None) -> None:
+    """Refuse at once what else would fail only after hours of training.
+
+    Args:
+        configs: All runs.
+        corpus: What they hear.
+        unit_layer: Layer of the final encoder whose clusters become its own units; None = the targets' layer.
+
+    Raises:
+        ConfigError: The processes cannot share the batches of a step, or the final encoder has no such layer.
+        DataError: No utterance is usable, or no language has as much as a subset asks for.
+    """
+    for config in configs:
+        batches_per_process(config.train.microbatches)
+        usable(corpus, config.data)
+    encoder = configs[-1].encoder
+    depth = 0 if isinstance(encoder, FusionConfig) else encoder.num_hidden_layers
+    if unit_layer is not None and not 0 <= unit_layer <= depth:
+        raise ConfigError(
+            f"Layer {unit_layer} for the units of the final encoder (--unit-layer), which has {depth} layers; expected "
+            f"0 (input of layer 1) to {depth}."
+        )
 
 
 def resolutions(recipe: str, seed: int) -> dict[str, RunConfig]:
@@ -208,6 +251,7 @@ def pretrain(
     unit_layer: int | None = None,
     denoise: DenoiseConfig = CLEAN,
     microbatches: int | None = None,
+    learning_rate: float | None = None,
     parallel: Parallel = "auto",
     report: Report = silent,
     tell: Tell = to_nobody,
@@ -234,12 +278,13 @@ def pretrain(
         denoise: What is laid over the audio of all iterations; the head for the encoder's own units learns from clean
             audio. Sounds that cannot be used are listed in ``noise/quarantine.tsv`` and ``rooms/quarantine.tsv``.
         microbatches: Batches of one update, a multiple of the number of processes; None = the recipe's.
+        learning_rate: Peak of each iteration, see :func:`recipe_configs`; None = the recipe's.
         parallel: How several processes hold the model, see :class:`~allophone.train.config.TrainConfig`.
         report: Told how far each stage is.
-        tell: Told what a run takes over from another, and what begins anew.
+        tell: Told what is left out, what a run takes over from another, and what begins anew.
 
     Raises:
-        ConfigError: The processes cannot share the batches of a step, or do not see the same ``out``.
+        ConfigError: The processes do not see the same ``out``; and see :func:`require_possible`.
         AllophoneError: What opening the corpus and the model, and the runs themselves, raise.
     """
     require_shared(out)
@@ -255,10 +300,13 @@ def pretrain(
         layer=layer,
         num_units=num_units,
         microbatches=microbatches,
+        learning_rate=learning_rate,
         parallel=parallel,
     )
-    for config in configs:
-        batches_per_process(config.train.microbatches)  # refuse now, not after hours of clustering
+    require_possible(configs, opened, unit_layer)
+    note = left_out_note(opened, configs[0].data)
+    if note is not None:
+        tell(note)
     configs = with_denoising(configs, denoise)
     sounds = open_sounds(denoise, report)
     on_rank_zero(lambda: save_quarantines(sounds, out))

@@ -27,7 +27,7 @@ from allophone.run.origin import require_origin, write_origin
 from allophone.run.plan import Plan
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
-from allophone.run.targets import usable
+from allophone.run.targets import readable_units, usable
 from allophone.run.vocoder import Listen, VocoderRunConfig, concerned, execute_vocoder, voices_of
 from allophone.run.vocoder_plan import plan_vocoder
 from allophone.train.config import TrainConfig
@@ -252,9 +252,10 @@ def _encoded(corpus: Corpus, base: Base, book: Codebook, out: Path, report: Repo
     """Units of what is heard or judged, from ``out/targets`` where they are already."""
     corpus, folder = concerned(corpus), out / "targets"
     origin = {"corpus": corpus.hash, "codebook": book.hash}
-    if (folder / "units.parquet").exists():
+    path = folder / "units.parquet"
+    if path.exists():
         require_origin(folder, origin)
-    else:
+    if readable_units(path, book) is None:
         write_origin(folder, origin)
         cache = WaveformCache(corpus)
         encode_units(
@@ -264,5 +265,5 @@ def _encoded(corpus: Corpus, base: Base, book: Codebook, out: Path, report: Repo
             speakers={row.id: row.speaker for row in corpus},
             progress=counted(report("Encoding units")),
             total=len(corpus),
-        ).save(folder / "units.parquet")
-    return Units.load(folder / "units.parquet", book)
+        ).save(path)
+    return Units.load(path, book)

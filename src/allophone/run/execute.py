@@ -21,6 +21,7 @@ from allophone.config import to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.noise import NO_SOUNDS, Sounds
 from allophone.distributed import on_rank_zero
+from allophone.errors import CheckpointError
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.methods.two_rate_prediction import TwoRatePrediction, prediction
 from allophone.models.build import Encoder, build_encoder
@@ -91,11 +92,11 @@ def execute(
         done = TrainResult(steps=config.train.steps, stopped="finished")
         return Trained(folder=folder, result=done, left_out=left_out)
     on_rank_zero(lambda: begin_run(run_dir, origin, config, training))
-    codebook, units = _targets(config, training, run_dir, teacher, start, report)
     torch.manual_seed(derive(config.seed, "init"))
     encoder = build_encoder(config.encoder)
-    fit_threads(encoder)
     method = prediction(encoder, config.method())
+    fit_threads(encoder)  # before the targets: sums over other numbers of threads are rounded differently
+    codebook, units = _targets(config, training, run_dir, teacher, start, report)
     carried = None if start is None else carry_over(method, start, codebook, config)
     if not (run_dir / CHECKPOINTS).exists():
         _announce(config, corpus, training, run_dir, carried, tell)
@@ -142,7 +143,7 @@ def _targets(
     """Those of the run that is continued, or the run's own."""
     if config.continues is not None:
         assert start is not None and start.targets is not None and start.codebook is not None
-        return start.codebook, Units.load(start.targets / "units.parquet", start.codebook)
+        return start.codebook, _units_before(start.targets / "units.parquet", start.codebook)
     return prepare_targets(
         training,
         config.targets,
@@ -152,6 +153,22 @@ def _targets(
         parent=None if start is None else start.parent(config.targets),
         report=report,
     )
+
+
+def _units_before(path: Path, codebook: Codebook) -> Units:
+    """Units of the run that is continued. Once they are damaged, only that run can make them again: it has the teacher.
+
+    Raises:
+        CheckpointError: They cannot be read.
+    """
+    try:
+        return Units.load(path, codebook)
+    except CheckpointError as error:
+        model = path.parents[1] / "model"
+        raise CheckpointError(
+            f"{error} Here: delete {model} and start the same command again; it encodes the units anew and writes the "
+            f"model from its last checkpoint."
+        ) from error
 
 
 def _announce(

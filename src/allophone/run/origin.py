@@ -39,16 +39,24 @@ def origin_differences(folder: Path, origin: Mapping[str, Any]) -> list[str]:
     """In what a folder was made from something else; one line a setting, empty when it is the same.
 
     A folder of an earlier version has no such file; there the settings in ``config.json`` are compared, if it has that.
+    Batches of a step are compared as a checkpoint does.
     """
     try:
         if (folder / ORIGIN).exists():
-            return differences(json.loads((folder / ORIGIN).read_text(encoding="utf-8")), dict(origin))
+            saved = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+            return differences(_with_batches(saved), _with_batches(origin))
         if "config" in origin and (folder / CONFIG).exists():
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            return differences({"config": config}, {"config": origin["config"]})
+            return differences(_with_batches({"config": config}), _with_batches({"config": origin["config"]}))
     except ValueError as error:
         return [f"what it was made from cannot be read ({error})"]
     return []
+
+
+def _with_batches(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """An origin that names the batches of a step by themselves: as ``train.microbatches`` they may change."""
+    train = (origin.get("config") or {}).get("train") or {}
+    return {**origin, **({"batches_per_step": train["microbatches"]} if "microbatches" in train else {})}
 
 
 def require_origin(folder: Path, origin: Mapping[str, Any]) -> None:

@@ -112,7 +112,8 @@ class Plan:
                 *self.notes,
                 f"{self.parameters / 1e6:.1f} M parameters, up to {self.disk_bytes / 2**20:.0f} MiB of disk, "
                 f"about {self.memory_bytes / 2**30:.1f} GiB of memory and {'bf16' if _bf16() else 'fp32'}.",
-                "Reading recordings, probes and intervals come on top. Nothing was done; leave out --plan to start.",
+                "Times are of this machine's CPU, also where a run will take a GPU. Reading recordings, probes and "
+                "intervals come on top. Nothing was done; leave out --plan to start.",
             ]
         )
 

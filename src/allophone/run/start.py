@@ -20,7 +20,10 @@ from allophone.nn.codebook import Codebook
 from allophone.run.config import RunConfig, TargetsConfig
 
 HEADS = "heads.safetensors"
-PROJECTION = ("final_proj.weight", "final_proj.bias")
+PROJECTIONS = ("final_proj.weight", "final_proj.bias", "coarse_proj.weight", "coarse_proj.bias")
+"""Maps of hidden states into the space of the units; ``coarse``: of the slow frames, where there are two rates."""
+TABLES = ("label_embeddings", "coarse_embeddings")
+"""A row a unit, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +86,8 @@ def finished_run(run_dir: Path) -> Start:
 def carry_over(method: MaskedPrediction, start: Start, codebook: Codebook, config: RunConfig) -> str:
     """Put the weights of ``start`` into a new method; the heads too, as far as they still mean the same.
 
-    The label table stays only where unit k is still unit k: under the same codebook, or one refitted from its
-    centroids. The projection stays where its shape fits.
+    A label table stays only where unit k is still unit k: under the same codebook, or one refitted from its
+    centroids. A projection stays where its shape fits. Both hold for each rate of an encoder with two.
 
     Args:
         method: Freshly made; changed in place.
@@ -99,9 +102,9 @@ def carry_over(method: MaskedPrediction, start: Start, codebook: Codebook, confi
     heads, old = start.heads or {}, start.codebook
     own, kept = method.state_dict(), {}
     same_units = old is not None and old.hash in (codebook.hash, codebook.info.parent)
-    for name in (*PROJECTION, "label_embeddings"):
-        fits = name in heads and heads[name].shape == own[name].shape
-        if fits and (name in PROJECTION or same_units):
+    for name in (*PROJECTIONS, *TABLES):
+        fits = name in heads and name in own and heads[name].shape == own[name].shape
+        if fits and (name in PROJECTIONS or same_units):
             kept[name] = heads[name]
     method.load_state_dict({**own, **kept})
     of = "MFCCs" if codebook.info.layer is None else f"layer {codebook.info.layer}"
@@ -116,11 +119,15 @@ def carry_over(method: MaskedPrediction, start: Start, codebook: Codebook, confi
 
 
 def _heads_in_words(kept: dict[str, Tensor], heads: dict[str, Tensor], method: MaskedPrediction) -> str:
-    if "label_embeddings" in kept and len(kept) == len(PROJECTION) + 1:
+    own = [name for name in (*PROJECTIONS, *TABLES) if name in method.state_dict()]
+    if all(name in kept for name in own):
         return "Projection and label table are kept."
     if not heads:
         return "Projection and label table are made anew: it came without."
+    if any(name not in heads for name in own):
+        new = ", ".join(name for name in own if name not in kept)
+        return f"Of projections and label tables, {', '.join(kept) or 'none'} are kept and {new} made anew."
     before, now = len(heads["label_embeddings"]), len(method.label_embeddings)
     why = f"K {before} to {now}" if before != now else f"K stays {now}, but its units are others"
-    projection = "The projection is kept, the" if PROJECTION[0] in kept else "Projection and"
-    return f"{projection} label table {'is' if PROJECTION[0] in kept else 'are'} made anew: {why}."
+    projection = "The projection is kept, the" if PROJECTIONS[0] in kept else "Projection and"
+    return f"{projection} label table {'is' if PROJECTIONS[0] in kept else 'are'} made anew: {why}."

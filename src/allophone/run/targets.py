@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from allophone.data.loader import BatchStream, WaveformCache
 from allophone.data.noise import NO_SOUNDS, Sounds
 from allophone.data.sampler import BatchSampler
 from allophone.data.utterance import Utterance
-from allophone.distributed import rank_zero_first
+from allophone.distributed import device, rank_zero_first
 from allophone.errors import CheckpointError, DataError
 from allophone.frames import FrameClock, seconds_to_samples
 from allophone.models.build import Encoder
@@ -40,12 +42,7 @@ def usable(corpus: Corpus, data: DataConfig) -> tuple[Corpus, dict[str, int]]:
     Raises:
         DataError: None is left, or no language has as much as the subset asks for.
     """
-    training = [row for row in corpus if row.split in (None, "train")]
-    rows = tuple(row for row in training if row.duration_seconds >= data.min_seconds)
-    left_out: dict[str, int] = {}
-    for row in training:
-        if row.duration_seconds < data.min_seconds:
-            left_out[row.language] = left_out.get(row.language, 0) + 1
+    rows = tuple(row for row in _to_train_on(corpus) if row.duration_seconds >= data.min_seconds)
     if not rows:
         raise DataError(
             f"{corpus.folder}: none of {len(corpus)} utterances is in the training split and at least "
@@ -53,7 +50,29 @@ def usable(corpus: Corpus, data: DataConfig) -> tuple[Corpus, dict[str, int]]:
         )
     if data.subset is not None:
         rows = balanced_subset(rows, data.subset, crop_seconds=data.collate.crop_seconds)
-    return corpus.with_utterances(rows), left_out
+    return corpus.with_utterances(rows), dict(Counter(row.language for row in too_short(corpus, data)))
+
+
+def too_short(corpus: Corpus, data: DataConfig) -> list[Utterance]:
+    """Utterances of the training split that are left out because they are shorter than ``data.min_seconds``."""
+    return [row for row in _to_train_on(corpus) if row.duration_seconds < data.min_seconds]
+
+
+def _to_train_on(corpus: Corpus) -> list[Utterance]:
+    return [row for row in corpus if row.split in (None, "train")]
+
+
+def left_out_note(corpus: Corpus, data: DataConfig) -> str | None:
+    """What is left out because it is too short, in words, by language; None where that is nothing."""
+    short, there = too_short(corpus, data), Counter(row.language for row in _to_train_on(corpus))
+    if not short:
+        return None
+    count = sorted(Counter(row.language for row in short).items())
+    languages = ", ".join(f"{language} {number} of {there[language]}" for language, number in count)
+    return (
+        f"Left out, because they are shorter than {data.min_seconds:g} s: {len(short)} of {sum(there.values())} "
+        f"recordings to train on ({languages})."
+    )
 
 
 def subset(rows: Sequence[Utterance], hours: float, seed: int) -> list[Utterance]:
@@ -99,6 +118,8 @@ def prepare_targets(
 ) -> tuple[Codebook, Units]:
     """Codebook and units of a corpus, from ``folder`` where they are already; rank 0 makes them for all processes.
 
+    Units that cannot be read are encoded again.
+
     Args:
         corpus: What is labelled; all of its utterances, so that a voice is standardized by all that it said.
         fit_on: What is clustered; None = ``corpus``.
@@ -133,28 +154,59 @@ def prepare_targets(
             raise CheckpointError(f"{folder}: its codebook belongs to another encoder. Give the run another name.")
     else:
         rows = [] if given is not None else subset(source.utterances, targets.fit_hours, seed)
-        codebook = given or fit_codebook(
-            waveforms(source, rows),
-            targets.front_end,
-            targets.num_units,
-            seed=seed,
-            iterations=targets.iterations,
-            encoder=teacher,
-            layer=targets.layer,
-            normalization=targets.normalization,
-            speakers=speakers,
-            init_frames=2**20 if teacher is None else 2**18,
-            cache=cache,
-            start=parent,
-            progress=counted(report("Clustering")),
-        )
+        with _at_work(teacher):
+            codebook = given or fit_codebook(
+                waveforms(source, rows),
+                targets.front_end,
+                targets.num_units,
+                seed=seed,
+                iterations=targets.iterations,
+                encoder=teacher,
+                layer=targets.layer,
+                normalization=targets.normalization,
+                speakers=speakers,
+                init_frames=2**20 if teacher is None else 2**18,
+                cache=cache,
+                start=parent,
+                progress=counted(report("Clustering")),
+            )
         write_origin(folder, origin)
         record_use(folder, {"clustered": rows, "labelled": corpus})
         codebook.save(folder)
     path = folder / "units.parquet"
-    if not path.exists():
-        _encoded(corpus, codebook, teacher, speakers, cache, report).save(path)
-    return codebook, Units.load(path, codebook)
+    units = readable_units(path, codebook)
+    if units is None:
+        with _at_work(teacher):
+            made = _encoded(corpus, codebook, teacher, speakers, cache, report)
+        made.save(path)
+        units = Units.load(path, codebook)
+    return codebook, units
+
+
+@contextmanager
+def _at_work(encoder: Encoder | None) -> Iterator[None]:
+    """Have an encoder where this process trains, and afterwards where it was."""
+    if encoder is None:
+        yield
+        return
+    before = next(encoder.parameters()).device
+    encoder.to(device())
+    try:
+        yield
+    finally:
+        encoder.to(before)
+
+
+def readable_units(path: Path, codebook: Codebook) -> Units | None:
+    """What :meth:`Units.load` reads; None where there is no file, or one that is damaged or of another format.
+
+    Raises:
+        DataError: The units belong to another codebook or are collapsed.
+    """
+    try:
+        return Units.load(path, codebook)
+    except CheckpointError:
+        return None
 
 
 def _encoded(
@@ -188,6 +240,7 @@ def build_sampler(corpus: Corpus, data: DataConfig, seed: int) -> BatchSampler:
         crop_seconds=data.collate.crop_seconds,
         alpha=data.alpha,
         beta=data.beta,
+        equal_lengths=data.collate.equal_lengths,
         seed=seed,
     )
 

@@ -86,7 +86,8 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
 def load_latest(folder: Path, identity: Mapping[str, Any]) -> tuple[Snapshot | None, list[str]]:
     """Read the newest checkpoint that is whole.
 
-    A damaged one is set aside as ``damaged-...`` and the one before it is taken.
+    Damaged ones that are newer are set aside as ``damaged-...``. Where none is whole, all stay as they are: else the
+    next call would find no checkpoint and begin the run anew, over what is left of it.
 
     Args:
         folder: Where the checkpoints of the run lie; need not exist.
@@ -99,20 +100,26 @@ def load_latest(folder: Path, identity: Mapping[str, Any]) -> tuple[Snapshot | N
         CheckpointError: Checkpoints exist but none is whole, or the run is another one; the message says which
             settings differ.
     """
-    warnings: list[str] = []
-    slots = _slots(folder)
-    for slot in slots:
+    damaged: dict[Path, str] = {}
+    for slot in _slots(folder):
         damage = _damage(slot)
         if damage is None:
-            return _read(slot, identity), warnings
-        warnings.append(f"Checkpoint {slot.name} is damaged ({damage}); it was set aside and the one before it taken.")
-        slot.rename(_free_name(folder, f"damaged-{slot.name}"))
-    if slots:
+            snapshot = _read(slot, identity)
+            return snapshot, [_set_aside(newer, why) for newer, why in damaged.items()]
+        damaged[slot] = damage
+    if damaged:
+        found = ", ".join(f"{slot.name} ({why})" for slot, why in damaged.items())
         raise CheckpointError(
-            f"{folder}: none of the {len(slots)} checkpoints is whole. {' '.join(warnings)} "
-            f"Delete the run's folder, or give the run another name, to start again."
+            f"{folder}: none of the {len(damaged)} checkpoints is whole: {found}. Nothing was changed. Delete this "
+            f"folder to train from the first step again, or give the run another name."
         )
-    return None, warnings
+    return None, []
+
+
+def _set_aside(slot: Path, damage: str) -> str:
+    """Rename a damaged checkpoint; returns what to tell."""
+    slot.rename(_free_name(slot.parent, f"damaged-{slot.name}"))
+    return f"Checkpoint {slot.name} is damaged ({damage}); it was set aside and the one before it taken."
 
 
 def _slots(folder: Path) -> list[Path]:

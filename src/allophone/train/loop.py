@@ -280,8 +280,10 @@ def _require_finite(
     what = "the loss" if bad else f"no loss, but the gradient norm ({values[0]})"
     raise NumericsError(
         f"Step {step}: {what} is not finite. The weights were not changed and earlier checkpoints are whole. "
-        f"Utterances: {_some(named)}. Listen to them; then try a lower learning rate, a longer warm-up, a "
-        f"smaller max_grad_norm or bf16 'off'."
+        f"Utterances: {_some(named)}. Listen to them. A run keeps its corpus and its settings, so begin "
+        f"another one, under another name: without recordings that are broken, or at a lower learning rate "
+        f"(--learning-rate of `allophone pretrain`, `expand` and `tune`; in Python TrainConfig has it, warmup_steps, "
+        f"max_grad_norm and bf16)."
     )
 
 

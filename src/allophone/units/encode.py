@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -151,7 +152,10 @@ class Units(Mapping[str, Tensor]):
             {"id": pa.array(list(self.labels), pa.string()), "units": pa.array(self.labels.values(), pa.list_(kind))}
         ).replace_schema_metadata({METADATA_KEY: json.dumps(described).encode()})
         partial = path.with_name(path.name + ".partial")
-        pq.write_table(table, partial, compression="zstd")
+        with partial.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
         return path
 
@@ -207,7 +211,7 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except (pa.ArrowException, OSError) as error:
-        raise CheckpointError(f"{path}: truncated or not Parquet ({error}). Encode the corpus again.") from error
+        raise CheckpointError(f"{path}: truncated or not Parquet ({error}). Make it again by what wrote it.") from error
 
 
 def encode_units(

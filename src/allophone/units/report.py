@@ -7,11 +7,14 @@ resamples' mean lies on the value: resampling itself raises these scores, as eve
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from allophone.errors import ConfigError, DataError
@@ -29,6 +32,14 @@ SCORES: dict[str, Callable[[NDArray[np.float64]], float]] = {
     "cluster_purity": cluster_purity,
 }
 PHONE_COLUMNS = ["id", "start_seconds", "end_seconds", "phone"]
+PHONE_FORMATS = (
+    f"the tab-separated columns {', '.join(PHONE_COLUMNS)} in UTF-8, or the phones.parquet of a corpus (id, and "
+    f"phones: a list of phone, start_seconds, end_seconds)"
+)
+PARQUET = b"PAR1"
+"""How Parquet files begin."""
+PhoneRow: TypeAlias = tuple[str, str, Any, Any, Any]
+"""Where it stands, utterance id, start, end, phone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,24 +162,52 @@ def report(units: Path | str, *, phones: Path | str | None = None, resamples: in
 
 
 def read_phones(path: Path | str) -> dict[str, list[PhoneInterval]]:
-    """Read phone labels: tab-separated, with a header ``id start_seconds end_seconds phone``.
+    """Read phone labels, by the content of the file.
+
+    Either text, tab-separated, UTF-8, with a header ``id start_seconds end_seconds phone``; or Parquet as it lies
+    beside a corpus (``phones.parquet``), with an ``id`` and a list of phone, start_seconds, end_seconds a row.
 
     Raises:
-        DataError: The header or a row is not so; the message names the line.
+        DataError: There is no such file, it is neither, or a row is not so; the message names the line or utterance.
     """
     path = Path(path)
     phones: dict[str, list[PhoneInterval]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    try:
+        with path.open("rb") as file:
+            rows = _parquet_rows if file.read(len(PARQUET)) == PARQUET else _text_rows
+        for where, name, start, end, phone in rows(path):
+            try:
+                interval = PhoneInterval(float(start), float(end), str(phone))
+            except (TypeError, ValueError):
+                interval = PhoneInterval(np.nan, np.nan, "")
+            if not np.isfinite([interval.start_seconds, interval.end_seconds]).all():
+                raise DataError(f"{path}, {where}: times {start!r} and {end!r}; expected two times in seconds.")
+            phones.setdefault(name, []).append(interval)
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); expected {PHONE_FORMATS}.") from error
+    return phones
+
+
+def _text_rows(path: Path) -> Iterator[PhoneRow]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         if reader.fieldnames is None or list(reader.fieldnames) != PHONE_COLUMNS:
-            raise DataError(f"{path}: header {reader.fieldnames}, expected the tab-separated columns {PHONE_COLUMNS}.")
+            raise DataError(f"{path}: header {reader.fieldnames}; expected {PHONE_FORMATS}.")
         for row in reader:
+            yield f"line {reader.line_num}", row["id"], row["start_seconds"], row["end_seconds"], row["phone"]
+
+
+def _parquet_rows(path: Path) -> Iterator[PhoneRow]:
+    table = pq.read_table(path, partitioning=None)
+    if not {"id", "phones"} <= set(table.column_names):
+        raise DataError(f"{path}: columns {table.column_names}; expected {PHONE_FORMATS}.")
+    for row in table.select(["id", "phones"]).to_pylist():
+        for one in row["phones"] or ():
+            where = f"utterance {row['id']!r}"
             try:
-                interval = PhoneInterval(float(row["start_seconds"]), float(row["end_seconds"]), row["phone"])
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{path}, line {reader.line_num}: {row}; expected two times in seconds.") from error
-            phones.setdefault(row["id"], []).append(interval)
-    return phones
+                yield where, row["id"], one["start_seconds"], one["end_seconds"], one["phone"]
+            except (TypeError, KeyError) as error:
+                raise DataError(f"{path}, {where}: phone {one}; expected {PHONE_FORMATS}.") from error
 
 
 def phones_of_frames(intervals: Sequence[PhoneInterval], frames: int, clock: FrameClock) -> list[str | None]:
