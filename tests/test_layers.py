@@ -34,6 +34,7 @@ OPTIONAL = {
     "onnxruntime",
     "sacrebleu",
     "fastapi",
+    "faster_whisper",
 }
 OPTIONAL |= {"espeakng_loader", "num2words", "umap"}
 """Packages of extras. They alone may be imported inside a function below the command line, and these:"""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,11 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_recognizer import recognizer_folder
+from tiny_whisper import whisper_folder
 from torch import Tensor
 
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
-from allophone.errors import CheckpointError, DataError
+from allophone.errors import CheckpointError, ConfigError, DataError
+from allophone.evaluate.faster_whisper import _whisper
 from allophone.evaluate.transcripts import CHUNK, load_transcriber, transcribe_all, transcriber_hash
 
 ROWS = [
@@ -116,3 +119,30 @@ def test_what_is_longer_than_the_recognizer_reads_goes_alone_and_in_its_place(mo
         (1, True),
     ]
     assert load_transcriber("x", "fra_Latn")([torch.zeros(16_000 * 40)]) == ["40 s"]
+
+
+@pytest.mark.parity
+def test_a_whisper_of_faster_whisper_hears_what_that_of_transformers_does(tmp_path: Path) -> None:
+    converters = pytest.importorskip("ctranslate2.converters")
+    peer, ours = whisper_folder(tmp_path / "transformers"), tmp_path / "faster"
+    copied = ["tokenizer.json", "preprocessor_config.json"]
+    converters.TransformersConverter(str(peer), copy_files=copied).convert(str(ours))
+    waveforms = [torch.randn(16_000), torch.randn(16_000)]
+    for language in ("fra_Latn", "jav_Latn", None):
+        texts = load_transcriber(ours, language)(waveforms)
+        assert [set(text) for text in texts] == [{"b"}, {"b"}]
+        expected = load_transcriber(peer, language)(waveforms)
+        assert all(0 <= len(text) - len(peer_text) <= 2 for text, peer_text in zip(texts, expected, strict=True))
+    assert len(transcriber_hash(ours)) == 16 and transcriber_hash(ours) != transcriber_hash(peer)
+    (ours / "config.json").unlink()
+    (ours / "model.bin").write_bytes(b"torn")
+    _whisper.cache_clear()
+    with pytest.raises(CheckpointError, match="not a Whisper that faster-whisper can load"):
+        load_transcriber(ours)
+
+
+def test_without_faster_whisper_its_folder_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.bin").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with pytest.raises(ConfigError, match=r"pip install 'allophone\[whisper\]'"):
+        load_transcriber(tmp_path, "fra")

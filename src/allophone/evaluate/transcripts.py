@@ -1,6 +1,7 @@
 """Transcripts by another model: what retrieval of speech is compared with, and what speech that was made is scored by.
 
-The cascade transcribes first and then compares texts. Any speech recognizer of ``transformers`` will do (Whisper, CTC).
+The cascade transcribes first and then compares texts. Any speech recognizer of ``transformers`` will do (Whisper, CTC),
+and a Whisper of faster-whisper.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from allophone.data.lines import text_lines
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.errors import CheckpointError, DataError
+from allophone.evaluate.faster_whisper import is_faster_whisper, whisper_hash, whisper_languages, whisper_texts
 from allophone.frames import SAMPLE_RATE, samples_to_seconds
 from allophone.models.conversion import model_hash
 from allophone.text.languages import parse_language
@@ -31,12 +33,14 @@ CHUNK = 8
 TOKENS_A_SECOND = 20
 MOST_TOKENS = 400
 """At once; Whisper's decoder has 448 places, some of which its prompt takes."""
+WINDOW_SECONDS = 30
+"""That Whisper reads at once."""
 WHISPERS = {"jw": "jv"}
 """Its own codes to ISO 639."""
 
 
 def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) -> Transcribe:
-    """A speech recognizer of ``transformers``.
+    """A speech recognizer of ``transformers``, or of faster-whisper where the folder is one of CTranslate2.
 
     Args:
         folder_or_hub_id: Which.
@@ -47,8 +51,11 @@ def load_transcriber(folder_or_hub_id: str | Path, language: str | None = None) 
 
     Raises:
         CheckpointError: There is no such recognizer.
+        ConfigError: It is one of CTranslate2, and faster-whisper is not installed.
         DataError: It does not know the language.
     """
+    if is_faster_whisper(folder_or_hub_id):
+        return _faster(Path(folder_or_hub_id), language)
     recognizer = _recognizer(str(folder_or_hub_id))
     told = _told(recognizer, language)
 
@@ -71,8 +78,7 @@ def _heard(recognizer: Any, waveforms: Sequence[Tensor], told: dict[str, str], *
     given = [{"raw": waveform.numpy(), "sampling_rate": SAMPLE_RATE} for waveform in waveforms]
     options: dict[str, Any] = {}
     if recognizer.model.can_generate():
-        longest = samples_to_seconds(max(len(waveform) for waveform in waveforms))
-        most = min(MOST_TOKENS, 8 + int(TOKENS_A_SECOND * longest))
+        most = _most_tokens(max(len(waveform) for waveform in waveforms))
         options = {"generate_kwargs": {**told, "max_new_tokens": most}}
     if long:
         options["return_timestamps"] = True  # by which the next window begins where the last one was understood
@@ -81,12 +87,29 @@ def _heard(recognizer: Any, waveforms: Sequence[Tensor], told: dict[str, str], *
     return [" ".join(str(one["text"]).split()) for one in found]
 
 
+def _most_tokens(samples: int) -> int:
+    return min(MOST_TOKENS, 8 + int(TOKENS_A_SECOND * samples_to_seconds(samples)))
+
+
+def _faster(folder: Path, language: str | None) -> Transcribe:
+    codes = whisper_languages(folder)
+    code = None if language is None or not codes else _whisper_code(codes, language)
+
+    def transcribe(waveforms: Sequence[Tensor]) -> list[str]:
+        most = [_most_tokens(len(waveform)) for waveform in waveforms]
+        return whisper_texts(folder, waveforms, code, most, WINDOW_SECONDS * SAMPLE_RATE)
+
+    return transcribe
+
+
 def transcriber_hash(folder_or_hub_id: str | Path) -> str:
-    """First 16 hex digits of the SHA-256 over the recognizer's parameters.
+    """First 16 hex digits of the SHA-256 over the recognizer's parameters; for faster-whisper of their file.
 
     Raises:
         CheckpointError: There is no such recognizer.
     """
+    if is_faster_whisper(folder_or_hub_id):
+        return whisper_hash(folder_or_hub_id)
     return model_hash(_recognizer(str(folder_or_hub_id)).model)
 
 
@@ -112,11 +135,15 @@ def _told(recognizer: Any, language: str | None) -> dict[str, str]:
         return {}
     if language is None:
         return {"task": "transcribe"}
+    return {"language": _whisper_code([token.strip("<|>") for token in tokens], language), "task": "transcribe"}
+
+
+def _whisper_code(codes: Sequence[str], language: str) -> str:
+    """The one of Whisper's codes that names a language."""
     wanted = parse_language(language).code
-    for token in tokens:
-        code = token.strip("<|>")
+    for code in codes:
         if parse_language(WHISPERS.get(code, code)).code == wanted:
-            return {"language": code, "task": "transcribe"}
+            return code
     raise DataError(f"The recognizer was not trained on {language}; take one that was, or leave its language out.")
 
 
