@@ -58,6 +58,13 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of everything that is drawn (default: 0)"
     )
+    _add_updates(parser)
+    add_out(parser, "the run", Path("runs/pretrain"))
+    add_plan(parser)
+    add_options(parser, DENOISE)
+
+
+def _add_updates(parser: Parser) -> None:
     parser.add_argument(
         "--microbatches",
         type=int,
@@ -78,9 +85,6 @@ def add(verbs: Verbs) -> None:
         help="several processes hold the model whole (ddp), in shards (fsdp), or in shards where it is large "
         "(default: auto)",
     )
-    add_out(parser, "the run", Path("runs/pretrain"))
-    add_plan(parser)
-    add_options(parser, DENOISE)
 
 
 def _add_balance(parser: Parser) -> None:
