@@ -41,7 +41,7 @@ from allophone.run.speaking import Speech, speak
 from allophone.run.vocoder import held_out
 from allophone.units.encode import Units, encode
 from allophone.units.fit import fit
-from allophone.units.recluster import recluster
+from allophone.units.recluster import frozen, recluster
 
 CLOCK = FrameClock(hop=640, receptive_field=880)
 ONE = Voices(codebook_hash="x", speakers=("ann",), languages=("spa_Latn",))
@@ -143,6 +143,16 @@ def test_a_vocoder_reads_units_that_were_anchored_to_its_own(world, tmp_path) ->
     grown = anchored.info.id_map.grown_from
     assert speech.ids(anchored).tolist() == [0, 1, 2, 3, 4, 5, *grown] and max(grown) < 6
     assert speech.ids(book).tolist() == list(range(6))
+    twice = recluster(
+        lambda: iter(audio), anchored, encoder=encoder, parent_encoder=encoder, new_units=2, seed=1, iterations=2
+    )
+    twice.save(tmp_path / "twice")
+    names = Codebook.load(tmp_path / "twice").info.id_map.called  # of the parent's eight units, by whose names again
+    assert speech.ids(Codebook.load(tmp_path / "twice")).tolist() == [[0, 1, 2, 3, 4, 5, *grown][one] for one in names]
+    assert len(names) == 10
+    with pytest.raises(DataError, match="speaks units of codebook"):
+        speech.ids(recluster(lambda: iter(audio), frozen(book, encoder), encoder=encoder, parent_encoder=encoder,
+                             new_units=1, seed=0, iterations=1))  # fmt: skip
     file, given = folder / "recordings/ann-4.wav", {"model": folder / "encoder", "codebook": tmp_path / "anchored"}
     (made,) = resynthesize(trained.folder, tmp_path / "a.wav", audio=[file], **given)
     units, only = tmp_path / "units.parquet", tuple(row for row in corpus if "ann-4" in row.id)

@@ -50,6 +50,21 @@ class IdMap:
     agreement: float
     """Share of all frames that have the id that the parent gave them."""
 
+    @property
+    def called(self) -> tuple[int, ...]:
+        """What the parent calls each unit: its own ids, and for an appended one the unit that it grew from."""
+        return (*range(self.kept), *self.grown_from)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ancestor:
+    """A codebook before the parent whose ids were kept all the way."""
+
+    codebook: str
+    """Its hash."""
+    called: tuple[int, ...]
+    """What it calls each unit."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodebookInfo:
@@ -81,6 +96,8 @@ class CodebookInfo:
     """Of the utterances that it was fitted on."""
     id_map: IdMap | None = None
     """What became of the parent's units; only where ids were kept on purpose."""
+    ancestors: tuple[Ancestor, ...] = ()
+    """Of a parent whose ids were kept on purpose too: the codebooks before it, its own parent first."""
 
     def __post_init__(self) -> None:
         of_model = self.front_end == "model"
@@ -95,6 +112,11 @@ class CodebookInfo:
                 "samples; all must be positive."
             )
         ids = self.id_map
+        if any(len(one.called) != self.num_units or ids is None for one in self.ancestors):
+            raise ConfigError(
+                f"CodebookInfo: {len(self.ancestors)} ancestors; expected a name for each of {self.num_units} units, "
+                "and an id map."
+            )
         if ids is not None and (self.parent is None or ids.kept + len(ids.grown_from) != self.num_units):
             raise ConfigError(
                 f"CodebookInfo: an id map of {ids.kept} kept and {len(ids.grown_from)} new units for {self.num_units} "
@@ -105,6 +127,13 @@ class CodebookInfo:
     def clock(self) -> FrameClock:
         """How the frames behind the units cut time."""
         return FrameClock(hop=self.hop, receptive_field=self.receptive_field)
+
+    @property
+    def kin(self) -> tuple[Ancestor, ...]:
+        """Codebooks whose ids this one kept, parent first."""
+        if self.id_map is None or self.parent is None:
+            return ()
+        return (Ancestor(codebook=self.parent, called=self.id_map.called), *self.ancestors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +186,9 @@ class Codebook:
         described = _read_info(folder)
         centroids = _read_centroids(folder)
         try:
-            info = from_dict(CodebookInfo, {"id_map": None, **described["info"]}, str(folder / INFO_FILE))
+            info = from_dict(
+                CodebookInfo, {"id_map": None, "ancestors": [], **described["info"]}, str(folder / INFO_FILE)
+            )
             book = Codebook(centroids, info)
         except (ConfigError, ShapeError) as error:
             raise CheckpointError(f"{folder}: the codebook contradicts itself: {error}") from error
@@ -170,8 +201,8 @@ class Codebook:
 
 
 def _described(info: CodebookInfo) -> dict[str, Any]:
-    """The info as JSON values; no key for an id map that is not there, so that older codebooks keep their hash."""
-    return {key: value for key, value in to_dict(info).items() if key != "id_map" or value is not None}
+    """The info as JSON values; no key for a map or ancestors that are not there: older codebooks keep their hash."""
+    return {key: value for key, value in to_dict(info).items() if value or key not in ("id_map", "ancestors")}
 
 
 def _hash(centroids: Tensor, info: dict[str, Any]) -> str:

@@ -40,15 +40,15 @@ class Speech:
     def ids(self, codebook: Codebook) -> Tensor:
         """What the vocoder calls each unit of a codebook, shape ``(K,)``.
 
-        The same, or, for a codebook that was anchored to the vocoder's own, the old ids and for every appended one the
-        unit that it grew from.
+        The same, or, for a codebook that was anchored to the vocoder's own (once or several times in a row), the old
+        ids and for every appended one the unit that it grew from.
 
         Raises:
             DataError: It is another codebook, and not anchored to the vocoder's.
         """
-        mapped = codebook.info.id_map
-        if mapped is not None and codebook.info.parent == self.voices.codebook_hash:
-            return torch.tensor([*range(mapped.kept), *mapped.grown_from])
+        for one in codebook.info.kin:
+            if one.codebook == self.voices.codebook_hash:
+                return torch.tensor(one.called)
         self.require(codebook.hash)
         return torch.arange(codebook.info.num_units)
 

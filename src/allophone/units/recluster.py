@@ -111,6 +111,7 @@ def recluster(
         progress=progress,
     )
     centroids = result.centroids.cpu()
+    ids = id_map(pairs.together(centroids))
     made = replace(
         info,
         model_hash=None if encoder is None else model_hash(encoder),
@@ -122,7 +123,8 @@ def recluster(
         frames_fitted=result.frames,
         parent=parent.hash,
         corpus_hash=heard.hash,
-        id_map=id_map(pairs.together(centroids)),
+        id_map=ids,
+        ancestors=tuple(replace(one, called=tuple(one.called[unit] for unit in ids.called)) for one in info.kin),
     )
     return Codebook(centroids, made)
 
@@ -138,7 +140,8 @@ def frozen(parent: Codebook, encoder: Encoder) -> Codebook:
             f"frozen: the codebook is of {parent.info.front_end}, which no encoder changes; use it as is."
         )
     return Codebook(
-        parent.centroids, replace(parent.info, model_hash=model_hash(encoder), parent=parent.hash, id_map=None)
+        parent.centroids,
+        replace(parent.info, model_hash=model_hash(encoder), parent=parent.hash, id_map=None, ancestors=()),
     )
 
 
