@@ -85,8 +85,7 @@ def recluster(
     if new_units < 0 or not 0 <= move <= 1:
         raise ConfigError(f"recluster: new_units {new_units}, move {move}; expected 0 or more, and 0 to 1.")
     info = parent.info
-    extractor = FrameExtractor(info.front_end, encoder, info.layer, cache)
-    heard = Heard()
+    extractor, heard = FrameExtractor(info.front_end, encoder, info.layer, cache), Heard()
     old = encode_units(
         lambda: heard.listen(waveforms()), parent, encoder=parent_encoder, speakers=speakers, cache=parent_cache
     )
