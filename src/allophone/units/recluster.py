@@ -98,14 +98,13 @@ def recluster(
             yield name, frames if voices is None else voices(name, frames)
 
     pairs = _Pairs(stream, old, extractor.clock)
-    anchors = pairs.anchors(parent, anchored_on)
     result = fit_kmeans(
         lambda: (frames for _, frames in stream()),
         info.num_units + new_units,
         seed=seed,
         iterations=iterations,
         init_frames=init_frames,
-        start=anchors,
+        start=pairs.anchors(parent, anchored_on),
         move=move,
         progress=progress,
     )
