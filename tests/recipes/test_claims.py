@@ -135,6 +135,8 @@ def test_a_claim_runs_to_its_page(name: str, corpus: Corpus, finished: Path, tmp
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
     with pytest.raises(CheckpointError, match="probe_steps"):
         run_claim(claim, tmp_path, seeds=(0,), effort=replace(EFFORT, probe_steps=13), corpus=corpus)
+    with pytest.raises(CheckpointError, match="revision"):
+        run_claim(replace(claim, revision=2), tmp_path, seeds=(0,), effort=EFFORT, corpus=corpus)
 
 
 def test_pretraining_hears_no_language_that_is_read(corpus: Corpus, tmp_path: Path) -> None:

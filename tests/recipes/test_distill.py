@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,11 @@ from tiny_model import LASR
 from torch import Tensor
 from torch.nn import functional as F
 
+from allophone.batch import Packed
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
+from allophone.errors import NumericsError
 from allophone.evaluate.sources import EncoderSource
 from allophone.models.conversion import load_encoder, save_encoder
 from allophone.models.language_removal import read_removed
@@ -26,6 +29,7 @@ from allophone.models.text_teacher import TeacherTable, cached_vectors, load_tea
 from allophone.recipes import distill_scores
 from allophone.recipes.align_scores import pooled_frames
 from allophone.recipes.distill import DistillOptions, distill_config
+from allophone.run import distillation
 from allophone.run.distillation import (
     begin_as_ridge,
     corpus_texts,
@@ -139,6 +143,45 @@ def test_what_is_learned_starts_as_the_ridge_regression_that_it_is_compared_with
     expected = ridge_vectors(fitted, ridge_targets(table, heard, rows), known)
     found = speech.embed([spoken.audio(row) for row in asked])
     torch.testing.assert_close(F.normalize(found, dim=-1), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_what_goes_on_from_a_checkpoint_is_not_begun_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    monkeypatch.setattr(distillation, "begin_as_ridge", lambda *given: begun.append(given))
+    model = run / "distill" / "seed-1" / "model"
+    before = (model / "embedder.safetensors").read_bytes()
+    (model / "embedder.json").unlink()  # written last: without it the model is not whole
+    assert main(command(run)) == 0
+    assert not begun and (model / "embedder.safetensors").read_bytes() == before
+    words = command(run, "--head", "mlp")
+    words[words.index("--out") + 1] = f"{run}/other"
+    assert main(words) == 0 and not begun
+    words[words.index("mlp")] = "ridge"
+    words[words.index("--out") + 1] = f"{run}/begun"
+    assert main(words) == 0 and len(begun) == 2
+
+
+def test_a_recording_that_the_encoder_breaks_on_is_named_and_constant_values_stay_small(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken, table = Corpus.open(run / "corpus"), load_teacher_table(run / "teacher")
+    config = distill_config(DistillOptions(), table.dim, 0)
+    heard = distilled_utterances(spoken, config, table)
+    speech = SpeechEmbedder(load_encoder(run / "encoder"), config.speech)
+    assert isinstance(speech.projection, CorrectedLinear)
+    pooled = speech.pooled
+
+    def constant(states: Sequence[Packed]) -> Tensor:
+        found = pooled(states).clone()
+        found[:, 0] = 2.0
+        return found
+
+    monkeypatch.setattr(speech, "pooled", constant)
+    begin_as_ridge(speech, speech.projection, heard, table, None)
+    assert speech.projection.deviation[0] == 1.0 and not speech.projection.linear.weight[:, 0].any()
+    monkeypatch.setattr(speech, "pooled", lambda states: pooled(states) * torch.nan)
+    with pytest.raises(NumericsError, match=f"{drawn_rows(heard.corpus, 0)[0].id}: the encoder makes NaN"):
+        begin_as_ridge(speech, speech.projection, heard, table, None)
 
 
 def test_a_plan_trains_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

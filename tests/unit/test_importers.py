@@ -478,6 +478,9 @@ def test_common_voice_in_several_languages(clips: Path, tmp_path: Path) -> None:
         ("zh-CN/clips/5", "cmn_Hans", "train", "一"),
     ]
     assert [row.id for row in Corpus.open(tmp_path / "cv" / "fr")] == ["clips/4", "clips/5"]
+    (tmp_path / "cv" / "sw" / "clips").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"sw holds clips and no train.tsv"):
+        Corpus.open(tmp_path / "cv")
 
 
 def test_progress_and_threads(clips: Path) -> None:

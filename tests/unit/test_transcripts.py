@@ -134,11 +134,33 @@ def test_a_whisper_of_faster_whisper_hears_what_that_of_transformers_does(tmp_pa
         expected = load_transcriber(peer, language)(waveforms)
         assert all(0 <= len(text) - len(peer_text) <= 2 for text, peer_text in zip(texts, expected, strict=True))
     assert len(transcriber_hash(ours)) == 16 and transcriber_hash(ours) != transcriber_hash(peer)
-    (ours / "config.json").unlink()
+    long = torch.randn(29 * 16_000)
+    assert len(load_transcriber(ours)([long])[0]) == 221  # Whisper's own limit for one window
     (ours / "model.bin").write_bytes(b"torn")
     _whisper.cache_clear()
     with pytest.raises(CheckpointError, match="not a Whisper that faster-whisper can load"):
         load_transcriber(ours)
+
+
+def test_languages_are_those_of_the_model_and_not_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = {"<|fr|>": 1, "<|jw|>": 2}
+    loaded = SimpleNamespace(
+        supported_languages=["fr", "jw", "yue"],
+        model=SimpleNamespace(is_multilingual=True),
+        hf_tokenizer=SimpleNamespace(token_to_id=tokens.get),
+    )
+    monkeypatch.setattr("allophone.evaluate.faster_whisper._whisper", lambda folder: loaded)
+    monkeypatch.setattr("allophone.evaluate.transcripts.is_faster_whisper", lambda folder: True)
+    load_transcriber("x", "jav_Latn")
+    with pytest.raises(DataError, match="not trained on yue_Hant"):
+        load_transcriber("x", "yue_Hant")
+
+
+def test_without_its_tokenizer_a_folder_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper")
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json is missing. Convert it again"):
+        load_transcriber(tmp_path)
 
 
 def test_without_faster_whisper_its_folder_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

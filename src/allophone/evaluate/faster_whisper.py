@@ -17,11 +17,16 @@ from torch import Tensor
 
 from allophone.errors import CheckpointError, ConfigError
 
-WEIGHTS = "model.bin"
+WEIGHTS, TOKENIZER = "model.bin", "tokenizer.json"
+AGAIN = (
+    "Convert it again: ct2-transformers-converter --model WHISPER --output_dir FOLDER --copy_files tokenizer.json "
+    "preprocessor_config.json"
+)
 BEAMS = 5
 """As the pipeline of ``transformers`` searches."""
 MOST_ASKED = 440
-"""Tokens; Whisper's decoder has 448 places, some of which its prompt takes."""
+"""Tokens; Whisper's decoder has 448 places, some of which its prompt takes. CTranslate2 goes to half of it, 220 in 30
+seconds, as OpenAI's own decoder does; ``transformers`` goes on to 400."""
 NOT_JUDGED = {
     "temperature": 0.0,
     "no_speech_threshold": None,
@@ -45,7 +50,8 @@ def whisper_languages(folder: str | Path) -> list[str]:
         ConfigError: faster-whisper is not installed.
     """
     model = _whisper(str(folder))
-    return list(model.supported_languages) if model.model.is_multilingual else []
+    known = model.supported_languages if model.model.is_multilingual else []  # of any Whisper, not of this one
+    return [code for code in known if model.hf_tokenizer.token_to_id(f"<|{code}|>") is not None]
 
 
 def whisper_texts(
@@ -71,7 +77,7 @@ def whisper_texts(
             waveform.numpy(),
             language=language,
             beam_size=BEAMS,
-            max_new_tokens=min(2 * most, MOST_ASKED),  # CTranslate2 stops at half of what it is given
+            max_new_tokens=min(2 * most, MOST_ASKED),  # it stops at half of what it is given
             without_timestamps=len(waveform) <= window,
             **NOT_JUDGED,
         )
@@ -93,13 +99,13 @@ def _whisper(folder: str) -> Any:
         raise ConfigError(
             f"{folder} holds a Whisper of CTranslate2, which faster-whisper reads: `pip install 'allophone[whisper]'`."
         ) from error
+    if not (Path(folder) / TOKENIZER).is_file():  # faster-whisper would fetch another one's from the hub
+        raise CheckpointError(f"{folder}: {TOKENIZER} is missing. {AGAIN}")
     try:
         return faster_whisper.WhisperModel(
             folder, device="cpu", cpu_threads=torch.get_num_threads(), local_files_only=True
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"{folder}: not a Whisper that faster-whisper can load ({' '.join(str(error).split())}). Convert it again: "
-            "ct2-transformers-converter --model WHISPER --output_dir FOLDER --copy_files tokenizer.json "
-            "preprocessor_config.json"
+            f"{folder}: not a Whisper that faster-whisper can load ({' '.join(str(error).split())}). {AGAIN}"
         ) from error

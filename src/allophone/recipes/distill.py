@@ -45,6 +45,7 @@ from allophone.run.distillation import (
 )
 from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, counted, silent
+from allophone.run.ridge import RIDGE_CLIPS
 from allophone.run.starter import STARTER, open_base, starter_teacher
 from allophone.run.texts import TextRun, text_stream, without
 from allophone.train.config import TrainConfig
@@ -296,7 +297,12 @@ def plan(
         batch = next(stream)
     hours = sum(heard.corpus.hours().values())
     left_out = ", ".join(f"{language} {count}" for language, count in sorted(heard.left_out.items())) or "none"
+    first = (
+        f"Before it, {min(len(heard.corpus), RIDGE_CLIPS)} recordings go through the encoder, for the ridge regression "
+        "that training starts from; not in the time.",
+    )
     notes = (
+        *(first if config.speech.projection == "corrected" else ()),
         f"Left out, too short or without a text that the teacher knows: {left_out}.",
         f"Teacher: {table.name}, {len(table.keys)} texts of {table.dim} values.",
     )

@@ -18,14 +18,20 @@ from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.distributed import device
-from allophone.errors import DataError
+from allophone.errors import DataError, NumericsError
 from allophone.losses.distillation import balance_weights
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
 from allophone.models.language_removal import REMOVED_FILE, Removed, fit_removal
-from allophone.models.speech_embedder import CorrectedLinear, SpeechEmbedder, SpeechEmbedderConfig, save_speech_embedder
+from allophone.models.speech_embedder import (
+    INFO_FILE,
+    CorrectedLinear,
+    SpeechEmbedder,
+    SpeechEmbedderConfig,
+    save_speech_embedder,
+)
 from allophone.models.text_teacher import TeacherTable
 from allophone.run.config import DataConfig
 from allophone.run.execute import is_finished
@@ -34,8 +40,11 @@ from allophone.run.ridge import drawn_rows, fit_ridge
 from allophone.run.texts import Heard, TextRun, execute_with_texts, heard_with_texts, texts_of_row, undisturbed
 from allophone.text.perturb import hard_negatives
 from allophone.train.config import TrainConfig
+from allophone.train.loop import CHECKPOINTS
 
 CREATED_BY = "allophone distill"
+LEAST_DEVIATION = 1e-4
+"""Of a pooled value over the recordings; one that differs less says nothing, and is not blown up by standardizing."""
 Removal = Literal["nothing", "mean", "languages"]
 """What is taken off the teacher's vectors; ``recipes.distill.DistillOptions`` spells it out for the command line."""
 
@@ -106,7 +115,8 @@ def execute_distillation(
         rows = heard.corpus.utterances
         counts = {language: sum(row.language == language for row in rows) for language in heard.corpus.languages}
         speech = SpeechEmbedder(encoder, config.speech)
-        if isinstance(speech.projection, CorrectedLinear):
+        # What goes on from a checkpoint has been past its beginning.
+        if isinstance(speech.projection, CorrectedLinear) and not any((run_dir / CHECKPOINTS).glob("step-*")):
             begin_as_ridge(speech, speech.projection, heard, table, frozen, report)
         return SemanticDistillation(
             speech,
@@ -129,7 +139,7 @@ def execute_distillation(
         run_dir,
         origin=origin,
         clock=encoder.clock,
-        finished=is_finished,
+        finished=lambda folder: is_finished(folder) and (folder / INFO_FILE).exists(),  # written after the encoder
         build=build,
         save=keep,
         report=report,
@@ -153,6 +163,9 @@ def begin_as_ridge(
         table: The teacher, less what is removed.
         frozen: States of the encoder; None = it is run.
         report: Told how far it is.
+
+    Raises:
+        NumericsError: The encoder makes values of a recording that are not finite.
     """
     rows, cache, progress = drawn_rows(heard.corpus, 0), WaveformCache(heard.corpus), counted(report("Start"))
     speech.eval().to(device())
@@ -165,10 +178,18 @@ def begin_as_ridge(
             lengths = torch.tensor([waveform.shape[1]], device=device())
             states = speech.encoder(waveform, lengths).hidden_states if frozen is None else frozen(waveform, lengths)
             pooled.append(speech.pooled(states).cpu())
+            if not bool(pooled[-1].isfinite().all()):
+                raise NumericsError(
+                    f"{row.id}: the encoder makes NaN or infinite values of it. Listen to the recording, or take "
+                    "another encoder."
+                )
             progress(number + 1, len(rows))
-    speech.train()
+    speech.train().cpu()  # whoever trains it puts it where it belongs
     ridge = fit_ridge(torch.cat(pooled), ridge_targets(table, heard, rows))
-    projection.begin_as(ridge.mean, ridge.deviation, ridge.weight, ridge.bias)
+    constant = ridge.deviation < LEAST_DEVIATION
+    projection.begin_as(
+        ridge.mean, ridge.deviation.masked_fill(constant, 1.0), ridge.weight.masked_fill(constant, 0.0), ridge.bias
+    )
 
 
 def unit(table: TeacherTable, texts: Sequence[str]) -> Tensor:

@@ -157,9 +157,21 @@ def split_tables(folder: Path) -> list[Path]:
 
     Where it has none, those of the folders in it that hold ``clips``: Common Voice in several languages (``fr/clips``,
     ``fr/train.tsv``, ...).
+
+    Raises:
+        DataError: Some of those have tables, others none.
     """
-    parts = sorted(path for path in folder.iterdir() if (path / "clips").is_dir())
-    return _split_tables_in(folder) or [table for part in parts for table in _split_tables_in(part)]
+    own = _split_tables_in(folder)
+    if own:
+        return own
+    parts = {path: _split_tables_in(path) for path in sorted(folder.iterdir()) if (path / "clips").is_dir()}
+    without = [path.name for path, tables in parts.items() if not tables]
+    if without and any(parts.values()):
+        raise DataError(
+            f"{folder}: {', '.join(without)} holds clips and no train.tsv, dev.tsv or test.tsv, which other folders "
+            "there have. Add the tables, or import the folders one by one."
+        )
+    return [table for tables in parts.values() for table in tables]
 
 
 def _split_tables_in(folder: Path) -> list[Path]:

@@ -298,6 +298,7 @@ def claim(
         scales=(OWN, OTHERS),
         contrasts=tuple(one for found in contrasts for one in found),
         check=check,
+        revision=2,  # 1: heads from nothing
     )
 
 

@@ -107,6 +107,8 @@ class Claim(Generic[T]):
     """Raises a ConfigError where it cannot end as it is asked for; called before anything is trained."""
     facts: Callable[[Sequence[Observation]], tuple[tuple[str, str], ...]] = lambda _: ()
     """What else the page says: name and value."""
+    revision: int = 1
+    """Raised where an arm of the same name is trained otherwise than before, so that old results are not mixed in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +176,9 @@ def run_claim(
     """
     effort, corpus = effort or Effort(), corpus or starter_corpus()
     claim.check(effort, corpus)
-    origin = {"claim": claim.name, "effort": to_dict(effort), "corpus": corpus.hash}
+    origin: dict[str, Any] = {"claim": claim.name, "effort": to_dict(effort), "corpus": corpus.hash}
+    if claim.revision > 1:
+        origin["revision"] = claim.revision
     if (out / ORIGIN).exists():
         require_origin(out, origin)
     write_origin(out, origin)
