@@ -176,9 +176,7 @@ def run_claim(
     """
     effort, corpus = effort or Effort(), corpus or starter_corpus()
     claim.check(effort, corpus)
-    origin: dict[str, Any] = {"claim": claim.name, "effort": to_dict(effort), "corpus": corpus.hash}
-    if claim.revision > 1:
-        origin["revision"] = claim.revision
+    origin = _origin(claim, effort, corpus)
     if (out / ORIGIN).exists():
         require_origin(out, origin)
     write_origin(out, origin)
@@ -226,6 +224,12 @@ def run_claim(
     )
     (out / "claim.json").write_text(json.dumps(outcome.to_json(), indent=1) + "\n", encoding="utf-8")
     return outcome
+
+
+def _origin(claim: Claim[Any], effort: Effort, corpus: Corpus) -> dict[str, Any]:
+    """What a claim's folder is made from; no word of a first revision, so that older folders go on."""
+    revision = {"revision": claim.revision} if claim.revision > 1 else {}
+    return {"claim": claim.name, "effort": to_dict(effort), "corpus": corpus.hash, **revision}
 
 
 def _observe(claim: Claim[T], trial: Trial) -> list[Observation] | None:
