@@ -135,7 +135,7 @@ def test_what_is_learned_starts_as_the_ridge_regression_that_it_is_compared_with
     heard = distilled_utterances(spoken, config, table)
     speech = SpeechEmbedder(load_encoder(run / "encoder"), config.speech)
     assert isinstance(speech.projection, CorrectedLinear)
-    begin_as_ridge(speech, speech.projection, heard, table, None)
+    begin_as_ridge(speech, heard, table, None)
     asked = [row for row in spoken if row.split == "test"]
     source = EncoderSource("before", speech.encoder, (speech.encoder.num_layers,))
     rows = drawn_rows(heard.corpus, 0)
@@ -177,11 +177,11 @@ def test_a_recording_that_the_encoder_breaks_on_is_named_and_constant_values_sta
         return found
 
     monkeypatch.setattr(speech, "pooled", constant)
-    begin_as_ridge(speech, speech.projection, heard, table, None)
+    begin_as_ridge(speech, heard, table, None)
     assert speech.projection.deviation[0] == 1.0 and not speech.projection.linear.weight[:, 0].any()
     monkeypatch.setattr(speech, "pooled", lambda states: pooled(states) * torch.nan)
     with pytest.raises(NumericsError, match=f"{drawn_rows(heard.corpus, 0)[0].id}: the encoder makes NaN"):
-        begin_as_ridge(speech, speech.projection, heard, table, None)
+        begin_as_ridge(speech, heard, table, None)
 
 
 def test_a_plan_trains_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +271,7 @@ def test_transcripts_of_the_cascade_are_kept_by_the_recognizers_parameters(
     """Two recognizers may lie in folders of one name, and one may take the place of another."""
     files = []
     monkeypatch.setattr(distill_scores, "load_transcriber", lambda name: None)
-    monkeypatch.setattr(distill_scores, "transcriber_hash", lambda name: name.split("/")[0])
+    monkeypatch.setattr("allophone.evaluate.transcripts.transcriber_hash", lambda name: name.split("/")[0])
     monkeypatch.setattr(distill_scores, "transcribe_all", lambda *given: (files.append(given[3].name), ["text"])[1])
     judged = SimpleNamespace(pool=SimpleNamespace(utterances=()), corpus=None, removed=None)
     monkeypatch.setattr(distill_scores, "WaveformCache", lambda corpus: None)

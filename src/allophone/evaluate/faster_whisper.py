@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from allophone.errors import CheckpointError, ConfigError
+from allophone.frames import SAMPLE_RATE
 
 WEIGHTS, TOKENIZER = "model.bin", "tokenizer.json"
 AGAIN = (
     "Convert it again: ct2-transformers-converter --model WHISPER --output_dir FOLDER --copy_files tokenizer.json "
     "preprocessor_config.json"
 )
+WINDOW = 30 * SAMPLE_RATE
+"""Samples that Whisper reads at once."""
 BEAMS = 5
 """As the pipeline of ``transformers`` searches."""
 MOST_ASKED = 440
@@ -55,17 +58,15 @@ def whisper_languages(folder: str | Path) -> list[str]:
 
 
 def whisper_texts(
-    folder: str | Path, waveforms: Sequence[Tensor], language: str | None, most_tokens: Sequence[int], window: float
+    folder: str | Path, waveforms: Sequence[Tensor], language: str | None, most_tokens: Sequence[int]
 ) -> list[str]:
-    """Texts of waveforms.
+    """Texts of waveforms; those longer than :data:`WINDOW` window by window, each from where the last was understood.
 
     Args:
         folder: With ``model.bin``.
         waveforms: Shape ``(S,)`` each, 16 kHz.
         language: Whisper's code; None = it finds out itself.
         most_tokens: Of each text, at most.
-        window: Samples that it reads at once. What is longer is read window by window, each beginning where the last
-            one was understood.
 
     Raises:
         CheckpointError: The folder cannot be read.
@@ -78,7 +79,7 @@ def whisper_texts(
             language=language,
             beam_size=BEAMS,
             max_new_tokens=min(2 * most, MOST_ASKED),  # it stops at half of what it is given
-            without_timestamps=len(waveform) <= window,
+            without_timestamps=len(waveform) <= WINDOW,
             **NOT_JUDGED,
         )
         texts.append(" ".join(" ".join(segment.text for segment in segments).split()))

@@ -33,8 +33,6 @@ CHUNK = 8
 TOKENS_A_SECOND = 20
 MOST_TOKENS = 400
 """At once; Whisper's decoder has 448 places, some of which its prompt takes."""
-WINDOW_SECONDS = 30
-"""That Whisper reads at once."""
 WHISPERS = {"jw": "jv"}
 """Its own codes to ISO 639."""
 
@@ -97,7 +95,7 @@ def _faster(folder: Path, language: str | None) -> Transcribe:
 
     def transcribe(waveforms: Sequence[Tensor]) -> list[str]:
         most = [_most_tokens(len(waveform)) for waveform in waveforms]
-        return whisper_texts(folder, waveforms, code, most, WINDOW_SECONDS * SAMPLE_RATE)
+        return whisper_texts(folder, waveforms, code, most)
 
     return transcribe
 
@@ -156,6 +154,15 @@ def _kept_transcripts(file: Path) -> dict[str, str]:
     if whole < len(kept):
         os.truncate(file, whole)
     return dict(line.split("\t", 1) for line in text_lines(file) if "\t" in line)
+
+
+def transcripts_file(folder: Path, folder_or_hub_id: str | Path) -> Path:
+    """Where a folder keeps what one recognizer heard, for :func:`transcribe_all`.
+
+    Raises:
+        CheckpointError: There is no such recognizer.
+    """
+    return folder / f"transcripts-{transcriber_hash(folder_or_hub_id)}.tsv"
 
 
 def transcribe_all(

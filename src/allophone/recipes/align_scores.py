@@ -29,7 +29,7 @@ from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.result import Result, tabulate
 from allophone.evaluate.sources import EncoderSource, FilterbankSource, extract_all
 from allophone.evaluate.text_retrieval import DIRECTIONS, Pool, questions, score, score_chance
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
 from allophone.models.aligned import Aligned
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import model_hash
@@ -159,7 +159,7 @@ def _cascade(
     report: Report,
 ) -> dict[str, list[Result]]:
     """Transcripts compared as texts, overall and in each pair; where few are transcribed, the towers beside them."""
-    file = out / f"transcripts-{transcriber_hash(transcriber)}.tsv"
+    file = transcripts_file(out, transcriber)
     places = list(range(len(pool.utterances))) if most is None else _even(pool, most)
     rows = [pool.utterances[place] for place in places]
     transcribe = load_transcriber(transcriber)

@@ -31,7 +31,7 @@ from allophone.evaluate.semantic_search import (
 )
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.evaluate.text_retrieval import NORMALIZER, Pool, questions, score, score_chance, score_difference
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.models.language_removal import Removed
@@ -140,7 +140,7 @@ def _by_model(judged: Judged, seed: int, model: SpeechEmbedder, keep: KeptVector
 
 
 def _by_cascade(judged: Judged, transcriber: str | Path, teacher: Teacher, out: Path, report: Report) -> Tensor:
-    file, rows = out / f"transcripts-{transcriber_hash(transcriber)}.tsv", judged.pool.utterances
+    file, rows = transcripts_file(out, transcriber), judged.pool.utterances
     listen, told = load_transcriber(transcriber), counted(report("Transcribing"))
     written = transcribe_all(rows, WaveformCache(judged.corpus), listen, file, told)
     vectors = torch.cat([teacher(written[start : start + 64]) for start in range(0, len(written), 64)])

@@ -22,7 +22,7 @@ from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import TABLES, Rows, saved_rows
 from allophone.evaluate.text_translation import TextTranslator
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
@@ -332,7 +332,7 @@ def _by_cascade(
         rows,
         cache,
         load_transcriber(cascade.transcriber),
-        folder / f"transcripts-{transcriber_hash(cascade.transcriber)}.tsv",
+        transcripts_file(folder, cascade.transcriber),
         counted(report("Cascade: transcribing")),
     )
     transcripts = {row.id: text for row, text in zip(rows, heard, strict=True)}

@@ -27,7 +27,7 @@ from allophone.run.origin import require_origin, write_origin
 from allophone.run.plan import Plan
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
-from allophone.run.targets import readable_units, usable
+from allophone.run.targets import kept_units, usable
 from allophone.run.vocoder import Listen, VocoderRunConfig, concerned, execute_vocoder, voices_of
 from allophone.run.vocoder_plan import plan_vocoder
 from allophone.train.config import TrainConfig
@@ -255,15 +255,17 @@ def _encoded(corpus: Corpus, base: Base, book: Codebook, out: Path, report: Repo
     path = folder / "units.parquet"
     if path.exists():
         require_origin(folder, origin)
-    if readable_units(path, book) is None:
+
+    def encoded() -> Units:
         write_origin(folder, origin)
         cache = WaveformCache(corpus)
-        encode_units(
+        return encode_units(
             lambda: ((row.id, cache.get(row)) for row in corpus),
             book,
             encoder=base.encoder,
             speakers={row.id: row.speaker for row in corpus},
             progress=counted(report("Encoding units")),
             total=len(corpus),
-        ).save(path)
-    return Units.load(path, book)
+        )
+
+    return kept_units(path, book, encoded)

@@ -34,11 +34,11 @@ from allophone.models.speech_embedder import (
 )
 from allophone.models.text_teacher import TeacherTable
 from allophone.run.config import DataConfig
-from allophone.run.execute import is_finished
 from allophone.run.progress import Report, counted, silent
 from allophone.run.ridge import drawn_rows, fit_ridge
 from allophone.run.texts import Heard, TextRun, execute_with_texts, heard_with_texts, texts_of_row, undisturbed
 from allophone.text.perturb import hard_negatives
+from allophone.train.checkpoint import has_checkpoint
 from allophone.train.config import TrainConfig
 from allophone.train.loop import CHECKPOINTS
 
@@ -116,8 +116,8 @@ def execute_distillation(
         counts = {language: sum(row.language == language for row in rows) for language in heard.corpus.languages}
         speech = SpeechEmbedder(encoder, config.speech)
         # What goes on from a checkpoint has been past its beginning.
-        if isinstance(speech.projection, CorrectedLinear) and not any((run_dir / CHECKPOINTS).glob("step-*")):
-            begin_as_ridge(speech, speech.projection, heard, table, frozen, report)
+        if config.speech.projection == "corrected" and not has_checkpoint(run_dir / CHECKPOINTS):
+            begin_as_ridge(speech, heard, table, frozen, report)
         return SemanticDistillation(
             speech,
             table,
@@ -139,16 +139,20 @@ def execute_distillation(
         run_dir,
         origin=origin,
         clock=encoder.clock,
-        finished=lambda folder: is_finished(folder) and (folder / INFO_FILE).exists(),  # written after the encoder
+        finished=is_distilled,
         build=build,
         save=keep,
         report=report,
     )
 
 
+def is_distilled(folder: Path) -> bool:
+    """Whether a folder holds a whole embedder."""
+    return (folder / INFO_FILE).exists()
+
+
 def begin_as_ridge(
     speech: SpeechEmbedder,
-    projection: CorrectedLinear,
     heard: Heard,
     table: TeacherTable,
     frozen: FrozenStates | None,
@@ -157,8 +161,7 @@ def begin_as_ridge(
     """Let an embedder start as the ridge regression from what it pools now to the vectors that it is to learn.
 
     Args:
-        speech: The embedder; its encoder is as distillation begins with it.
-        projection: Its own.
+        speech: The embedder, with projection ``corrected``; its encoder is as distillation begins with it.
         heard: At most :data:`~allophone.run.ridge.RIDGE_CLIPS` of its recordings are pooled.
         table: The teacher, less what is removed.
         frozen: States of the encoder; None = it is run.
@@ -167,6 +170,7 @@ def begin_as_ridge(
     Raises:
         NumericsError: The encoder makes values of a recording that are not finite.
     """
+    assert isinstance(speech.projection, CorrectedLinear)
     rows, cache, progress = drawn_rows(heard.corpus, 0), WaveformCache(heard.corpus), counted(report("Start"))
     speech.eval().to(device())
     pooled: list[Tensor] = []
@@ -187,7 +191,7 @@ def begin_as_ridge(
     speech.train().cpu()  # whoever trains it puts it where it belongs
     ridge = fit_ridge(torch.cat(pooled), ridge_targets(table, heard, rows))
     constant = ridge.deviation < LEAST_DEVIATION
-    projection.begin_as(
+    speech.projection.begin_as(
         ridge.mean, ridge.deviation.masked_fill(constant, 1.0), ridge.weight.masked_fill(constant, 0.0), ridge.bias
     )
 

@@ -174,13 +174,12 @@ def prepare_targets(
         record_use(folder, {"clustered": rows, "labelled": corpus})
         codebook.save(folder)
     path = folder / "units.parquet"
-    units = readable_units(path, codebook)
-    if units is None:
+
+    def encoded() -> Units:
         with _at_work(teacher):
-            made = _encoded(corpus, codebook, teacher, speakers, cache, report)
-        made.save(path)
-        units = Units.load(path, codebook)
-    return codebook, units
+            return _encoded(corpus, codebook, teacher, speakers, cache, report)
+
+    return codebook, kept_units(path, codebook, encoded)
 
 
 @contextmanager
@@ -197,8 +196,8 @@ def _at_work(encoder: Encoder | None) -> Iterator[None]:
         encoder.to(before)
 
 
-def readable_units(path: Path, codebook: Codebook) -> Units | None:
-    """What :meth:`Units.load` reads; None where there is no file, or one that is damaged or of another format.
+def kept_units(path: Path, codebook: Codebook, make: Callable[[], Units]) -> Units:
+    """Units from a file; made and kept there where there is none, or one that is damaged or of another format.
 
     Raises:
         DataError: The units belong to another codebook or are collapsed.
@@ -206,7 +205,8 @@ def readable_units(path: Path, codebook: Codebook) -> Units | None:
     try:
         return Units.load(path, codebook)
     except CheckpointError:
-        return None
+        make().save(path)
+        return Units.load(path, codebook)
 
 
 def _encoded(

@@ -83,6 +83,11 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
     return final
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has got as far as its first checkpoint, whole or damaged."""
+    return bool(_slots(folder))
+
+
 def load_latest(folder: Path, identity: Mapping[str, Any]) -> tuple[Snapshot | None, list[str]]:
     """Read the newest checkpoint that is whole.
 
