@@ -104,6 +104,17 @@ def test_a_file_that_went_missing_is_listed_not_fatal(tmp_path: Path, speech: Sp
     assert [item.id for item in result.unreadable] == ["1"] and result.languages[0].utterances == 1 and seen == [1, 2]
 
 
+def test_what_lies_in_two_splits_is_said(tmp_path: Path, speech: Speech) -> None:
+    for number in range(2):
+        soundfile.write(tmp_path / f"{number}.wav", speech(1, seed=number).numpy(), SAMPLE_RATE)
+    corpus = Corpus.open(tmp_path, language="fr")
+    rows = [replace(row, speaker="ana", split=split) for row, split in zip(corpus, ("train", "test"), strict=True)]
+    result = audit(corpus.with_utterances(tuple(rows)), tmp_path / "out.html")
+    assert result.leaks == {"speaker": {"ana": ("test", "train")}}
+    page = (tmp_path / "out.html").read_text()
+    assert "In more than one split: 1 speaker, first &#39;ana&#39; in test and train." in page
+
+
 def test_a_file_that_changed_its_rate_or_lost_the_part_is_listed(tmp_path: Path, speech: Speech) -> None:
     soundfile.write(tmp_path / "a.wav", speech(1).numpy(), SAMPLE_RATE)
     corpus = Corpus.open(tmp_path, language="fr")

@@ -21,6 +21,7 @@ from allophone.data.corpus import Corpus
 from allophone.data.decoding import SHARD_FILES
 from allophone.data.measure import Measurement, measure, similar_pairs
 from allophone.data.quarantine import Quarantined
+from allophone.data.splits import find_leaks
 from allophone.data.utterance import Utterance
 from allophone.engine import Engine, Shard, confirm_unreadable, cut, decoding_engine
 from allophone.errors import AudioError
@@ -97,6 +98,8 @@ class Audit:
     """Files of the corpus that can no longer be decoded."""
     quarantined: tuple[Quarantined, ...]
     """What the import had left out."""
+    leaks: dict[str, dict[str, tuple[str, ...]]]
+    """Speakers, groups, texts and recordings that lie in more than one split, and in which."""
 
 
 def audit(
@@ -127,6 +130,7 @@ def audit(
     for row in rows:
         by_language[row.language].append(row)
     exact = _exact_duplicates(rows, measured)
+    texts = find_leaks(corpus, by=("text",)).get("text", {})
     result = Audit(
         corpus=corpus.name,
         hash=corpus.hash,
@@ -140,6 +144,7 @@ def audit(
         near_duplicates=_near_duplicates(rows, measured, exact),
         unreadable=tuple(unreadable),
         quarantined=corpus.quarantined or _saved_quarantine(corpus.folder),
+        leaks=find_leaks(corpus) | ({"text": texts} if texts else {}),
     )
     out_html = Path(out_html)
     out_html.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +174,12 @@ def findings(result: Audit) -> list[str]:
         notes.append(f"{len(result.unreadable)} files of the corpus can no longer be read.")
     if result.quarantined:
         notes.append(f"{len(result.quarantined)} recordings were left out when the corpus was imported.")
+    for kind, shared in result.leaks.items():
+        first, splits = next(iter(shared.items()))
+        notes.append(
+            f"In more than one split: {len(shared)} {kind}{'s' if len(shared) > 1 else ''}, first {first!r} in "
+            f"{' and '.join(splits)}. Scores will be too good; `allophone corpus split` draws splits anew."
+        )
     return notes
 
 

@@ -70,8 +70,7 @@ def connected(utterances: Iterable[Utterance], by: Sequence[Link]) -> list[list[
 
     first: dict[tuple[str, str], int] = {}
     for number, row in enumerate(rows):
-        known: list[tuple[str, str]] = [(link, getattr(row, link)) for link in by if getattr(row, link) is not None]
-        for shared in known or [("recording", row.path)]:
+        for shared in _shared(row, by):
             parent[root(number)] = root(first.setdefault(shared, number))
     clusters: dict[int, list[Utterance]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -79,28 +78,27 @@ def connected(utterances: Iterable[Utterance], by: Sequence[Link]) -> list[list[
     return list(clusters.values())
 
 
-def find_leaks(corpus: Corpus, by: Sequence[Link] = ("speaker", "group")) -> dict[Link, dict[str, tuple[str, ...]]]:
-    """Speakers and groups that lie in more than one split, and in which; empty when nothing leaks."""
-    leaks: dict[Link, dict[str, tuple[str, ...]]] = {}
-    for link in by:
-        splits: dict[str, set[str]] = defaultdict(set)
-        for row in corpus.utterances:
-            if getattr(row, link) is not None and row.split is not None:
-                splits[getattr(row, link)].add(row.split)
-        shared = {value: tuple(sorted(names)) for value, names in sorted(splits.items()) if len(names) > 1}
-        if shared:
-            leaks[link] = shared
+def find_leaks(corpus: Corpus, by: Sequence[Link] = ("speaker", "group")) -> dict[str, dict[str, tuple[str, ...]]]:
+    """What lies in more than one split, and in which, by kind; empty when nothing leaks.
+
+    Beside ``by``, ``"recording"``: sound files of which nothing in ``by`` is known.
+    """
+    splits: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in corpus.utterances:
+        for shared in _shared(row, by):
+            if row.split is not None:
+                splits[shared].add(row.split)
+    leaks: dict[str, dict[str, tuple[str, ...]]] = {}
+    for (link, value), names in sorted(splits.items()):
+        if len(names) > 1:
+            leaks.setdefault(link, {})[value] = tuple(sorted(names))
     return leaks
 
 
-def require_no_leaks(corpus: Corpus, by: Sequence[Link] = ("speaker", "group")) -> None:
-    """Raise ``DataError`` when a speaker or group lies in two splits."""
-    for link, shared in find_leaks(corpus, by).items():
-        value, names = next(iter(shared.items()))
-        raise DataError(
-            f"{corpus.name}: {len(shared)} values of {link} lie in more than one split, first {value!r} in "
-            f"{list(names)}. A score would be too good. Draw the splits again: allophone corpus split."
-        )
+def _shared(row: Utterance, by: Sequence[Link]) -> list[tuple[str, str]]:
+    """What ties an utterance to others: those of ``by`` that it has, else its sound file."""
+    known: list[tuple[str, str]] = [(link, getattr(row, link)) for link in by if getattr(row, link) is not None]
+    return known or [("recording", row.path)]
 
 
 def _seconds(rows: Iterable[Utterance]) -> Counter[str]:
