@@ -121,6 +121,7 @@ def test_expansion_leaves_pack_model_ledger_and_page(world, expanded) -> None:
         assert ("language_identification", "bul_Cyrl", system) in found
     for system in ("chance", "head only", "after"):
         assert ("masked_loss_own_units", "spa_Latn", system) in found
+    assert "Bulgarian added to" in result.summary and str(result.pack) in result.summary
     page = result.report.read_text()
     assert "Bulgarian" in page and "http" not in page.split("</style>")[0].replace("http-equiv", "")
     summary = json.loads((out / "result.json").read_text())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -156,3 +157,11 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     line = f"{sys.executable} -m allophone doctor --json | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
     assert "BrokenPipe" not in done.stderr
+
+
+def test_what_broke_is_said_in_the_terminal_before_the_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("allophone.recipes.demo.demo", lambda *_, **__: SimpleNamespace(summary="  worse     much"))
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "  worse     much"

@@ -46,7 +46,6 @@ RECIPES = {
 """Trainers that install here, with the newest release of each."""
 NOT_THERE = {"minimal-hubert": "not on PyPI, and its repository needs Python 3.12"}
 """Trainers that cannot be installed, with the reason."""
-PACKAGES = "lib"
 
 
 def environment(folder: Path, name: str) -> Path:

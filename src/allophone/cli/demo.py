@@ -43,6 +43,8 @@ def command(arguments: argparse.Namespace) -> int:
         result = demo(
             arguments.out, language=arguments.language, fast=arguments.fast, seed=arguments.seed, report=report
         )
+    if result is not None:
+        say(result.summary)
     return ended(result is not None, arguments.out / "report.html")
 
 

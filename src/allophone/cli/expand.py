@@ -108,6 +108,8 @@ def command(arguments: argparse.Namespace) -> int:
             gate=gate,
             report=report,
         )
+    if one is not None:
+        say(one.summary)
     return ended(one is not None, arguments.out / "report.html")
 
 

@@ -6,19 +6,17 @@ texts as they are, and beside them of the texts normalized for their script, bec
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allophone.errors import DataError
 from allophone.evaluate.result import Result, Signature, result_from_interval
 from allophone.metrics.error_rate import character_error_counts, word_error_counts
 from allophone.metrics.intervals import bootstrap, bootstrap_statistic
 from allophone.metrics.translation import BleuCounts, ChrfCounts, bleu, bleu_counts, chrf, chrf_counts
-from allophone.text.languages import parse_language
 from allophone.text.normalize import normalize
 
 RAW, NORMALIZED = "raw", "normalized"
@@ -162,18 +160,6 @@ COVOST_GROUPS: dict[str, tuple[str, ...]] = {
 """Source languages of CoVoST 2 by hours of training data; 4, 5 and 12 of them reproduce the published averages."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceScores:
-    """Plain means over languages."""
-
-    groups: dict[str, float]
-    """Of each group that has a score."""
-    every: float
-    """Over all languages, each counted once."""
-    gap: float | None
-    """High minus low, the transfer gap of arXiv:2306.00789 (its sign is our reading); None where one is missing."""
-
-
 def resource_results(
     hypotheses: Sequence[str],
     references: Sequence[str],
@@ -247,33 +233,3 @@ def _gap(
         return float(np.mean([counts.score(part) for part in parts if len(part)] or [0.0]))
 
     return mean(tags) - mean(less)
-
-
-def resource_scores(scores: Mapping[str, float], groups: Mapping[str, Sequence[str]] | None = None) -> ResourceScores:
-    """Scores by resource group, with the transfer gap.
-
-    Args:
-        scores: Of each source language, any tag that ``parse_language`` reads.
-        groups: Languages of ``high``, ``mid`` and ``low``; None takes :data:`COVOST_GROUPS`.
-
-    Raises:
-        DataError: There is no score, a language comes twice or is in no group.
-
-    Example:
-        >>> resource_scores({"fr": 30.0, "de": 32.0, "cy": 10.0}).gap
-        21.0
-    """
-    known = {parse_language(tag).tag: name for name, tags in (groups or COVOST_GROUPS).items() for tag in tags}
-    by_group: dict[str, list[float]] = {}
-    seen: set[str] = set()
-    for language, score in scores.items():
-        tag = parse_language(language).tag
-        if tag in seen or tag not in known:
-            raise DataError(f"{language} ({tag}) {'comes twice' if tag in seen else 'is in no resource group'}.")
-        seen.add(tag)
-        by_group.setdefault(known[tag], []).append(score)
-    if not seen:
-        raise DataError("No score of any language.")
-    means = {name: sum(values) / len(values) for name, values in by_group.items()}
-    gap = means["high"] - means["low"] if {"high", "low"} <= means.keys() else None
-    return ResourceScores(means, sum(scores.values()) / len(scores), gap)

@@ -31,8 +31,6 @@ WEIGHTS_FILE, INFO_FILE = "transcriber.safetensors", "transcriber.json"
 FORMAT = "allophone-transcriber-1"
 CTC_WEIGHT = 0.3
 """Of CTC beside the decoder, in the loss and in re-ranking (ESPnet: 0.3)."""
-DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError, ConfigError, CheckpointError, SafetensorError)
-"""What reading a damaged folder may raise."""
 HEADS = (8, 4, 2, 1)
 """Of the decoder's attention: the first that divides the encoder's width."""
 

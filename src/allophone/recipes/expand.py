@@ -15,7 +15,7 @@ from allophone.errors import DataError
 from allophone.evaluate.drift import Drift
 from allophone.evaluate.gate import Gate, losses, refusal, require_protected
 from allophone.evaluate.measurements import Measurement, changes, save_measurements, scores
-from allophone.evaluate.report import write_report
+from allophone.evaluate.report import terminal_summary, write_report
 from allophone.models.conversion import model_hash
 from allophone.recipes.drift import drift_json, drift_tables
 from allophone.recipes.expand_measure import measure
@@ -54,6 +54,8 @@ class ExpandResult:
     model: Path
     """The adapted encoder with the adapter merged in, as a Hugging Face folder."""
     measurements: tuple[Measurement, ...]
+    summary: str
+    """The page in ten lines, for a terminal."""
     seconds: float
     """Time of this call."""
 
@@ -139,6 +141,7 @@ def expand(
         pack=save_pack(expanded, made, model, out / "pack", tag),
         model=out / "model",
         measurements=tuple(found),
+        summary=terminal_summary(content),
         seconds=seconds,
     )
 
