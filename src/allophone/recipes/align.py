@@ -29,6 +29,7 @@ from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
 from allophone.run.texts import without
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import batches_of_step
 
 OWN_LANGUAGE = 0.4
 """Share of captions that are the transcript itself; so it is met more often than each of its translations."""
@@ -171,6 +172,7 @@ def align(
     augment: Sequence[str] = (),
     augment_text: Sequence[str] | None = None,
     steps: int | None = None,
+    microbatches: int | None = None,
     seed: int = 0,
     transcriber: str | Path | None = None,
     transcribed: int | None = None,
@@ -191,17 +193,20 @@ def align(
         augment: Parts of augmentation of the audio; see :func:`augmented`.
         augment_text: Parts of that of the texts; None = as the recipe has them.
         steps: Updates; None = the recipe's.
+        microbatches: Batches of one update, a multiple of the number of processes; None = one for each of them.
         seed: Of everything that is drawn.
         transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
         transcribed: Most recordings that it transcribes; None = all.
         report: Told how far each stage is.
 
     Raises:
-        ConfigError: There is no such recipe or part of augmentation, or nobody to transcribe.
+        ConfigError: There is no such recipe or part of augmentation, nobody to transcribe, or the processes cannot
+            share the batches of a step.
         DataError: A language to leave out is not one of the corpus.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
+    batches = batches_of_step(microbatches)
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown align recipe {recipe!r}. {suggest(recipe, RECIPES)}")
     if transcribed is not None and (transcriber is None or transcribed < 1):
@@ -212,9 +217,7 @@ def align(
     whole = corpus
     corpus = without(corpus, leave_out)
     config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
-    if steps is not None:
-        warmup = min(config.train.warmup_steps, steps // 10)
-        config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
+    config = replace(config, train=_trained_for(config.train, steps, batches))
     trained = execute_alignment(config, corpus, out, encoder=open_base(model)[0].encoder, text=text, report=report)
     if trained.result.stopped == "signal":
         return AlignResult(folder=trained.folder, finished=False, tables=None, rows={})
@@ -241,6 +244,11 @@ def align(
     judged: list[AlignResult] = []
     on_rank_zero(lambda: judged.append(judge()))
     return judged[0] if judged else AlignResult(folder=trained.folder, finished=True, tables=None, rows={})
+
+
+def _trained_for(train: TrainConfig, steps: int | None, microbatches: int) -> TrainConfig:
+    train = replace(train, microbatches=microbatches)
+    return train if steps is None else replace(train, steps=steps, warmup_steps=min(train.warmup_steps, steps // 10))
 
 
 def spoken_languages(corpus: Corpus) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ from allophone.run.ridge import RIDGE_CLIPS
 from allophone.run.starter import STARTER, open_base, starter_teacher
 from allophone.run.texts import TextRun, text_stream, without
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import batches_of_step
 
 Objective = Literal["samu", "contrast"]
 """The cosine as published, or with it the contrast with other texts and with those that are nearly right."""
@@ -78,6 +79,8 @@ class DistillOptions:
     """Whether the encoder is trained, or only what stands behind it."""
     steps: int | None = None
     """Updates; None takes the recipe's."""
+    microbatches: int | None = None
+    """Batches of one update, those of all processes together; None takes one for each process."""
     pooling: Literal["mean", "cls", "pooler"] = "mean"
     """Of a text encoder named with --teacher: mean of the tokens (E5), first token (BGE-M3), its pooler (LaBSE)."""
     prefix: str = ""
@@ -165,13 +168,15 @@ def distill(
         report: Told how far each stage is.
 
     Raises:
-        ConfigError: There is no such recipe, no seed, or a cascade without a text encoder.
+        ConfigError: There is no such recipe, no seed, a cascade without a text encoder, or the processes cannot share
+            the batches of a step.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
     options = options or DistillOptions()
     if not seeds:
         raise ConfigError("distill needs at least one seed.")
+    batches_of_step(options.microbatches)
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     table, encode = open_teacher(teacher, whole, out / "teacher", options, report)
     if transcriber is not None and encode is None:
@@ -317,5 +322,6 @@ def distill_config(options: DistillOptions, dim: int, seed: int) -> DistillConfi
     speech = replace(config.speech, layers=options.layers, normalize=options.layers == "weighted")
     if options.objective == "contrast" and options.head == "ridge":
         speech = replace(speech, pooling="statistics", projection="corrected")
-    config = replace(config, speech=speech, texts=options.texts, removed=options.removed)
+    train = replace(config.train, microbatches=batches_of_step(options.microbatches))
+    config = replace(config, speech=speech, texts=options.texts, removed=options.removed, train=train)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))

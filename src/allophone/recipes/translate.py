@@ -66,6 +66,7 @@ from allophone.run.translation import (
 )
 from allophone.text.languages import parse_language
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import batches_of_step
 
 LEAST = 20
 """Contents that a direction needs."""
@@ -93,6 +94,8 @@ class TranslateOptions:
     """adapters: both parts stay; decoder: the encoder stays; full: nothing stays; None takes the recipe's."""
     steps: int | None = None
     """Updates; None takes the recipe's."""
+    microbatches: int | None = None
+    """Batches of one update, those of all processes together; None takes one for each process."""
     beams: int = 5
     """Texts kept in the search that is scored."""
     most_test: int = 150
@@ -184,7 +187,8 @@ def train_translators(
         report: Told how far each stage is.
 
     Raises:
-        ConfigError: There is no model or seed, or recipe and decoder do not fit.
+        ConfigError: There is no model or seed, recipe and decoder do not fit, or the processes cannot share the
+            batches of a step.
         DataError: The cascade's translator does not know a language that is asked.
         AllophoneError: What opening the models and the runs themselves raise.
     """
@@ -192,6 +196,7 @@ def train_translators(
     options = options or TranslateOptions()
     if not models or not seeds:
         raise ConfigError("A translator needs at least one encoder and one seed.")
+    batches_of_step(options.microbatches)
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     tags = tuple(parse_language(language).tag for language in languages)
     asked = unmet(whole, tags, options.most_test, LEAST)
@@ -231,7 +236,7 @@ def translate_config(
     """The recipe with what a user chose; a decoder that is named stays and gets adapters, in any recipe.
 
     Raises:
-        ConfigError: There is no such recipe.
+        ConfigError: There is no such recipe, or the processes cannot share the batches of a step.
     """
     if options.recipe not in RECIPES:
         raise ConfigError(f"Unknown translate recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
@@ -243,7 +248,9 @@ def translate_config(
         chosen = replace(chosen, adapter_dim=options.adapter_dim)
     training = options.training or ("adapters" if decoder is not None else "decoder")
     chosen = replace(chosen, training=training)
-    config = replace(config, translator=chosen, decoder=None if decoder is not None else config.decoder or NewDecoder())
+    train = replace(config.train, microbatches=batches_of_step(options.microbatches))
+    made = None if decoder is not None else config.decoder or NewDecoder()
+    config = replace(config, translator=chosen, decoder=made, train=train)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))
 
 
