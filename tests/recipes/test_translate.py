@@ -17,8 +17,11 @@ from allophone.cli.translate import named
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
 from allophone.models.speech_translator import load_speech_translator
+from allophone.models.token_decoder import SearchConfig
 from allophone.models.transcriber import SpellingDecoderConfig, load_transcriber
+from allophone.models.translator_size import paper_counts
 from allophone.recipes import translate
+from allophone.run.translation import search_as_trained
 from allophone.run.used import read_use
 
 BASELINES = [
@@ -110,7 +113,7 @@ def test_a_plan_has_the_arithmetic_of_the_paper(folder: Path, capsys: pytest.Cap
     assert main(command(folder, "--plan")) == 0
     said = capsys.readouterr().out
     assert "2 x 3 steps" in said and "30 utterances with a text in spa_Latn" in said
-    counts = translate.paper_counts()
+    counts = paper_counts()
     assert abs(counts.adapters / 75e6 - 1) < 0.01
     assert f"adapters {counts.adapters / 1e6:.2f} M" in said
 
@@ -127,6 +130,25 @@ def test_a_pretrained_decoder_gets_adapters(folder: Path, tmp_path: Path) -> Non
 def test_a_decoder_that_is_named_gets_adapters_of_the_published_size() -> None:
     config = translate.translate_config(translate.TranslateOptions(), ("eng_Latn",), 0, "some/decoder")
     assert config.decoder is None and config.translator.adapter_dim == 512
+
+
+def test_texts_are_written_as_long_as_they_were_learned(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translate, "LEAST", 5)
+    searched: list[SearchConfig] = []
+
+    def silent(model, search, waveform, lengths, asked):  # type: ignore[no-untyped-def]
+        searched.append(search)
+        return [""] * len(asked)
+
+    monkeypatch.setattr(translate, "_translations", silent)
+    words = f"translate train --corpus {folder}/corpus --model {folder}/encoder --to spa --recipe standard --steps 2"
+    decoder = decoder_folder(tmp_path / "decoder", "m2m_100", ["spa_Latn"])
+    assert main([*words.split(), "--decoder", str(decoder), "--out", f"{tmp_path}/run"]) == 0
+    assert {search.max_tokens for search in searched} == {200}
+    small = translate.translate_config(translate.TranslateOptions(), ("eng_Latn",), 0, None)
+    assert search_as_trained(small.method, 2) == SearchConfig(beams=2, max_tokens=64)
 
 
 @pytest.mark.parametrize(

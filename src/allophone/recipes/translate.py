@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
-from transformers import MBartConfig
 
+from allophone.config import to_dict
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
@@ -26,14 +26,13 @@ from allophone.evaluate.transcripts import load_transcriber, transcribe_all, tra
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
-from allophone.models.hubert import published_config
 from allophone.models.speech_translator import (
     SpeechTranslator,
     SpeechTranslatorConfig,
     load_speech_translator,
 )
 from allophone.models.token_decoder import SearchConfig
-from allophone.models.translator_size import ParameterCounts, count_parameters, parameter_counts
+from allophone.models.translator_size import count_parameters, in_millions, paper_counts
 from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.translate_scores import (
     FORMAT,
@@ -62,6 +61,7 @@ from allophone.run.translation import (
     TranslateConfig,
     build_translator,
     execute_translation,
+    search_as_trained,
     shared_states,
 )
 from allophone.text.languages import parse_language
@@ -225,7 +225,8 @@ def train_translators(
     folders = tuple(run.folder for found in runs.values() for run in found.values())
     found: list[tuple[Path, Rows]] = []
     if asked:
-        on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, options, cascade, out, report)))
+        search = search_as_trained(config.method, options.beams)
+        on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, search, cascade, out, report)))
     tables, rows = found[0] if found else (None, {})
     return ScoredRun(folders=folders, finished=True, tables=tables, rows=rows)
 
@@ -259,7 +260,7 @@ def _judge(
     runs: Mapping[str, Mapping[int, TextRun]],
     corpus: Corpus,
     asked: Sequence[Asked],
-    options: TranslateOptions,
+    search: SearchConfig,
     cascade: Cascade | None,
     out: Path,
     report: Report,
@@ -273,14 +274,14 @@ def _judge(
         "before": model_hash(before),
         "pool": data_hash,
         "asked": len(asked),
-        "beams": options.beams,
+        "search": to_dict(search),
         "cascade": None if cascade is None else str(cascade),
     }
     done = saved_rows(out, FORMAT, made_from)
     if done is not None and (out / TABLES).exists():
         return out / TABLES, done
     unheard = sorted({one.row.language for one in asked} - set(heard.corpus.languages))
-    search, cache = SearchConfig(beams=options.beams, max_tokens=64), WaveformCache(corpus)
+    cache = WaveformCache(corpus)
     written = {
         name: Written(texts=(tuple(texts),), model_hash=name, seeds=())
         for name, texts in baseline_texts(
@@ -288,7 +289,7 @@ def _judge(
         ).items()
     }
     if cascade is not None:
-        written["cascade"] = _by_cascade(cascade, asked, cache, options.beams, out / "cascade", report)
+        written["cascade"] = _by_cascade(cascade, asked, cache, search.beams, out / "cascade", report)
     examples: tuple[tuple[str, str, str], ...] = ()
     for name, found in loaded.items():
         texts = tuple(
@@ -311,7 +312,7 @@ def _judge(
         ("Asked", in_words({one.row.id: one.row for one in asked}.values())),
         ("Writes", ", ".join(heard.languages or ())),
         ("Never heard", ", ".join(unheard) or "none of the languages that are scored"),
-        ("Search", f"{options.beams} beams"),
+        ("Search", f"{search.beams} beams"),
     )
     return write_translation(rows, asked, unheard, made_from, facts, examples, out), rows
 
@@ -390,17 +391,3 @@ def plan(
         f"At the paper's sizes (XLS-R 300M, mBART-50, 2 x 512): {in_millions(paper_counts())}",
     )
     return str(plan_texts(f"Translation on {hours:.2f} h", method, batch, config.train, seeds=runs, notes=notes))
-
-
-def paper_counts() -> ParameterCounts:
-    """Arithmetic of the published model, of which nothing is allocated."""
-    sizes = {"d_model": 1024, "decoder_layers": 12, "encoder_layers": 12, "decoder_attention_heads": 16}
-    settings = {**sizes, "decoder_ffn_dim": 4096, "vocab_size": 250_054, "decoder_start_token_id": 2}
-    decoder = MBartConfig.from_dict(settings)
-    return parameter_counts(published_config("xls-r-300m"), decoder, SpeechTranslatorConfig())
-
-
-def in_millions(counts: ParameterCounts) -> str:
-    """A line for people."""
-    parts = ("encoder", "decoder", "length_adaptor", "adapters", "layer_norms", "trained")
-    return ", ".join(f"{name.replace('_', ' ')} {getattr(counts, name) / 1e6:.2f} M" for name in parts) + "."
