@@ -106,6 +106,21 @@ def test_a_language_whose_recordings_are_left_out_is_scored_all_the_same(run: Pa
     assert result["seen_in_training"]["speakers"] == 0.5
 
 
+def test_recordings_longer_than_the_crop_are_left_out_and_counted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Corpus.open(run / "corpus")
+    first, *others = opened
+    Corpus(folder=run / "corpus", utterances=(replace(first, duration_seconds=7.0), *others), name="one long").save(
+        tmp_path / "corpus"
+    )
+    words = f"align --corpus {tmp_path}/corpus --model {run}/encoder --out {tmp_path}/run --steps 1"
+    assert main(words.split()) == 0
+    assert "Left out of 60 recordings to train on: 1 longer than 6 s." in capsys.readouterr().out
+    (heard,) = load_aligned(tmp_path / "run" / "model").info.heard
+    assert heard.utterances == 59
+
+
 def test_index_and_search(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lancedb", reason="needs the extra 'search'")
     model, index = str(run / "align" / "model"), str(tmp_path / "index")

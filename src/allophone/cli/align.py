@@ -105,6 +105,7 @@ def command(arguments: argparse.Namespace) -> int:
             transcriber=arguments.transcriber,
             transcribed=arguments.transcribe,
             report=report,
+            tell=say,
         )
     if result.tables is not None:
         say(result.tables.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from allophone.models.text_tower import TextTowerConfig
 from allophone.recipes.align_scores import score_towers
 from allophone.run.alignment import AlignConfig, execute_alignment
 from allophone.run.config import DataConfig
-from allophone.run.progress import Report, silent
+from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.starter import open_base
 from allophone.run.texts import without
 from allophone.train.config import TrainConfig
@@ -177,6 +177,7 @@ def align(
     transcriber: str | Path | None = None,
     transcribed: int | None = None,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> AlignResult:
     """Train a speech embedder and a text embedder of one space, and score retrieval on contents never met.
 
@@ -198,6 +199,7 @@ def align(
         transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
         transcribed: Most recordings that it transcribes; None = all.
         report: Told how far each stage is.
+        tell: Told what is left out.
 
     Raises:
         ConfigError: There is no such recipe or part of augmentation, nobody to transcribe, or the processes cannot
@@ -218,7 +220,8 @@ def align(
     corpus = without(corpus, leave_out)
     config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
     config = replace(config, train=_trained_for(config.train, steps, batches))
-    trained = execute_alignment(config, corpus, out, encoder=open_base(model)[0].encoder, text=text, report=report)
+    encoder = open_base(model)[0].encoder
+    trained = execute_alignment(config, corpus, out, encoder=encoder, text=text, report=report, tell=tell)
     if trained.result.stopped == "signal":
         return AlignResult(folder=trained.folder, finished=False, tables=None, rows={})
     pool = unheard_pool(whole, chosen)
