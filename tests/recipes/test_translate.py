@@ -14,6 +14,7 @@ from tiny_translator import decoder_folder
 
 from allophone.cli.main import main
 from allophone.cli.translate import named
+from allophone.metrics.translation import TOKENIZERS
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
 from allophone.models.speech_translator import load_speech_translator
@@ -82,6 +83,20 @@ def test_two_models_of_one_name_are_refused(folder: Path, capsys: pytest.Capture
     said = capsys.readouterr().err
     assert "--model a/seed-0/model and --model b/seed-0/model are both called 'seed-0'" in said
     assert "--model first=a/seed-0/model second=b/seed-0/model" in said
+
+
+def test_a_tokenizer_that_is_missing_is_noticed_before_the_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(translate, "LEAST", 5)
+    monkeypatch.setitem(TOKENIZERS, "spa", "ko-mecab")
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ko_mecab.MeCab", None)
+    monkeypatch.setattr(translate, "execute_translation", lambda *given, **named: pytest.fail("it is trained"))
+    assert main([*command(folder), "--out", str(tmp_path)]) == 1
+    assert (
+        "the tokenizer 'ko-mecab' needs more than is installed: `pip install 'allophone[ko]'`"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_language_left_out_is_not_heard(run: Path) -> None:

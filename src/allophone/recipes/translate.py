@@ -24,6 +24,7 @@ from allophone.evaluate.scores_page import TABLES, Rows, saved_rows
 from allophone.evaluate.text_translation import TextTranslator
 from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
+from allophone.metrics.translation import require_bleu
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
 from allophone.models.speech_translator import (
@@ -187,8 +188,8 @@ def train_translators(
         report: Told how far each stage is.
 
     Raises:
-        ConfigError: There is no model or seed, recipe and decoder do not fit, or the processes cannot share the
-            batches of a step.
+        ConfigError: There is no model or seed, recipe and decoder do not fit, the processes cannot share the batches of
+            a step, or what BLEU needs is not installed.
         DataError: The cascade's translator does not know a language that is asked.
         AllophoneError: What opening the models and the runs themselves raise.
     """
@@ -200,6 +201,8 @@ def train_translators(
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     tags = tuple(parse_language(language).tag for language in languages)
     asked = unmet(whole, tags, options.most_test, LEAST)
+    for tag in sorted({one.language for one in asked}):
+        require_bleu(tag)
     if cascade is not None:
         _require_languages(cascade, asked)
     runs: dict[str, dict[int, TextRun]] = {name: {} for name in models}
