@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_corpus import corpus
+from tiny_corpus import all_in_training, corpus
 from tiny_model import LASR
 from tiny_recognizer import recognizer_folder
 from tiny_translator import decoder_folder
 
 from allophone.cli.main import main
 from allophone.cli.translate import named
+from allophone.data.corpus import Corpus
 from allophone.metrics.translation import TOKENIZERS
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
@@ -122,6 +123,26 @@ def test_the_same_call_again_changes_nothing(run: Path, monkeypatch: pytest.Monk
     assert main(command(run)) == 0
     assert weights.stat().st_mtime_ns == before
     assert (run / "run" / "result.json").read_text() == scores
+
+
+def test_what_is_not_held_out_is_not_scored_and_it_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = all_in_training(Corpus.open(folder / "corpus"), tmp_path / "corpus")
+    for verb, needed in (("translate train --to spa", "20 contents of a direction"), ("transcribe train", "a content")):
+        words = f"{verb} --corpus {heard} --model {folder}/encoder --steps 1 --out {tmp_path}/{verb[:9]}"
+        assert main(words.split()) == 0
+        said = capsys.readouterr().out
+        assert f"Nothing will be scored: there are recordings of train (80); needed is {needed} of test or dev" in said
+
+
+def test_a_language_to_write_that_nothing_is_written_in_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in (["--plan"], []):
+        assert main([*command(folder), "--to", "spa,deu", *more]) == 1
+        said = capsys.readouterr().err
+        assert "no utterance of the training split has a text in deu_Latn. There are texts in eng" in said
 
 
 def test_a_plan_has_the_arithmetic_of_the_paper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

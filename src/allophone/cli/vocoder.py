@@ -94,6 +94,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             microbatches=arguments.microbatches,
             seed=arguments.seed,
             report=report,
+            tell=say,
         )
     for one in result.results:
         say(f"{one.name:<32} {one.text} {one.unit}")

@@ -23,11 +23,12 @@ from allophone.models.speech_embedder import SpeechEmbedderConfig
 from allophone.models.text_embedder import TextEmbedderConfig
 from allophone.models.text_tower import TextTowerConfig
 from allophone.recipes.align_scores import score_towers
+from allophone.recipes.written import nothing_held_out
 from allophone.run.alignment import AlignConfig, execute_alignment
 from allophone.run.config import DataConfig
 from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.starter import open_base
-from allophone.run.texts import without
+from allophone.run.texts import require_texts, without
 from allophone.train.config import TrainConfig
 from allophone.train.parallel import batches_of_step
 
@@ -199,12 +200,12 @@ def align(
         transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
         transcribed: Most recordings that it transcribes; None = all.
         report: Told how far each stage is.
-        tell: Told what is left out.
+        tell: Told what is left out, and before the training if nothing can be scored.
 
     Raises:
         ConfigError: There is no such recipe or part of augmentation, nobody to transcribe, or the processes cannot
             share the batches of a step.
-        DataError: A language to leave out is not one of the corpus.
+        DataError: A language to leave out is not one of the corpus, or one of texts has none.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
@@ -213,18 +214,18 @@ def align(
         raise ConfigError(f"Unknown align recipe {recipe!r}. {suggest(recipe, RECIPES)}")
     if transcribed is not None and (transcriber is None or transcribed < 1):
         raise ConfigError(f"--transcribe {transcribed} with --transcriber {transcriber}: name a model, and 1 or more.")
-    if all(row.split is None for row in corpus):
-        corpus = split_corpus(corpus)
-    chosen = tuple(languages) or spoken_languages(corpus)
-    whole = corpus
-    corpus = without(corpus, leave_out)
+    whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
+    require_texts(whole, languages)
+    chosen, heard = tuple(languages) or spoken_languages(whole), without(whole, leave_out)
+    pool = unheard_pool(whole, chosen)
+    if pool is None:
+        tell(nothing_held_out(whole))
     config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
     config = replace(config, train=_trained_for(config.train, steps, batches))
     encoder = open_base(model)[0].encoder
-    trained = execute_alignment(config, corpus, out, encoder=encoder, text=text, report=report, tell=tell)
+    trained = execute_alignment(config, heard, out, encoder=encoder, text=text, report=report, tell=tell)
     if trained.result.stopped == "signal":
         return AlignResult(folder=trained.folder, finished=False, tables=None, rows={})
-    pool = unheard_pool(whole, chosen)
     if pool is None:
         return AlignResult(folder=trained.folder, finished=True, tables=None, rows={})
 

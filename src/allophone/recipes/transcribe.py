@@ -31,12 +31,13 @@ from allophone.recipes.written import (
     ScoredRun,
     examples_of,
     in_words,
+    nothing_held_out,
     unmet,
     write_all,
 )
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
-from allophone.run.progress import Report, silent
+from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.starter import open_base
 from allophone.run.texts import TextRun, heard_with_texts, text_stream
 from allophone.run.transcription import TranscribeConfig, build_transcriber, execute_transcription
@@ -114,6 +115,7 @@ def train_transcribers(
     options: TranscribeOptions | None = None,
     seeds: Sequence[int] = (0,),
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> ScoredRun:
     """Train a transcriber, and score it on contents never met.
 
@@ -125,6 +127,7 @@ def train_transcribers(
         options: Recipe and search.
         seeds: Of the trainings.
         report: Told how far each stage is.
+        tell: Told before the training if nothing can be scored.
 
     Raises:
         ConfigError: There is no such recipe, no seed, or the processes cannot share the batches of a step.
@@ -136,13 +139,15 @@ def train_transcribers(
         raise ConfigError("transcribe needs at least one seed.")
     batches_of_step(options.microbatches)
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
+    asked = unmet(whole, None, options.most_test, 1)
+    if not asked:
+        tell(nothing_held_out(whole))
     runs: dict[int, TextRun] = {}
     for seed in seeds:
         config, encoder = transcribe_config(options, seed), open_base(model)[0].encoder
         runs[seed] = execute_transcription(config, whole, out / f"seed-{seed}", encoder=encoder, report=report)
         if runs[seed].result.stopped == "signal":
             return STOPPED
-    asked = unmet(whole, None, options.most_test, 1)
     found: list[tuple[Path, Rows]] = []
     if asked:
         on_rank_zero(lambda: found.append(_judge(model, runs, whole, asked, options, out, report)))

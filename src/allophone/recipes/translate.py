@@ -27,11 +27,7 @@ from allophone.methods.speech_translation import SpeechTranslation, SpeechTransl
 from allophone.metrics.translation import require_bleu
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
-from allophone.models.speech_translator import (
-    SpeechTranslator,
-    SpeechTranslatorConfig,
-    load_speech_translator,
-)
+from allophone.models.speech_translator import SpeechTranslator, SpeechTranslatorConfig, load_speech_translator
 from allophone.models.token_decoder import SearchConfig
 from allophone.models.translator_size import count_parameters, in_millions, paper_counts
 from allophone.recipes.text_baselines import baseline_texts
@@ -49,14 +45,15 @@ from allophone.recipes.written import (
     ScoredRun,
     examples_of,
     in_words,
+    nothing_held_out,
     unmet,
     write_all,
 )
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
-from allophone.run.progress import Report, counted, silent
+from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.starter import open_base
-from allophone.run.texts import TextRun, heard_with_texts, text_stream, without
+from allophone.run.texts import TextRun, heard_with_texts, require_texts, text_stream, without
 from allophone.run.translation import (
     NewDecoder,
     TranslateConfig,
@@ -171,6 +168,7 @@ def train_translators(
     leave_out: Sequence[str] = (),
     cascade: Cascade | None = None,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> ScoredRun:
     """Train a translator on each of some encoders, and score them side by side on contents never met.
 
@@ -186,11 +184,12 @@ def train_translators(
         leave_out: Languages whose recordings are not heard in training; their test recordings are scored (zero-shot).
         cascade: Also score these two; None = no such row.
         report: Told how far each stage is.
+        tell: Told before the training if nothing can be scored.
 
     Raises:
         ConfigError: There is no model or seed, recipe and decoder do not fit, the processes cannot share the batches of
             a step, or what BLEU needs is not installed.
-        DataError: The cascade's translator does not know a language that is asked.
+        DataError: A language to write has no text, or the cascade's translator does not know one that is asked.
         AllophoneError: What opening the models and the runs themselves raise.
     """
     require_shared(out)
@@ -200,7 +199,10 @@ def train_translators(
     batches_of_step(options.microbatches)
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     tags = tuple(parse_language(language).tag for language in languages)
+    require_texts(whole, tags)
     asked = unmet(whole, tags, options.most_test, LEAST)
+    if not asked:
+        tell(nothing_held_out(whole, LEAST))
     for tag in sorted({one.language for one in asked}):
         require_bleu(tag)
     if cascade is not None:
@@ -382,6 +384,7 @@ def plan(
     """
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     tags = tuple(parse_language(language).tag for language in languages)
+    require_texts(whole, tags)
     config, encoder = translate_config(options, tags, 0, decoder), open_base(model)[0].encoder
     heard = heard_with_texts(without(whole, leave_out), config.data, config.languages)
     method = SpeechTranslation(build_translator(config, heard, encoder, decoder), config.method)

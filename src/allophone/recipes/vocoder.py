@@ -25,7 +25,7 @@ from allophone.run.base import Base
 from allophone.run.config import DataConfig
 from allophone.run.origin import require_origin, write_origin
 from allophone.run.plan import Plan
-from allophone.run.progress import Report, counted, silent
+from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.starter import open_base
 from allophone.run.targets import kept_units, usable
 from allophone.run.vocoder import Listen, VocoderRunConfig, concerned, execute_vocoder, voices_of
@@ -130,6 +130,7 @@ def train_vocoder(
     microbatches: int | None = None,
     seed: int = 0,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> TrainedVocoder:
     """Train a vocoder for the units of an encoder, or of a units file, on the voices of a corpus.
 
@@ -145,6 +146,7 @@ def train_vocoder(
         microbatches: Batches of one update, a multiple of the number of processes; None = one for each of them.
         seed: Of everything that is drawn.
         report: Told how far each stage is.
+        tell: Told before the training if nothing can be judged.
 
     Raises:
         ConfigError: Neither or both of ``model`` and ``units`` are given, there is no such recipe, or the processes
@@ -154,6 +156,8 @@ def train_vocoder(
     require_shared(out)
     _check(recipe, model, units)
     batches = batches_of_step(microbatches)
+    if not any(row.split in ("dev", "test") for row in corpus):
+        tell("Nothing will be judged: no recording of the corpus is in the split dev or test. Give some that split.")
     listen: Listen | None = None
     if model is None:
         assert units is not None

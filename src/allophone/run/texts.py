@@ -99,6 +99,22 @@ def without(corpus: Corpus, languages: Sequence[str]) -> Corpus:
     return corpus.with_utterances(tuple(row for row in corpus if row.id not in absent))
 
 
+def require_texts(corpus: Corpus, languages: Sequence[str]) -> None:
+    """Refuse a language that no utterance of the training split has a text in; nothing of it could be learned.
+
+    Raises:
+        DataError: There is one.
+    """
+    training = [row for row in corpus if row.split in (None, "train")]
+    there = {tag for row in training for tag in (*row.translations, *([row.language] if row.text else ()))}
+    missing = [language for language in languages if language not in there]
+    if missing:
+        raise DataError(
+            f"{corpus.name}: no utterance of the training split has a text in {', '.join(missing)}. There are texts in "
+            f"{', '.join(sorted(there)) or 'no language'}. Name these alone, or add texts or translations."
+        )
+
+
 def heard_whole(row: Utterance, data: DataConfig) -> bool:
     """Whether no piece is cut out of an utterance; a piece does not say the whole text."""
     return row.duration_seconds <= data.collate.crop_seconds + CLOSE_SECONDS
