@@ -240,7 +240,7 @@ def test_a_cascade_stands_in_the_same_tables(folder: Path, tmp_path: Path, monke
     names = [one["name"] for one in result["rows"]["cascade"]]
     assert names == [one["name"] for one in result["rows"]["translator: encoder"]]
     (transcripts,) = (tmp_path / "run" / "cascade").glob("transcripts-*.tsv")
-    assert {line.split("\t")[1] for line in transcripts.read_text().splitlines()} == {"b"}
+    assert {line.split("\t")[2] for line in transcripts.read_text().splitlines()} == {"b"}
     assert "cascade" in (tmp_path / "run" / "scores.md").read_text()
 
 
