@@ -117,7 +117,7 @@ def test_what_cannot_be_scored_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(DataError, match="0 references for 0"):
         chrf_counts([], [])
     monkeypatch.setitem(sys.modules, "mecab_ko", None)
-    with pytest.raises(ConfigError, match=r"pip install 'sacrebleu\[ko\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'allophone\[ko\]'"):
         bleu(["가"], ["가"], "kor_Hang")
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(ConfigError, match=r"pip install 'allophone\[translate\]'"):

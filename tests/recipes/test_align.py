@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_corpus import LANGUAGES, corpus
+from tiny_corpus import LANGUAGES, all_in_training, corpus
 from tiny_model import LASR
 
 from allophone.cli.main import main
@@ -104,6 +104,35 @@ def test_a_language_whose_recordings_are_left_out_is_scored_all_the_same(run: Pa
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["pool"]["spoken"] == list(LANGUAGES) and result["pool"]["texts"] == 20
     assert result["seen_in_training"]["speakers"] == 0.5
+
+
+def test_recordings_longer_than_the_crop_are_left_out_and_counted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Corpus.open(run / "corpus")
+    first, *others = opened
+    Corpus(folder=run / "corpus", utterances=(replace(first, duration_seconds=7.0), *others), name="one long").save(
+        tmp_path / "corpus"
+    )
+    words = f"align --corpus {tmp_path}/corpus --model {run}/encoder --out {tmp_path}/run --steps 1"
+    assert main(words.split()) == 0
+    assert "Left out of 60 recordings to train on: 1 longer than 6 s." in capsys.readouterr().out
+    (heard,) = load_aligned(tmp_path / "run" / "model").info.heard
+    assert heard.utterances == 59
+
+
+def test_what_is_not_held_out_is_not_scored_and_it_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = all_in_training(Corpus.open(run / "corpus"), tmp_path / "corpus")
+    words = f"align --corpus {heard} --model {run}/encoder --out {tmp_path}/run --steps 1"
+    assert main(words.split()) == 0
+    assert (
+        "Nothing will be scored: there are recordings of train (80); needed is a content of test"
+        in capsys.readouterr().out
+    )
+    assert main([*words.split(), "--languages", "eng_Latn,deu_Latn"]) == 1
+    assert "no utterance of the training split has a text in deu_Latn" in capsys.readouterr().err
 
 
 def test_index_and_search(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

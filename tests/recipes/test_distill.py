@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_corpus import LANGUAGES, corpus
+from tiny_corpus import LANGUAGES, all_in_training, corpus
 from tiny_model import LASR
 from torch import Tensor
 from torch.nn import functional as F
@@ -119,6 +119,18 @@ def test_the_model_is_compared_with_vectors_that_say_nothing_of_the_language(run
     left = [removed(some.half().float()).mean(dim=0) for some in training]
     torch.testing.assert_close(left[0], left[1], atol=1e-5, rtol=0)
     assert load_speech_embedder(folder).dim == 4
+
+
+def test_what_is_not_held_out_is_not_scored_and_it_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = all_in_training(Corpus.open(run / "corpus"), tmp_path / "corpus")
+    words = ["--corpus", str(heard), "--out", str(tmp_path / "run"), "--seeds", "0", "--steps", "1"]
+    assert main(command(run, *words)) == 0
+    assert (
+        "Nothing will be scored: there are recordings of train (80); needed is a content of test"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_same_call_again_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

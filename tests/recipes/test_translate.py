@@ -7,18 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_corpus import corpus
+from tiny_corpus import all_in_training, corpus
 from tiny_model import LASR
 from tiny_recognizer import recognizer_folder
 from tiny_translator import decoder_folder
 
 from allophone.cli.main import main
 from allophone.cli.translate import named
+from allophone.data.corpus import Corpus
+from allophone.metrics.translation import TOKENIZERS
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
 from allophone.models.speech_translator import load_speech_translator
+from allophone.models.token_decoder import SearchConfig
 from allophone.models.transcriber import SpellingDecoderConfig, load_transcriber
+from allophone.models.translator_size import paper_counts
 from allophone.recipes import translate
+from allophone.run.translation import search_as_trained
 from allophone.run.used import read_use
 
 BASELINES = [
@@ -81,6 +86,20 @@ def test_two_models_of_one_name_are_refused(folder: Path, capsys: pytest.Capture
     assert "--model first=a/seed-0/model second=b/seed-0/model" in said
 
 
+def test_a_tokenizer_that_is_missing_is_noticed_before_the_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(translate, "LEAST", 5)
+    monkeypatch.setitem(TOKENIZERS, "spa", "ko-mecab")
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ko_mecab.MeCab", None)
+    monkeypatch.setattr(translate, "execute_translation", lambda *given, **named: pytest.fail("it is trained"))
+    assert main([*command(folder), "--out", str(tmp_path)]) == 1
+    assert (
+        "the tokenizer 'ko-mecab' needs more than is installed: `pip install 'allophone[ko]'`"
+        in capsys.readouterr().err
+    )
+
+
 def test_a_language_left_out_is_not_heard(run: Path) -> None:
     used = read_use(run / "run" / "first" / "seed-0")
     assert used is not None and {row["language"] for row in used["trained"]} == {"eng_Latn"}
@@ -106,11 +125,31 @@ def test_the_same_call_again_changes_nothing(run: Path, monkeypatch: pytest.Monk
     assert (run / "run" / "result.json").read_text() == scores
 
 
+def test_what_is_not_held_out_is_not_scored_and_it_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = all_in_training(Corpus.open(folder / "corpus"), tmp_path / "corpus")
+    for verb, needed in (("translate train --to spa", "20 contents of a direction"), ("transcribe train", "a content")):
+        words = f"{verb} --corpus {heard} --model {folder}/encoder --steps 1 --out {tmp_path}/{verb[:9]}"
+        assert main(words.split()) == 0
+        said = capsys.readouterr().out
+        assert f"Nothing will be scored: there are recordings of train (80); needed is {needed} of test or dev" in said
+
+
+def test_a_language_to_write_that_nothing_is_written_in_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in (["--plan"], []):
+        assert main([*command(folder), "--to", "spa,deu", *more]) == 1
+        said = capsys.readouterr().err
+        assert "no utterance of the training split has a text in deu_Latn. There are texts in eng" in said
+
+
 def test_a_plan_has_the_arithmetic_of_the_paper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(folder, "--plan")) == 0
     said = capsys.readouterr().out
     assert "2 x 3 steps" in said and "30 utterances with a text in spa_Latn" in said
-    counts = translate.paper_counts()
+    counts = paper_counts()
     assert abs(counts.adapters / 75e6 - 1) < 0.01
     assert f"adapters {counts.adapters / 1e6:.2f} M" in said
 
@@ -127,6 +166,25 @@ def test_a_pretrained_decoder_gets_adapters(folder: Path, tmp_path: Path) -> Non
 def test_a_decoder_that_is_named_gets_adapters_of_the_published_size() -> None:
     config = translate.translate_config(translate.TranslateOptions(), ("eng_Latn",), 0, "some/decoder")
     assert config.decoder is None and config.translator.adapter_dim == 512
+
+
+def test_texts_are_written_as_long_as_they_were_learned(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translate, "LEAST", 5)
+    searched: list[SearchConfig] = []
+
+    def silent(model, search, waveform, lengths, asked):  # type: ignore[no-untyped-def]
+        searched.append(search)
+        return [""] * len(asked)
+
+    monkeypatch.setattr(translate, "_translations", silent)
+    words = f"translate train --corpus {folder}/corpus --model {folder}/encoder --to spa --recipe standard --steps 2"
+    decoder = decoder_folder(tmp_path / "decoder", "m2m_100", ["spa_Latn"])
+    assert main([*words.split(), "--decoder", str(decoder), "--out", f"{tmp_path}/run"]) == 0
+    assert {search.max_tokens for search in searched} == {200}
+    small = translate.translate_config(translate.TranslateOptions(), ("eng_Latn",), 0, None)
+    assert search_as_trained(small.method, 2) == SearchConfig(beams=2, max_tokens=64)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +240,7 @@ def test_a_cascade_stands_in_the_same_tables(folder: Path, tmp_path: Path, monke
     names = [one["name"] for one in result["rows"]["cascade"]]
     assert names == [one["name"] for one in result["rows"]["translator: encoder"]]
     (transcripts,) = (tmp_path / "run" / "cascade").glob("transcripts-*.tsv")
-    assert {line.split("\t")[1] for line in transcripts.read_text().splitlines()} == {"b"}
+    assert {line.split("\t")[2] for line in transcripts.read_text().splitlines()} == {"b"}
     assert "cascade" in (tmp_path / "run" / "scores.md").read_text()
 
 

@@ -22,7 +22,7 @@ from allophone.distributed import (
 )
 from allophone.errors import ConfigError, DistributedError
 from allophone.train import parallel
-from allophone.train.parallel import batches_per_process
+from allophone.train.parallel import batches_of_step, batches_per_process
 
 
 def test_alone_everything_is_a_no_op(tmp_path: Path) -> None:
@@ -74,6 +74,11 @@ def test_uneven_shares_are_refused_with_what_would_work(monkeypatch: pytest.Monk
     assert batches_per_process(12) == 4
     with pytest.raises(ConfigError, match=r"3 processes cannot share the 4 batches.*Start 1 or 2 or 4 processes"):
         batches_per_process(4)
+    assert batches_of_step(None) == 3 and batches_of_step(6) == 6
+    with pytest.raises(ConfigError, match=r"3 processes cannot share the 4 batches"):
+        batches_of_step(4)
+    with pytest.raises(ConfigError, match=r"--microbatches is 0; expected 1 or more"):
+        batches_of_step(0)
 
 
 def test_only_pretrain_runs_in_several_processes(

@@ -9,8 +9,11 @@ import pytest
 from tiny_corpus import corpus
 
 from allophone.audio.augment import AugmentConfig
+from allophone.data.captioning import CaptionConfig
 from allophone.data.collate import CollateConfig
 from allophone.errors import DataError
+from allophone.recipes.align import small
+from allophone.run.alignment import heard_utterances
 from allophone.run.config import DataConfig
 from allophone.run.texts import heard_with_texts, texts_of_row, undisturbed, without
 
@@ -29,6 +32,21 @@ def test_long_utterances_and_those_without_a_text_are_left_out_and_counted(tmp_p
     assert len(translated.corpus) == 59  # its translation is still there
     with pytest.raises(DataError, match=r"none of 60 utterances of the training split has a text in deu_Latn"):
         heard_with_texts(changed, DATA, ["deu_Latn"])
+
+
+def test_a_piece_of_a_recording_is_not_aligned_with_its_whole_text(tmp_path: Path) -> None:
+    spoken = corpus(tmp_path)
+    first, second, third, *others = spoken
+    long, mute = replace(first, duration_seconds=1.5), replace(second, text=None, translations={}, group=None)
+    changed = spoken.with_utterances((long, mute, replace(third, duration_seconds=0.2), *others))
+    config = replace(small(("eng_Latn", "fra_Latn"), from_nothing=True), data=DATA)
+    heard, left_out = heard_utterances(changed, config)
+    assert long not in heard.utterances and len(heard) == 57
+    assert left_out == {"shorter than 0.3 s": 1, "longer than 1 s": 1, "without a text": 1}
+    spoken_languages = replace(config, captions=CaptionConfig(kinds=("language",)))
+    assert long in heard_utterances(changed, spoken_languages)[0].utterances  # a piece is as French as the whole
+    with pytest.raises(DataError, match=r"none of 60 utterances .* has a text in the languages .* and at most 0.5 s"):
+        heard_utterances(spoken, replace(config, data=replace(DATA, collate=replace(DATA.collate, crop_seconds=0.5))))
 
 
 def test_what_is_perturbed_sounds_different_each_time() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_text import TEXTS, text_encoder
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, ModernBertConfig, ModernBertModel
 
 from allophone.errors import CheckpointError, ConfigError
 from allophone.models.text_embedder import (
@@ -140,3 +140,14 @@ def test_a_text_longer_than_the_positions_of_the_encoder_is_cut(folder: Path) ->
     ids, _ = model.tokenize([long])
     assert ids.shape[1] <= model.encoder.config.max_position_embeddings < model.config.max_tokens
     assert model.embed([long]).isfinite().all()
+
+
+def test_a_padding_token_behind_all_words_takes_no_positions(folder: Path) -> None:
+    """ModernBERT's is the last of its vocabulary, number 50,283, and its positions are turned, not counted from it."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    places = {"vocab_size": 500, "pad_token_id": 499, "max_position_embeddings": 66}
+    modern = ModernBertModel(ModernBertConfig(**sizes, **places))
+    model = TextEmbedder(modern, AutoTokenizer.from_pretrained(folder), CONFIG)
+    ids, _ = model.tokenize(["ma mo " * 200])
+    assert ids.shape[1] == 66
+    assert model.embed([*TEXTS]).isfinite().all()

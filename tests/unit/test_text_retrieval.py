@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,7 +11,19 @@ from torch.nn import functional as F
 
 from allophone.data.utterance import Utterance
 from allophone.errors import DataError
-from allophone.evaluate.text_retrieval import Pool, answer, build_pool, chance, held_out, questions, score, score_chance
+from allophone.evaluate.text_retrieval import (
+    LIKE_LENGTH,
+    Pool,
+    Relation,
+    answer,
+    build_pool,
+    chance,
+    held_out,
+    questions,
+    score,
+    score_chance,
+)
+from allophone.metrics.ranking import ROWS
 from allophone.models.lasr import Lasr
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
 
@@ -66,6 +78,44 @@ def test_in_a_pair_the_third_language_is_left_out_and_all_else_stays_in() -> Non
     speech = next(one for one in questions(pool, pairs=False) if one.direction == "speech to speech")
     assert speech.allowed.sum(dim=1).unique().tolist() == [59]  # not itself
     assert questions(pool, pairs=True, least=31) != [] and len(questions(pool, pairs=True, least=31)) == 3
+
+
+def test_what_is_right_and_what_takes_part_is_as_defined() -> None:
+    some = [replace(row, duration_seconds=1.0 + 0.15 * number) for number, row in enumerate(rows(4))]
+    some[3] = replace(some[3], translations={"spa_Latn": "otro texto"})  # a second wording of its content
+    pool = build_pool(some)
+    seconds = [row.duration_seconds for row in pool.utterances]
+    languages = {"speech": [row.language for row in pool.utterances], "text": [tag for tag, _ in pool.texts]}
+    alike = [[bool((one & other).any()) for other in pool.says] for one in pool.says]
+    says = {"speech to text": pool.says.tolist(), "text to speech": pool.says.T.tolist(), "speech to speech": alike}
+    for one in questions(pool, pairs=True, least=1):
+        asking, _, answering = one.direction.partition(" to ")
+        right, allowed = one.right.tolist(), one.allowed.tolist()
+        for place, query in enumerate(one.queries.tolist()):
+            for other, language in enumerate(languages[answering]):
+                far = own = False
+                if one.direction == "speech to speech":
+                    far = not 1 / LIKE_LENGTH <= seconds[query] / seconds[other] <= LIKE_LENGTH
+                    own = language == languages[asking][query]
+                true = says[one.direction][query][other]
+                expected = true and not far and not own and (one.pair is None or language == one.pair[1])
+                assert right[place][other] == expected, (one.name, query, other)
+                assert allowed[place][other] == (expected or not (true or far)), (one.name, query, other)
+
+
+def test_the_memory_of_questions_does_not_grow_with_pairs_of_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, sizes = build_pool(rows(ROWS)), []
+    masks = Relation.masks
+    monkeypatch.setattr(
+        Relation, "masks", lambda self, queries, wanted: (sizes.append(len(queries)), masks(self, queries, wanted))[1]
+    )
+    asked = questions(pool, pairs=True)
+    assert len({id(one.relation) for one in asked}) == 3  # what is large is shared
+    held = [getattr(one, field.name) for one in asked for field in fields(one)]
+    assert all(part.ndim == 1 for part in held if isinstance(part, Tensor))
+    one = next(one for one in asked if one.name == "speech to text")
+    assert answer(one, *perfect(pool)).recall[1].shape == chance(one).recall[1].shape == (2 * ROWS,)
+    assert max(sizes) == ROWS
 
 
 def test_random_encoder_at_chance(speech: Callable[..., Tensor]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,14 @@ from allophone.evaluate.faster_whisper import _whisper
 from allophone.evaluate.transcripts import CHUNK, load_transcriber, transcribe_all, transcriber_hash
 
 ROWS = [
-    Utterance(id=f"u{number}", path="x", duration_seconds=1.0, sample_rate=16_000, language="fra_Latn")
+    Utterance(
+        id=f"u{number}",
+        path="x",
+        duration_seconds=1.0,
+        sample_rate=16_000,
+        language="fra_Latn",
+        sha256=f"hash-{number}",
+    )
     for number in range(CHUNK + 3)
 ]
 
@@ -55,10 +63,22 @@ def test_an_interrupted_transcription_goes_on(tmp_path: Path) -> None:
 
 def test_a_line_that_a_kill_tore_is_written_again(tmp_path: Path) -> None:
     cache, file = WaveformCache(Steps()), tmp_path / "transcripts.tsv"
-    file.write_bytes("u0\tkept\nu1\tnumber \u2028é".encode()[:-1])
+    file.write_bytes("u0\thash-0\tkept\nu1\thash-1\tnumber \u2028é".encode()[:-1])
     found = transcribe_all(ROWS[:3], cache, numbers, file)
     assert found == ["kept", "number 1", "number 2"]
-    assert file.read_text(encoding="utf-8") == "u0\tkept\nu1\tnumber 1\nu2\tnumber 2\n"
+    lines = ["u0\thash-0\tkept", "u1\thash-1\tnumber 1", "u2\thash-2\tnumber 2"]
+    assert file.read_text(encoding="utf-8").splitlines() == lines
+
+
+@pytest.mark.parametrize("sha256", ["hash-9", None])
+def test_another_recording_of_the_same_id_is_transcribed_too(tmp_path: Path, sha256: str | None) -> None:
+    """Also where the corpus has no hashes, and where the table is from before it had them."""
+    cache, file = WaveformCache(Steps()), tmp_path / "transcripts.tsv"
+    file.write_text("u0\tof an earlier version\nu0\thash-0\tof another corpus\n")
+    for _ in range(2):
+        assert transcribe_all([replace(ROWS[0], sha256=sha256)], cache, numbers, file) == ["number 0"]
+    assert len(file.read_text().splitlines()) == 3
+    assert transcribe_all(ROWS[:1], cache, numbers, file) == ["of another corpus"]
 
 
 def test_a_recognizer_of_transformers(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import soundfile
@@ -41,3 +42,9 @@ def corpus(folder: Path) -> Corpus:
                 )
             )
     return Corpus(folder=folder, utterances=tuple(rows), name="pitches").save(folder)
+
+
+def all_in_training(spoken: Corpus, folder: Path) -> Path:
+    """Write a corpus of the same recordings, of which nothing is held out."""
+    spoken.with_utterances(tuple(replace(row, split="train") for row in spoken)).save(folder)
+    return folder

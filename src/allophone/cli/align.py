@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import ended, say, stages, wrote
-from allophone.cli.parser import Parser, Verbs, add_corpus, add_out, add_verb, languages
+from allophone.cli.parser import Parser, Verbs, add_corpus, add_microbatches, add_out, add_verb, languages
 from allophone.cli.places import open_corpus
 
 
@@ -50,6 +50,7 @@ def add(verbs: Verbs) -> None:
     )
     _add_augmentation_and_cascade(parser)
     parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
+    add_microbatches(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
     add_out(parser, "the run", Path("runs/align"))
 
@@ -99,10 +100,12 @@ def command(arguments: argparse.Namespace) -> int:
             augment=arguments.augment,
             augment_text=arguments.augment_text,
             steps=arguments.steps,
+            microbatches=arguments.microbatches,
             seed=arguments.seed,
             transcriber=arguments.transcriber,
             transcribed=arguments.transcribe,
             report=report,
+            tell=say,
         )
     if result.tables is not None:
         say(result.tables.read_text(encoding="utf-8"))

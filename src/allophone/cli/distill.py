@@ -76,6 +76,7 @@ def command(arguments: argparse.Namespace) -> int:
             leave_out=arguments.leave_out,
             transcriber=arguments.transcriber,
             report=report,
+            tell=say,
         )
     if result.tables is not None:
         say(result.tables.read_text(encoding="utf-8"))

@@ -90,6 +90,16 @@ def add_plan(parser: Parser) -> None:
     )
 
 
+def add_microbatches(parser: Parser) -> None:
+    """Add ``--microbatches``."""
+    parser.add_argument(
+        "--microbatches",
+        type=int,
+        metavar="N",
+        help="batches of one update, those of all processes together (default: one for each process)",
+    )
+
+
 def add_corpus(parser: Parser) -> None:
     """Add ``--corpus``, in whatever form :meth:`allophone.data.corpus.Corpus.open` takes."""
     parser.add_argument(

@@ -53,7 +53,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     remember(arguments)
     with stages() as report, process_group():
         result = transcribe.train_transcribers(
-            arguments.model, corpus, out=arguments.out, options=options, seeds=arguments.seeds, report=report
+            arguments.model, corpus, out=arguments.out, options=options, seeds=arguments.seeds, report=report, tell=say
         )
     if result.tables is not None:
         say(result.tables.read_text(encoding="utf-8"))

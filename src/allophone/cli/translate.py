@@ -135,6 +135,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             leave_out=arguments.leave_out,
             cascade=cascade,
             report=report,
+            tell=say,
         )
     if result.tables is not None:
         say(result.tables.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allophone.cli.console import ended, remember, say, stages, wrote
-from allophone.cli.parser import Parser, Verbs, add_corpus, add_group, add_out, add_plan, add_verb
+from allophone.cli.parser import Parser, Verbs, add_corpus, add_group, add_microbatches, add_out, add_plan, add_verb
 from allophone.cli.places import model_folder, open_corpus
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def _add_train(group: Verbs) -> None:
         "--pitch", action="store_true", help="follow the melody of recordings too; then units alone cannot be spoken"
     )
     parser.add_argument("--steps", type=int, metavar="N", help="updates (default: the recipe's)")
+    add_microbatches(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
     add_out(parser, "the run", Path("runs/vocoder"))
     add_plan(parser)
@@ -74,6 +75,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             recipe=arguments.recipe,
             pitch=arguments.pitch,
             steps=arguments.steps,
+            microbatches=arguments.microbatches,
             seed=arguments.seed,
         )
         say(str(plan))
@@ -89,8 +91,10 @@ def run_train(arguments: argparse.Namespace) -> int:
             recipe=arguments.recipe,
             pitch=arguments.pitch,
             steps=arguments.steps,
+            microbatches=arguments.microbatches,
             seed=arguments.seed,
             report=report,
+            tell=say,
         )
     for one in result.results:
         say(f"{one.name:<32} {one.text} {one.unit}")

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allophone.evaluate.result import Result, Signature, result_from_interval
-from allophone.evaluate.text_retrieval import NORMALIZER, Pool, Question
+from allophone.evaluate.text_retrieval import NORMALIZER, WHERE, Pool, Question, ask, relate
 from allophone.metrics.intervals import bootstrap
 
-WHERE = ("own language", "other languages")
 KINDS = tuple(f"{error} error, {where}" for where in WHERE for error in ("xsim", "xsim++"))
 
 
@@ -32,27 +31,9 @@ def language_questions(pool: Pool, least: int = 20) -> list[Question]:
     Asked of all utterances together (``all``) and of each spoken language with ``least`` queries. What says the same in
     languages that are not asked for is left out for the query.
     """
-    spoken = np.array([row.language for row in pool.utterances])
-    own = torch.from_numpy(spoken[:, None] == np.array([language for language, _ in pool.texts])[None])
-    groups = tuple(row.group or row.id for row in pool.utterances)
-    found = []
-    for where, mask in zip(WHERE, (own, ~own), strict=True):
-        right = pool.says & mask
-        for language in ("all", *pool.spoken):
-            asked = right.any(dim=1) & torch.from_numpy((spoken == language) | (language == "all"))
-            queries = asked.nonzero()[:, 0]
-            if len(queries) >= (1 if language == "all" else least):
-                found.append(
-                    Question(
-                        direction="speech to text",
-                        pair=(language, where),
-                        queries=queries,
-                        right=right[queries],
-                        allowed=(right | ~pool.says)[queries],
-                        groups=tuple(groups[row] for row in queries.tolist()),
-                    )
-                )
-    return found
+    relation = relate(pool, "speech to text")
+    found = [ask(relation, (language, where)) for where in WHERE for language in ("all", *pool.spoken)]
+    return [one for one in found if len(one.queries) >= (1 if one.pair and one.pair[0] == "all" else least)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -13,8 +13,8 @@ Source: protocol of docs and tables of this project; metrics as in :mod:`allopho
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,11 +27,13 @@ from allophone.data.utterance import Utterance
 from allophone.errors import DataError
 from allophone.evaluate.result import Result, Signature, result_from_interval
 from allophone.metrics.intervals import Interval, bootstrap, paired_bootstrap
-from allophone.metrics.ranking import Ranking, chance_ranking, rank_candidates
+from allophone.metrics.ranking import ROWS, Ranking, chance_of_counts, rank_blocks
 
 Array = NDArray[np.float64]
 Direction = Literal["speech to text", "text to speech", "speech to speech"]
 DIRECTIONS: tuple[Direction, ...] = ("speech to text", "text to speech", "speech to speech")
+WHERE = ("own language", "other languages")
+"""Languages of answers by that of the query."""
 LIKE_LENGTH = 1.25
 """Recordings are of like length where none is more than so many times as long as the other."""
 NORMALIZER = "content facts 1"
@@ -89,106 +91,139 @@ def held_out(utterances: Sequence[Utterance], known: Sequence[Utterance]) -> tup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Relation:
+    """What all questions of one direction share. Q queries, C candidates, the whole pool."""
+
+    direction: Direction
+    pool: Pool
+    tags: tuple[str, ...]
+    """Languages; below, each is its place here."""
+    query_languages: Tensor
+    """Shape ``(Q,)``, int64."""
+    answer_languages: Tensor
+    """Shape ``(C,)``, int64."""
+    contents: tuple[str, ...]
+    """Content of each query."""
+    said: Tensor
+    """Which texts are true of which recordings, sparse, for speech to speech. Shape ``(N, M)``, float32."""
+    seconds: Tensor
+    """Logarithm of each recording's duration. Shape ``(N,)``."""
+
+    def masks(self, queries: Tensor, wanted: str | None) -> tuple[Tensor, Tensor]:
+        """Which candidates are right, and which take part; nothing of it is kept, for a pool has many questions.
+
+        Args:
+            queries: Positions among recordings or texts. Shape ``(B,)``, int64.
+            wanted: Language of answers, or one of :data:`WHERE`; None = any.
+
+        Returns:
+            Two of shape ``(B, C)``, bool.
+        """
+        asking, answering = self.query_languages[queries][:, None], self.answer_languages[None]
+        if wanted is None:
+            fits = torch.ones_like(answering, dtype=torch.bool)
+        elif wanted in WHERE:
+            fits = answering == asking if wanted == WHERE[0] else answering != asking
+        else:
+            fits = answering == self.tags.index(wanted)
+        if self.direction != "speech to speech":
+            says = self.pool.says[queries] if self.direction == "speech to text" else self.pool.says[:, queries].T
+            right = says & fits
+            return right, right | ~says
+        says = (torch.sparse.mm(self.said, self.pool.says[queries].T.float()) > 0).T
+        alike = (self.seconds[queries][:, None] - self.seconds[None]).abs() <= math.log(LIKE_LENGTH)
+        right = says & fits & (asking != answering) & alike
+        return right, right | (alike & ~says)
+
+
+def relate(pool: Pool, direction: Direction) -> Relation:
+    """What all questions of one direction share."""
+    tags = sorted({*pool.spoken, *pool.written})
+    numbers = {tag: number for number, tag in enumerate(tags)}
+    languages = {
+        "speech": torch.tensor([numbers[row.language] for row in pool.utterances]),
+        "text": torch.tensor([numbers[language] for language, _ in pool.texts]),
+    }
+    contents = tuple(row.group or row.id for row in pool.utterances)
+    asking, _, answering = direction.partition(" to ")
+    if asking == "text":
+        contents = tuple(contents[place] for place in pool.says.int().argmax(dim=0).tolist())
+    return Relation(
+        direction=direction,
+        pool=pool,
+        tags=tuple(tags),
+        query_languages=languages[asking],
+        answer_languages=languages[answering],
+        contents=contents,
+        said=pool.says.to_sparse().float(),
+        seconds=torch.tensor([row.duration_seconds for row in pool.utterances]).log(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Question:
     """Queries, and what answers them."""
 
-    direction: Direction
+    relation: Relation
     pair: tuple[str, str] | None
-    """Language of queries and of answers; None = all."""
+    """Language of queries (or ``all``) and of answers (or one of :data:`WHERE`); None = all."""
     queries: Tensor
     """Positions among recordings or texts. Shape ``(Q,)``, int64."""
-    right: Tensor
-    """Shape ``(Q, C)``, bool."""
-    allowed: Tensor
-    """Shape ``(Q, C)``, bool."""
-    groups: tuple[str, ...]
-    """Content of each query, for a bootstrap over contents."""
+
+    @property
+    def direction(self) -> Direction:
+        """What searches what."""
+        return self.relation.direction
 
     @property
     def name(self) -> str:
         """As tables have it."""
         return self.direction if self.pair is None else f"{self.direction}, {self.pair[0]} to {self.pair[1]}"
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Content of each query, for a bootstrap over contents."""
+        return tuple(self.relation.contents[place] for place in self.queries.tolist())
+
+    @property
+    def right(self) -> Tensor:
+        """Right candidates of all queries. Shape ``(Q, C)``, bool."""
+        return self.relation.masks(self.queries, self.pair and self.pair[1])[0]
+
+    @property
+    def allowed(self) -> Tensor:
+        """Candidates of all queries that take part. Shape ``(Q, C)``, bool."""
+        return self.relation.masks(self.queries, self.pair and self.pair[1])[1]
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Queries ``(B,)``, their right candidates and those that take part, ``(B, C)``, some queries at once."""
+        for part in self.queries.split(ROWS):
+            yield part, *self.relation.masks(part, self.pair and self.pair[1])
+
 
 def questions(pool: Pool, *, pairs: bool, least: int = 20) -> list[Question]:
-    """Every direction over the whole pool and, where ``pairs``, every pair of languages with ``least`` queries."""
+    """Every direction over the whole pool and, where ``pairs``, every pair of languages with ``least`` queries.
+
+    Questions are small: what answers them is found while they are asked, so many languages take no more memory.
+    """
     asked: list[tuple[Direction, tuple[str, str] | None]] = [(direction, None) for direction in DIRECTIONS]
     if pairs:
         asked += [("speech to text", (a, b)) for a in pool.spoken for b in pool.written]
         asked += [("text to speech", (b, a)) for b in pool.written for a in pool.spoken]
         asked += [("speech to speech", (a, b)) for a in pool.spoken for b in pool.spoken if a != b]
-    relations = {direction: _relate(pool, direction) for direction in DIRECTIONS}
-    found = [_ask(relations[direction], pair) for direction, pair in asked]
-    return [one for one in found if one is not None and (one.pair is None or len(one.queries) >= least)]
+    relations = {direction: relate(pool, direction) for direction in DIRECTIONS}
+    found = [ask(relations[direction], pair) for direction, pair in asked]
+    return [one for one in found if len(one.queries) >= (1 if one.pair is None else least)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Relation:
-    """What all questions of one direction share. Q queries, C candidates, the whole pool."""
-
-    direction: Direction
-    says: Tensor
-    """Which candidates say what a query says, in whatever language. Shape ``(Q, C)``, bool."""
-    right: Tensor
-    """Which of them are answers. Shape ``(Q, C)``, bool."""
-    comparable: Tensor
-    """Which candidates a query is compared with. Shape ``(Q, C)``, bool."""
-    query_languages: NDArray[np.str_]
-    answer_languages: NDArray[np.str_]
-    groups: tuple[str, ...]
-    """Content of each query."""
-
-
-def _relate(pool: Pool, direction: Direction) -> _Relation:
-    spoken = np.array([row.language for row in pool.utterances])
-    written = np.array([language for language, _ in pool.texts])
-    contents = tuple(row.group or row.id for row in pool.utterances)
-    if direction == "speech to text":
-        says, query_languages, answer_languages, groups = pool.says, spoken, written, contents
-    elif direction == "text to speech":
-        first = pool.says.int().argmax(dim=0).tolist()
-        says, query_languages, answer_languages = pool.says.T, written, spoken
-        groups = tuple(contents[place] for place in first)
-    else:
-        says = (pool.says.float() @ pool.says.float().T) > 0
-        query_languages, answer_languages, groups = spoken, spoken, contents
-    right, comparable = says, torch.ones_like(says)
-    if direction == "speech to speech":
-        comparable = _of_like_length(pool.utterances)
-        right = says & torch.from_numpy(spoken[:, None] != spoken[None, :]) & comparable
-    return _Relation(
-        direction=direction,
-        says=says,
-        right=right,
-        comparable=comparable,
-        query_languages=query_languages,
-        answer_languages=answer_languages,
-        groups=groups,
-    )
-
-
-def _ask(relation: _Relation, pair: tuple[str, str] | None) -> Question | None:
-    right, queries = relation.right, torch.arange(len(relation.right))
-    if pair is not None:
-        right = right & torch.from_numpy(relation.answer_languages == pair[1])[None]
-        queries = queries[torch.from_numpy(relation.query_languages == pair[0])]
-    queries = queries[right[queries].any(dim=1)]
-    if len(queries) == 0:
-        return None
-    return Question(
-        direction=relation.direction,
-        pair=pair,
-        queries=queries,
-        right=right[queries],
-        allowed=right[queries] | (relation.comparable[queries] & ~relation.says[queries]),
-        groups=tuple(relation.groups[place] for place in queries.tolist()),
-    )
-
-
-def _of_like_length(rows: Sequence[Utterance]) -> Tensor:
-    """Which recordings are of like length. Shape ``(N, N)``, bool."""
-    seconds = torch.tensor([row.duration_seconds for row in rows]).log()
-    return (seconds[:, None] - seconds[None, :]).abs() <= math.log(LIKE_LENGTH)
+def ask(relation: Relation, pair: tuple[str, str] | None) -> Question:
+    """The queries of a pair of languages (see :class:`Question`) that have an answer; there may be none."""
+    queries = torch.arange(len(relation.contents))
+    if pair is not None and pair[0] != "all":
+        queries = queries[relation.query_languages == relation.tags.index(pair[0])]
+    every = Question(relation=relation, pair=pair, queries=queries)
+    answered = [part[right.any(dim=1)] for part, right, _ in every.blocks()]
+    return replace(every, queries=torch.cat(answered))
 
 
 def answer(question: Question, speech: Tensor, texts: Tensor, seed: int = 0) -> Ranking:
@@ -205,13 +240,14 @@ def answer(question: Question, speech: Tensor, texts: Tensor, seed: int = 0) -> 
         "text to speech": (texts, speech),
         "speech to speech": (speech, speech),
     }[question.direction]
-    similarity = asked[question.queries] @ searched.T
-    return rank_candidates(similarity, question.right, question.allowed, seed=seed)
+    blocks = ((asked[part] @ searched.T, right, allowed) for part, right, allowed in question.blocks())
+    return rank_blocks(blocks, seed=seed)
 
 
 def chance(question: Question) -> Ranking:
     """What a random order gets."""
-    return chance_ranking(question.right, question.allowed)
+    counts = [(right.sum(dim=1), allowed.sum(dim=1)) for _, right, allowed in question.blocks()]
+    return chance_of_counts(torch.cat([right for right, _ in counts]), torch.cat([allowed for _, allowed in counts]))
 
 
 def score(

@@ -6,6 +6,7 @@ and a Whisper of faster-whisper.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -145,15 +146,21 @@ def _whisper_code(codes: Sequence[str], language: str) -> str:
     raise DataError(f"The recognizer was not trained on {language}; take one that was, or leave its language out.")
 
 
-def _kept_transcripts(file: Path) -> dict[str, str]:
-    """Transcripts of earlier calls, by id. A last line without its end, which a kill tore, is cut off."""
+def _kept_transcripts(file: Path) -> dict[tuple[str, str], str]:
+    """Transcripts of earlier calls, by id and hash. A last line without its end, which a kill tore, is cut off."""
     if not file.exists():
         return {}
     kept = file.read_bytes()
     whole = kept.rfind(b"\n") + 1
     if whole < len(kept):
         os.truncate(file, whole)
-    return dict(line.split("\t", 1) for line in text_lines(file) if "\t" in line)
+    lines = (line.split("\t") for line in text_lines(file))
+    return {(line[0], line[1]): line[2] for line in lines if len(line) == 3}  # before, lines had no hash
+
+
+def _recording(row: Utterance, cache: WaveformCache[Utterance]) -> tuple[str, str]:
+    """What a transcript is kept by: other corpora may call other recordings by the same id."""
+    return row.id, row.sha256 or hashlib.sha256(cache.get(row).numpy().tobytes()).hexdigest()
 
 
 def transcripts_file(folder: Path, folder_or_hub_id: str | Path) -> Path:
@@ -178,24 +185,26 @@ def transcribe_all(
         rows: Utterances.
         cache: Decodes them.
         transcribe: The recognizer.
-        file: Table of id and transcript, which grows; those of another recognizer go into another file.
+        file: Table of id, SHA-256 of the samples and transcript, which grows; those of another recognizer go into
+            another file.
         progress: Called with (utterances done, all).
 
     Raises:
         DataError: The recognizer gives another number of texts than it was given recordings.
     """
     known = _kept_transcripts(file)
+    keys = {row.id: _recording(row, cache) for row in rows}
     # By length: a recognizer that generates text goes on until the longest of a batch has ended.
-    missing = sorted((row for row in rows if row.id not in known), key=lambda row: row.duration_seconds)
+    missing = sorted((row for row in rows if keys[row.id] not in known), key=lambda row: row.duration_seconds)
     file.parent.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(missing), CHUNK):
         part = missing[start : start + CHUNK]
         texts = transcribe([cache.get(row) for row in part])
         if len(texts) != len(part):
             raise DataError(f"The recognizer gave {len(texts)} texts for {len(part)} recordings; one each is needed.")
-        found = {row.id: " ".join(text.split()) for row, text in zip(part, texts, strict=True)}
+        found = {keys[row.id]: " ".join(text.split()) for row, text in zip(part, texts, strict=True)}
         with file.open("a", encoding="utf-8") as table:
-            table.writelines(f"{name}\t{text}\n" for name, text in found.items())
+            table.writelines("\t".join((*key, text)) + "\n" for key, text in found.items())
         known |= found
         progress(min(start + CHUNK, len(missing)), len(missing))
-    return [known[row.id] for row in rows]
+    return [known[keys[row.id]] for row in rows]

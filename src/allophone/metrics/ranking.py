@@ -8,7 +8,7 @@ rewards a system for finding fewer). With one right candidate both are 1 / rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,26 +65,53 @@ def rank_candidates(
         NumericsError: A similarity is NaN.
         DataError: A query has no right candidate among the allowed ones.
     """
-    _check(similarity, right, allowed)
+    allowed = torch.ones_like(right) if allowed is None else allowed
+    _check_shapes(similarity, right, allowed)
+    return rank_blocks(
+        zip(similarity.split(ROWS), right.split(ROWS), allowed.split(ROWS), strict=True), ks=ks, depth=depth, seed=seed
+    )
+
+
+def rank_blocks(
+    blocks: Iterable[tuple[Tensor, Tensor, Tensor]],
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    depth: int = 10,
+    seed: int = 0,
+) -> Ranking:
+    """As :func:`rank_candidates` of all queries together, but only the queries of one block are in memory at once.
+
+    Args:
+        blocks: Similarity, right and allowed candidates of :data:`ROWS` queries, the last block may have fewer. Shapes
+            ``(B, C)``.
+        ks: Depths of recall.
+        depth: Of average precision.
+        seed: Of the order of ties.
+
+    Raises:
+        ShapeError: The shapes differ.
+        NumericsError: A similarity is NaN.
+        DataError: A query has no right candidate among the allowed ones.
+    """
     generator = torch_generator(seed, "ties")
-    parts = []
-    for start in range(0, len(similarity), ROWS):
-        rows = slice(start, start + ROWS)
-        found = similarity[rows].double()
-        if allowed is not None:
-            found = found.masked_fill(~allowed[rows], -torch.inf)
+    ranks, precisions, done = [], [], 0
+    for similarity, right, allowed in blocks:
+        _check_shapes(similarity, right, allowed)
+        _check_rows(similarity, right, allowed, done)
+        found = similarity.double().masked_fill(~allowed, -torch.inf)
         shuffled = torch.rand(found.shape, generator=generator).argsort(dim=1)
         order = found.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
-        parts.append(right[rows].gather(1, shuffled.gather(1, order)))
-    ranked = torch.cat(parts)
-    ranks = ranked.int().argmax(dim=1) + 1
-    top = ranked[:, :depth].double()
-    places = torch.arange(1, top.shape[1] + 1)
-    precision = (top.cumsum(dim=1) / places * top).sum(dim=1) / right.sum(dim=1).clamp(max=depth)
+        ranked = right.gather(1, shuffled.gather(1, order))
+        ranks.append(ranked.int().argmax(dim=1) + 1)
+        top = ranked[:, :depth].double()
+        places = torch.arange(1, top.shape[1] + 1)
+        precisions.append((top.cumsum(dim=1) / places * top).sum(dim=1) / right.sum(dim=1).clamp(max=depth))
+        done += len(right)
+    rank = torch.cat(ranks)
     return Ranking(
-        recall={k: (ranks <= k).double().numpy() for k in ks},
-        reciprocal_rank=(1.0 / ranks.double()).numpy(),
-        average_precision=precision.numpy(),
+        recall={k: (rank <= k).double().numpy() for k in ks},
+        reciprocal_rank=(1.0 / rank.double()).numpy(),
+        average_precision=torch.cat(precisions).numpy(),
     )
 
 
@@ -99,10 +126,22 @@ def chance_ranking(
         ks: Depths of recall.
         depth: Of average precision.
     """
-    counts = right.sum(dim=1).tolist()
-    totals = [right.shape[1]] * len(right) if allowed is None else allowed.sum(dim=1).tolist()
-    known = {pair: _expected(*pair, ks, depth) for pair in set(zip(totals, counts, strict=True))}
-    rows = np.array([known[pair] for pair in zip(totals, counts, strict=True)])
+    totals = torch.full((len(right),), right.shape[1]) if allowed is None else allowed.sum(dim=1)
+    return chance_of_counts(right.sum(dim=1), totals, ks=ks, depth=depth)
+
+
+def chance_of_counts(right: Tensor, allowed: Tensor, *, ks: Sequence[int] = (1, 5, 10), depth: int = 10) -> Ranking:
+    """As :func:`chance_ranking`, which depends on numbers alone.
+
+    Args:
+        right: How many candidates are right for each query. Shape ``(Q,)``, int64.
+        allowed: How many take part. Shape ``(Q,)``, int64.
+        ks: Depths of recall.
+        depth: Of average precision.
+    """
+    pairs = list(zip(allowed.tolist(), right.tolist(), strict=True))
+    known = {pair: _expected(*pair, ks, depth) for pair in set(pairs)}
+    rows = np.array([known[pair] for pair in pairs])
     return Ranking(
         recall={k: rows[:, place] for place, k in enumerate(ks)},
         reciprocal_rank=rows[:, -2],
@@ -122,15 +161,18 @@ def _expected(total: int, count: int, ks: Sequence[int], depth: int) -> list[flo
     return [*recalls, float((first / (places + 1)).sum()), float(precision)]
 
 
-def _check(similarity: Tensor, right: Tensor, allowed: Tensor | None) -> None:
-    shapes = {tuple(one.shape) for one in (similarity, right, allowed) if one is not None}
+def _check_shapes(similarity: Tensor, right: Tensor, allowed: Tensor) -> None:
+    shapes = {tuple(one.shape) for one in (similarity, right, allowed)}
     if len(shapes) > 1 or similarity.ndim != 2:
         raise ShapeError(f"rank_candidates: shapes {sorted(shapes)} differ; expected (queries, candidates) for all.")
+
+
+def _check_rows(similarity: Tensor, right: Tensor, allowed: Tensor, first: int) -> None:
+    """Refuse a query that cannot be ranked; ``first`` is the number of the first."""
     if bool(similarity.isnan().any()):
-        row = int(similarity.isnan().any(dim=1).nonzero()[0])
+        row = first + int(similarity.isnan().any(dim=1).nonzero()[0])
         raise NumericsError(f"rank_candidates: a similarity of query {row} is NaN; look at its embedding.")
-    none = ~(right if allowed is None else right & allowed).any(dim=1)
-    forbidden = torch.zeros_like(none) if allowed is None else (right & ~allowed).any(dim=1)
-    if bool((none | forbidden).any()):
-        row = int((none | forbidden).nonzero()[0])
+    bad = ~(right & allowed).any(dim=1) | (right & ~allowed).any(dim=1)
+    if bool(bad.any()):
+        row = first + int(bad.nonzero()[0])
         raise DataError(f"rank_candidates: query {row} has no right candidate, or one that is not allowed; drop it.")

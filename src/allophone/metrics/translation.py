@@ -75,6 +75,15 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], language: str) ->
     return _scored(metric, hypotheses, references)
 
 
+def require_bleu(language: str) -> None:
+    """Refuse now, rather than after a training, a language whose BLEU cannot be computed here.
+
+    Raises:
+        ConfigError: sacreBLEU or the tokenizer of the language is not installed.
+    """
+    _bleu(tokenizer_for(language))
+
+
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> TranslationScore:
     """chrF2++ of all texts together; it needs no tokenizer.
 
@@ -201,7 +210,7 @@ def _bleu(tokenizer: str) -> Any:
     try:
         return metrics.BLEU(tokenize=tokenizer)
     except (RuntimeError, ImportError) as error:
-        extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(tokenizer, "sacrebleu")
+        extra = {"ja-mecab": "allophone[translate]", "ko-mecab": "allophone[ko]"}.get(tokenizer, "sacrebleu")
         raise ConfigError(
             f"BLEU with the tokenizer {tokenizer!r} needs more than is installed: `pip install '{extra}'`. Another "
             "tokenizer would give numbers that compare with nothing."

@@ -87,10 +87,7 @@ class TextEmbedder(nn.Module):
         self.encoder = self._prepare(model)
         self.projection = build_projection(settings.hidden_size, config.dim, config.projection)
         self._known: dict[str, Tensor] = {}
-        # RoBERTa's family counts positions from behind the padding token's id.
-        room = getattr(settings, "max_position_embeddings", config.max_tokens) - (
-            settings.pad_token_id + 1 if settings.pad_token_id else 0
-        )
+        room = getattr(settings, "max_position_embeddings", config.max_tokens) - _first_position(model)
         self._most_tokens = min(config.max_tokens, room)
 
     def _prepare(self, model: nn.Module) -> nn.Module:
@@ -195,6 +192,14 @@ class TextEmbedder(nn.Module):
         if self.config.training != "lora":
             return self.encoder
         return copy.deepcopy(self.encoder).merge_and_unload()  # type: ignore[operator]
+
+
+def _first_position(model: nn.Module) -> int:
+    """Place of the first token in the table of positions: RoBERTa's family counts from behind the padding's own."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            return part.padding_idx + 1
+    return 0
 
 
 def build_text_embedder(folder_or_hub_id: str | Path, config: TextEmbedderConfig) -> TextEmbedder:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import transformers
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import MBartConfig, PreTrainedConfig
 
 from allophone.models.build import EncoderConfig, build_encoder
+from allophone.models.hubert import published_config
 from allophone.models.shapes import shapes_only
 from allophone.models.speech_translator import SpeechTranslator, SpeechTranslatorConfig, layer_norms
 from allophone.models.text_decoder import TextDecoder
@@ -72,3 +73,17 @@ def count_parameters(model: SpeechTranslator) -> ParameterCounts:
 
 def _size(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
+
+
+def paper_counts() -> ParameterCounts:
+    """Arithmetic of the published model, of which nothing is allocated."""
+    sizes = {"d_model": 1024, "decoder_layers": 12, "encoder_layers": 12, "decoder_attention_heads": 16}
+    settings = {**sizes, "decoder_ffn_dim": 4096, "vocab_size": 250_054, "decoder_start_token_id": 2}
+    decoder = MBartConfig.from_dict(settings)
+    return parameter_counts(published_config("xls-r-300m"), decoder, SpeechTranslatorConfig())
+
+
+def in_millions(counts: ParameterCounts) -> str:
+    """A line for people."""
+    parts = ("encoder", "decoder", "length_adaptor", "adapters", "layer_norms", "trained")
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(counts, name) / 1e6:.2f} M" for name in parts) + "."

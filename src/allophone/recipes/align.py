@@ -23,12 +23,14 @@ from allophone.models.speech_embedder import SpeechEmbedderConfig
 from allophone.models.text_embedder import TextEmbedderConfig
 from allophone.models.text_tower import TextTowerConfig
 from allophone.recipes.align_scores import score_towers
+from allophone.recipes.written import nothing_held_out
 from allophone.run.alignment import AlignConfig, execute_alignment
 from allophone.run.config import DataConfig
-from allophone.run.progress import Report, silent
+from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.starter import open_base
-from allophone.run.texts import without
+from allophone.run.texts import require_texts, without
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import batches_of_step
 
 OWN_LANGUAGE = 0.4
 """Share of captions that are the transcript itself; so it is met more often than each of its translations."""
@@ -171,10 +173,12 @@ def align(
     augment: Sequence[str] = (),
     augment_text: Sequence[str] | None = None,
     steps: int | None = None,
+    microbatches: int | None = None,
     seed: int = 0,
     transcriber: str | Path | None = None,
     transcribed: int | None = None,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> AlignResult:
     """Train a speech embedder and a text embedder of one space, and score retrieval on contents never met.
 
@@ -191,34 +195,37 @@ def align(
         augment: Parts of augmentation of the audio; see :func:`augmented`.
         augment_text: Parts of that of the texts; None = as the recipe has them.
         steps: Updates; None = the recipe's.
+        microbatches: Batches of one update, a multiple of the number of processes; None = one for each of them.
         seed: Of everything that is drawn.
         transcriber: Speech recognizer of ``transformers`` that the towers are compared with; None = none.
         transcribed: Most recordings that it transcribes; None = all.
         report: Told how far each stage is.
+        tell: Told what is left out, and before the training if nothing can be scored.
 
     Raises:
-        ConfigError: There is no such recipe or part of augmentation, or nobody to transcribe.
-        DataError: A language to leave out is not one of the corpus.
+        ConfigError: There is no such recipe or part of augmentation, nobody to transcribe, or the processes cannot
+            share the batches of a step.
+        DataError: A language to leave out is not one of the corpus, or one of texts has none.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
+    batches = batches_of_step(microbatches)
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown align recipe {recipe!r}. {suggest(recipe, RECIPES)}")
     if transcribed is not None and (transcriber is None or transcribed < 1):
         raise ConfigError(f"--transcribe {transcribed} with --transcriber {transcriber}: name a model, and 1 or more.")
-    if all(row.split is None for row in corpus):
-        corpus = split_corpus(corpus)
-    chosen = tuple(languages) or spoken_languages(corpus)
-    whole = corpus
-    corpus = without(corpus, leave_out)
+    whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
+    require_texts(whole, languages)
+    chosen, heard = tuple(languages) or spoken_languages(whole), without(whole, leave_out)
+    pool = unheard_pool(whole, chosen)
+    if pool is None:
+        tell(nothing_held_out(whole))
     config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
-    if steps is not None:
-        warmup = min(config.train.warmup_steps, steps // 10)
-        config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
-    trained = execute_alignment(config, corpus, out, encoder=open_base(model)[0].encoder, text=text, report=report)
+    config = replace(config, train=_trained_for(config.train, steps, batches))
+    encoder = open_base(model)[0].encoder
+    trained = execute_alignment(config, heard, out, encoder=encoder, text=text, report=report, tell=tell)
     if trained.result.stopped == "signal":
         return AlignResult(folder=trained.folder, finished=False, tables=None, rows={})
-    pool = unheard_pool(whole, chosen)
     if pool is None:
         return AlignResult(folder=trained.folder, finished=True, tables=None, rows={})
 
@@ -241,6 +248,11 @@ def align(
     judged: list[AlignResult] = []
     on_rank_zero(lambda: judged.append(judge()))
     return judged[0] if judged else AlignResult(folder=trained.folder, finished=True, tables=None, rows={})
+
+
+def _trained_for(train: TrainConfig, steps: int | None, microbatches: int) -> TrainConfig:
+    train = replace(train, microbatches=microbatches)
+    return train if steps is None else replace(train, steps=steps, warmup_steps=min(train.warmup_steps, steps // 10))
 
 
 def spoken_languages(corpus: Corpus) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from allophone.data.splits import split_corpus
 from allophone.distributed import on_rank_zero, rank_zero_first, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import Rows, saved_rows
+from allophone.evaluate.text_retrieval import Pool
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
@@ -32,7 +33,7 @@ from allophone.models.text_teacher import (
 )
 from allophone.recipes.align import unheard_pool
 from allophone.recipes.distill_scores import FORMAT, Judged, score_distillation, write_distillation
-from allophone.recipes.written import STOPPED, ScoredRun, in_words
+from allophone.recipes.written import STOPPED, ScoredRun, in_words, nothing_held_out
 from allophone.run.config import DataConfig
 from allophone.run.distillation import (
     DistillConfig,
@@ -44,11 +45,12 @@ from allophone.run.distillation import (
     with_known_texts,
 )
 from allophone.run.plan import plan_texts
-from allophone.run.progress import Report, counted, silent
+from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.ridge import RIDGE_CLIPS
 from allophone.run.starter import STARTER, open_base, starter_teacher
 from allophone.run.texts import TextRun, text_stream, without
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import batches_of_step
 
 Objective = Literal["samu", "contrast"]
 """The cosine as published, or with it the contrast with other texts and with those that are nearly right."""
@@ -78,6 +80,8 @@ class DistillOptions:
     """Whether the encoder is trained, or only what stands behind it."""
     steps: int | None = None
     """Updates; None takes the recipe's."""
+    microbatches: int | None = None
+    """Batches of one update, those of all processes together; None takes one for each process."""
     pooling: Literal["mean", "cls", "pooler"] = "mean"
     """Of a text encoder named with --teacher: mean of the tokens (E5), first token (BGE-M3), its pooler (LaBSE)."""
     prefix: str = ""
@@ -148,6 +152,7 @@ def distill(
     leave_out: Sequence[str] = (),
     transcriber: str | Path | None = None,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> ScoredRun:
     """Distil, and score retrieval of meaning on contents never met.
 
@@ -163,19 +168,25 @@ def distill(
         leave_out: Languages whose recordings are not heard in training; their test recordings are scored.
         transcriber: Speech recognizer of ``transformers`` for the row of the cascade; needs a text encoder as teacher.
         report: Told how far each stage is.
+        tell: Told before the training if nothing can be scored.
 
     Raises:
-        ConfigError: There is no such recipe, no seed, or a cascade without a text encoder.
+        ConfigError: There is no such recipe, no seed, a cascade without a text encoder, or the processes cannot share
+            the batches of a step.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
     options = options or DistillOptions()
     if not seeds:
         raise ConfigError("distill needs at least one seed.")
+    batches_of_step(options.microbatches)
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     table, encode = open_teacher(teacher, whole, out / "teacher", options, report)
     if transcriber is not None and encode is None:
         raise ConfigError("The cascade needs the teacher itself, not its vectors. Name a text encoder with --teacher.")
+    pool = meaning_pool(whole, table)
+    if pool is None:
+        tell(nothing_held_out(whole))
     runs: dict[int, TextRun] = {}
     frozen: FrozenStates | None = None
     for seed in seeds:
@@ -196,8 +207,8 @@ def distill(
     frozen = None  # its gigabytes are free for the scores
     folders = {seed: run.folder for seed, run in runs.items()}
     found: list[tuple[Path, Rows]] = []
-    judged = meaning_judged(model, whole, runs[seeds[0]], table)
-    if judged is not None:
+    if pool is not None:
+        judged = meaning_judged(model, whole, runs[seeds[0]], table, pool)
         cascade = None if transcriber is None or encode is None else (transcriber, encode)
         on_rank_zero(lambda: found.append(_judge(judged, folders, cascade, str(model), out, report)))
     tables, rows = found[0] if found else (None, {})
@@ -222,14 +233,16 @@ def open_teacher(
     return table, teacher
 
 
-def meaning_judged(model: str | Path, corpus: Corpus, run: TextRun, table: TeacherTable) -> Judged | None:
-    """What is scored: the texts of held-out contents that the teacher has vectors of; None = nothing is held out."""
+def meaning_pool(corpus: Corpus, table: TeacherTable) -> Pool | None:
+    """What is searched: the texts of held-out contents that the teacher has vectors of; None = nothing is held out."""
     pairs = corpus_texts(corpus)
     missing = set(table.missing([text for _, text in pairs]))
     languages = sorted({language for language, _ in pairs})
-    pool = unheard_pool(with_known_texts(corpus, missing), languages)
-    if pool is None:
-        return None
+    return unheard_pool(with_known_texts(corpus, missing), languages)
+
+
+def meaning_judged(model: str | Path, corpus: Corpus, run: TextRun, table: TeacherTable, pool: Pool) -> Judged:
+    """What is scored, on the texts of :func:`meaning_pool`."""
     removed = read_removed(run.folder)
     return Judged(
         before=open_base(model)[0].encoder,
@@ -317,5 +330,6 @@ def distill_config(options: DistillOptions, dim: int, seed: int) -> DistillConfi
     speech = replace(config.speech, layers=options.layers, normalize=options.layers == "weighted")
     if options.objective == "contrast" and options.head == "ridge":
         speech = replace(speech, pooling="statistics", projection="corrected")
-    config = replace(config, speech=speech, texts=options.texts, removed=options.removed)
+    train = replace(config.train, microbatches=batches_of_step(options.microbatches))
+    config = replace(config, speech=speech, texts=options.texts, removed=options.removed, train=train)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))

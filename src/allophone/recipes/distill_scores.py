@@ -23,14 +23,21 @@ from allophone.evaluate.result import Result, Signature, tabulate
 from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
 from allophone.evaluate.semantic_search import (
     KINDS,
-    WHERE,
     chance_results,
     language_questions,
     search_misses,
     search_results,
 )
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
-from allophone.evaluate.text_retrieval import NORMALIZER, Pool, questions, score, score_chance, score_difference
+from allophone.evaluate.text_retrieval import (
+    NORMALIZER,
+    WHERE,
+    Pool,
+    questions,
+    score,
+    score_chance,
+    score_difference,
+)
 from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash

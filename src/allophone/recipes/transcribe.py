@@ -31,16 +31,18 @@ from allophone.recipes.written import (
     ScoredRun,
     examples_of,
     in_words,
+    nothing_held_out,
     unmet,
     write_all,
 )
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
-from allophone.run.progress import Report, silent
+from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.starter import open_base
 from allophone.run.texts import TextRun, heard_with_texts, text_stream
 from allophone.run.transcription import TranscribeConfig, build_transcriber, execute_transcription
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import batches_of_step
 
 FORMAT = "allophone-transcribe-result-1"
 
@@ -57,6 +59,8 @@ class TranscribeOptions:
     """Layers of a decoder that learns beside CTC and re-ranks what its search keeps; 0 = CTC alone."""
     steps: int | None = None
     """Updates; None takes the recipe's."""
+    microbatches: int | None = None
+    """Batches of one update, those of all processes together; None takes one for each process."""
     width: int = 8
     """Texts kept in the search that is scored; 1 is greedy."""
     most_test: int = 200
@@ -111,6 +115,7 @@ def train_transcribers(
     options: TranscribeOptions | None = None,
     seeds: Sequence[int] = (0,),
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> ScoredRun:
     """Train a transcriber, and score it on contents never met.
 
@@ -122,23 +127,27 @@ def train_transcribers(
         options: Recipe and search.
         seeds: Of the trainings.
         report: Told how far each stage is.
+        tell: Told before the training if nothing can be scored.
 
     Raises:
-        ConfigError: There is no such recipe, or no seed.
+        ConfigError: There is no such recipe, no seed, or the processes cannot share the batches of a step.
         AllophoneError: What opening the model and the run itself raise.
     """
     require_shared(out)
     options = options or TranscribeOptions()
     if not seeds:
         raise ConfigError("transcribe needs at least one seed.")
+    batches_of_step(options.microbatches)
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
+    asked = unmet(whole, None, options.most_test, 1)
+    if not asked:
+        tell(nothing_held_out(whole))
     runs: dict[int, TextRun] = {}
     for seed in seeds:
         config, encoder = transcribe_config(options, seed), open_base(model)[0].encoder
         runs[seed] = execute_transcription(config, whole, out / f"seed-{seed}", encoder=encoder, report=report)
         if runs[seed].result.stopped == "signal":
             return STOPPED
-    asked = unmet(whole, None, options.most_test, 1)
     found: list[tuple[Path, Rows]] = []
     if asked:
         on_rank_zero(lambda: found.append(_judge(model, runs, whole, asked, options, out, report)))
@@ -151,14 +160,15 @@ def transcribe_config(options: TranscribeOptions, seed: int) -> TranscribeConfig
     """The recipe with what a user chose.
 
     Raises:
-        ConfigError: There is no such recipe.
+        ConfigError: There is no such recipe, or the processes cannot share the batches of a step.
     """
     if options.recipe not in RECIPES:
         raise ConfigError(f"Unknown transcribe recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
     config = RECIPES[options.recipe](seed)
     decoder = SpellingDecoderConfig(layers=options.decoder_layers) if options.decoder_layers else None
     method = replace(config.method, train_encoder=options.train_encoder)
-    config = replace(config, method=method, decoder=decoder)
+    train = replace(config.train, microbatches=batches_of_step(options.microbatches))
+    config = replace(config, method=method, decoder=decoder, train=train)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
-from transformers import MBartConfig
 
+from allophone.config import to_dict
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
@@ -24,16 +24,12 @@ from allophone.evaluate.scores_page import TABLES, Rows, saved_rows
 from allophone.evaluate.text_translation import TextTranslator
 from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
 from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
+from allophone.metrics.translation import require_bleu
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
-from allophone.models.hubert import published_config
-from allophone.models.speech_translator import (
-    SpeechTranslator,
-    SpeechTranslatorConfig,
-    load_speech_translator,
-)
+from allophone.models.speech_translator import SpeechTranslator, SpeechTranslatorConfig, load_speech_translator
 from allophone.models.token_decoder import SearchConfig
-from allophone.models.translator_size import ParameterCounts, count_parameters, parameter_counts
+from allophone.models.translator_size import count_parameters, in_millions, paper_counts
 from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.translate_scores import (
     FORMAT,
@@ -49,23 +45,26 @@ from allophone.recipes.written import (
     ScoredRun,
     examples_of,
     in_words,
+    nothing_held_out,
     unmet,
     write_all,
 )
 from allophone.run.config import DataConfig
 from allophone.run.plan import plan_texts
-from allophone.run.progress import Report, counted, silent
+from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.starter import open_base
-from allophone.run.texts import TextRun, heard_with_texts, text_stream, without
+from allophone.run.texts import TextRun, heard_with_texts, require_texts, text_stream, without
 from allophone.run.translation import (
     NewDecoder,
     TranslateConfig,
     build_translator,
     execute_translation,
+    search_as_trained,
     shared_states,
 )
 from allophone.text.languages import parse_language
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import batches_of_step
 
 LEAST = 20
 """Contents that a direction needs."""
@@ -93,6 +92,8 @@ class TranslateOptions:
     """adapters: both parts stay; decoder: the encoder stays; full: nothing stays; None takes the recipe's."""
     steps: int | None = None
     """Updates; None takes the recipe's."""
+    microbatches: int | None = None
+    """Batches of one update, those of all processes together; None takes one for each process."""
     beams: int = 5
     """Texts kept in the search that is scored."""
     most_test: int = 150
@@ -167,6 +168,7 @@ def train_translators(
     leave_out: Sequence[str] = (),
     cascade: Cascade | None = None,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> ScoredRun:
     """Train a translator on each of some encoders, and score them side by side on contents never met.
 
@@ -182,19 +184,27 @@ def train_translators(
         leave_out: Languages whose recordings are not heard in training; their test recordings are scored (zero-shot).
         cascade: Also score these two; None = no such row.
         report: Told how far each stage is.
+        tell: Told before the training if nothing can be scored.
 
     Raises:
-        ConfigError: There is no model or seed, or recipe and decoder do not fit.
-        DataError: The cascade's translator does not know a language that is asked.
+        ConfigError: There is no model or seed, recipe and decoder do not fit, the processes cannot share the batches of
+            a step, or what BLEU needs is not installed.
+        DataError: A language to write has no text, or the cascade's translator does not know one that is asked.
         AllophoneError: What opening the models and the runs themselves raise.
     """
     require_shared(out)
     options = options or TranslateOptions()
     if not models or not seeds:
         raise ConfigError("A translator needs at least one encoder and one seed.")
+    batches_of_step(options.microbatches)
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     tags = tuple(parse_language(language).tag for language in languages)
+    require_texts(whole, tags)
     asked = unmet(whole, tags, options.most_test, LEAST)
+    if not asked:
+        tell(nothing_held_out(whole, LEAST))
+    for tag in sorted({one.language for one in asked}):
+        require_bleu(tag)
     if cascade is not None:
         _require_languages(cascade, asked)
     runs: dict[str, dict[int, TextRun]] = {name: {} for name in models}
@@ -220,7 +230,8 @@ def train_translators(
     folders = tuple(run.folder for found in runs.values() for run in found.values())
     found: list[tuple[Path, Rows]] = []
     if asked:
-        on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, options, cascade, out, report)))
+        search = search_as_trained(config.method, options.beams)
+        on_rank_zero(lambda: found.append(_judge(models, runs, whole, asked, search, cascade, out, report)))
     tables, rows = found[0] if found else (None, {})
     return ScoredRun(folders=folders, finished=True, tables=tables, rows=rows)
 
@@ -231,7 +242,7 @@ def translate_config(
     """The recipe with what a user chose; a decoder that is named stays and gets adapters, in any recipe.
 
     Raises:
-        ConfigError: There is no such recipe.
+        ConfigError: There is no such recipe, or the processes cannot share the batches of a step.
     """
     if options.recipe not in RECIPES:
         raise ConfigError(f"Unknown translate recipe {options.recipe!r}. {suggest(options.recipe, RECIPES)}")
@@ -243,7 +254,9 @@ def translate_config(
         chosen = replace(chosen, adapter_dim=options.adapter_dim)
     training = options.training or ("adapters" if decoder is not None else "decoder")
     chosen = replace(chosen, training=training)
-    config = replace(config, translator=chosen, decoder=None if decoder is not None else config.decoder or NewDecoder())
+    train = replace(config.train, microbatches=batches_of_step(options.microbatches))
+    made = None if decoder is not None else config.decoder or NewDecoder()
+    config = replace(config, translator=chosen, decoder=made, train=train)
     return config if options.steps is None else replace(config, train=config.train.shortened(options.steps))
 
 
@@ -252,7 +265,7 @@ def _judge(
     runs: Mapping[str, Mapping[int, TextRun]],
     corpus: Corpus,
     asked: Sequence[Asked],
-    options: TranslateOptions,
+    search: SearchConfig,
     cascade: Cascade | None,
     out: Path,
     report: Report,
@@ -266,14 +279,14 @@ def _judge(
         "before": model_hash(before),
         "pool": data_hash,
         "asked": len(asked),
-        "beams": options.beams,
+        "search": to_dict(search),
         "cascade": None if cascade is None else str(cascade),
     }
     done = saved_rows(out, FORMAT, made_from)
     if done is not None and (out / TABLES).exists():
         return out / TABLES, done
     unheard = sorted({one.row.language for one in asked} - set(heard.corpus.languages))
-    search, cache = SearchConfig(beams=options.beams, max_tokens=64), WaveformCache(corpus)
+    cache = WaveformCache(corpus)
     written = {
         name: Written(texts=(tuple(texts),), model_hash=name, seeds=())
         for name, texts in baseline_texts(
@@ -281,7 +294,7 @@ def _judge(
         ).items()
     }
     if cascade is not None:
-        written["cascade"] = _by_cascade(cascade, asked, cache, options.beams, out / "cascade", report)
+        written["cascade"] = _by_cascade(cascade, asked, cache, search.beams, out / "cascade", report)
     examples: tuple[tuple[str, str, str], ...] = ()
     for name, found in loaded.items():
         texts = tuple(
@@ -304,7 +317,7 @@ def _judge(
         ("Asked", in_words({one.row.id: one.row for one in asked}.values())),
         ("Writes", ", ".join(heard.languages or ())),
         ("Never heard", ", ".join(unheard) or "none of the languages that are scored"),
-        ("Search", f"{options.beams} beams"),
+        ("Search", f"{search.beams} beams"),
     )
     return write_translation(rows, asked, unheard, made_from, facts, examples, out), rows
 
@@ -371,6 +384,7 @@ def plan(
     """
     whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
     tags = tuple(parse_language(language).tag for language in languages)
+    require_texts(whole, tags)
     config, encoder = translate_config(options, tags, 0, decoder), open_base(model)[0].encoder
     heard = heard_with_texts(without(whole, leave_out), config.data, config.languages)
     method = SpeechTranslation(build_translator(config, heard, encoder, decoder), config.method)
@@ -383,17 +397,3 @@ def plan(
         f"At the paper's sizes (XLS-R 300M, mBART-50, 2 x 512): {in_millions(paper_counts())}",
     )
     return str(plan_texts(f"Translation on {hours:.2f} h", method, batch, config.train, seeds=runs, notes=notes))
-
-
-def paper_counts() -> ParameterCounts:
-    """Arithmetic of the published model, of which nothing is allocated."""
-    sizes = {"d_model": 1024, "decoder_layers": 12, "encoder_layers": 12, "decoder_attention_heads": 16}
-    settings = {**sizes, "decoder_ffn_dim": 4096, "vocab_size": 250_054, "decoder_start_token_id": 2}
-    decoder = MBartConfig.from_dict(settings)
-    return parameter_counts(published_config("xls-r-300m"), decoder, SpeechTranslatorConfig())
-
-
-def in_millions(counts: ParameterCounts) -> str:
-    """A line for people."""
-    parts = ("encoder", "decoder", "length_adaptor", "adapters", "layer_norms", "trained")
-    return ", ".join(f"{name.replace('_', ' ')} {getattr(counts, name) / 1e6:.2f} M" for name in parts) + "."

@@ -25,12 +25,13 @@ from allophone.run.base import Base
 from allophone.run.config import DataConfig
 from allophone.run.origin import require_origin, write_origin
 from allophone.run.plan import Plan
-from allophone.run.progress import Report, counted, silent
+from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.starter import open_base
 from allophone.run.targets import kept_units, usable
 from allophone.run.vocoder import Listen, VocoderRunConfig, concerned, execute_vocoder, voices_of
 from allophone.run.vocoder_plan import plan_vocoder
 from allophone.train.config import TrainConfig
+from allophone.train.parallel import batches_of_step
 from allophone.units.encode import Units, encode_units
 
 
@@ -126,8 +127,10 @@ def train_vocoder(
     recipe: str = "small",
     pitch: bool = False,
     steps: int | None = None,
+    microbatches: int | None = None,
     seed: int = 0,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> TrainedVocoder:
     """Train a vocoder for the units of an encoder, or of a units file, on the voices of a corpus.
 
@@ -140,15 +143,21 @@ def train_vocoder(
         recipe: Name in :data:`RECIPES`.
         pitch: Condition it on the melody of recordings as well.
         steps: Updates; None = the recipe's.
+        microbatches: Batches of one update, a multiple of the number of processes; None = one for each of them.
         seed: Of everything that is drawn.
         report: Told how far each stage is.
+        tell: Told before the training if nothing can be judged.
 
     Raises:
-        ConfigError: Neither or both of ``model`` and ``units`` are given, or there is no such recipe.
+        ConfigError: Neither or both of ``model`` and ``units`` are given, there is no such recipe, or the processes
+            cannot share the batches of a step.
         AllophoneError: What opening them and the run itself raise.
     """
     require_shared(out)
     _check(recipe, model, units)
+    batches = batches_of_step(microbatches)
+    if not any(row.split in ("dev", "test") for row in corpus):
+        tell("Nothing will be judged: no recording of the corpus is in the split dev or test. Give some that split.")
     listen: Listen | None = None
     if model is None:
         assert units is not None
@@ -157,7 +166,7 @@ def train_vocoder(
         base, book = with_codebook(model, codebook)
         made = _encoded(corpus, base, book, out, report)
         listen = _listener(corpus, base, book)
-    config = _config(corpus, made.clock, made.num_units, made.codebook_hash, recipe, pitch, steps, seed)
+    config = _config(corpus, made.clock, made.num_units, made.codebook_hash, recipe, pitch, steps, batches, seed)
     result = execute_vocoder(config, corpus, made, out, listen=listen, report=report)
     scored = out / "result.json"
     results = tuple(load_results(scored)) if scored.exists() else ()
@@ -179,12 +188,14 @@ def _config(
     recipe: str,
     pitch: bool,
     steps: int | None,
+    batches: int,
     seed: int,
 ) -> VocoderRunConfig:
     """The recipe for the voices that are long enough to be heard."""
     heard = usable(corpus, _data(clock, SEGMENTS[recipe], clips=1))[0]
     config = RECIPES[recipe](clock, num_units, voices_of(heard, codebook_hash), seed)
-    config = replace(config, vocoder=replace(config.vocoder, pitch=pitch))
+    vocoder, train = replace(config.vocoder, pitch=pitch), replace(config.train, microbatches=batches)
+    config = replace(config, vocoder=vocoder, train=train)
     if steps is not None:
         warmup = min(config.train.warmup_steps, steps // 10)
         config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))
@@ -200,6 +211,7 @@ def plan_training(
     recipe: str = "small",
     pitch: bool = False,
     steps: int | None = None,
+    microbatches: int | None = None,
     seed: int = 0,
 ) -> Plan:
     """What :func:`train_vocoder` would do; nothing is written.
@@ -216,7 +228,8 @@ def plan_training(
     else:
         base, book = with_codebook(model, codebook)
         encoder, clock, num_units, codebook_hash = base.encoder, book.info.clock, book.info.num_units, book.hash
-    config = _config(corpus, clock, num_units, codebook_hash, recipe, pitch, steps, seed)
+    batches = batches_of_step(microbatches)
+    config = _config(corpus, clock, num_units, codebook_hash, recipe, pitch, steps, batches, seed)
     hours = sum(usable(corpus, config.data)[0].hours().values())
     encoded = sum(concerned(corpus).hours().values()) if book is not None else 0.0
     return plan_vocoder(config, clock, hours, encoder, book, encoded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,23 @@ def unmet(corpus: Corpus, languages: Sequence[str] | None, most: int, least: int
         if found:
             return found
     return []
+
+
+def nothing_held_out(corpus: Corpus, least: int = 1) -> str:
+    """Why a training will not be scored, and what to do about it.
+
+    Args:
+        corpus: With splits.
+        least: Contents that a direction needs.
+    """
+    splits = Counter(row.split or "no split" for row in corpus)
+    there = ", ".join(f"{split} ({count})" for split, count in sorted(splits.items()))
+    needed = "a content" if least == 1 else f"{least} contents of a direction"
+    return (
+        f"Nothing will be scored: there are recordings of {there}; needed is {needed} of test or dev with texts that "
+        "no other split has. Give recordings of other speakers and contents the split test, or leave all splits out: "
+        "then they are drawn."
+    )
 
 
 def write_all(

@@ -31,8 +31,9 @@ from allophone.models.text_tower import TextTowerConfig, write_text_tower
 from allophone.run.config import DataConfig
 from allophone.run.execute import fit_threads
 from allophone.run.origin import begin_run, require_origin
-from allophone.run.progress import Report, counted, silent
+from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.targets import build_sampler, usable
+from allophone.run.texts import heard_whole
 from allophone.seeding import derive
 from allophone.train.config import TrainConfig
 from allophone.train.loop import CHECKPOINTS, TrainResult, train
@@ -79,26 +80,32 @@ class Alignment:
     heard: Corpus
     """Utterances that are trained on."""
     left_out: dict[str, int]
-    """Utterances of the training split that are too short or have no text, per language."""
+    """Utterances of the training split that are not trained on, by the reason why."""
 
 
 def heard_utterances(corpus: Corpus, config: AlignConfig) -> tuple[Corpus, dict[str, int]]:
-    """Utterances that are trained on, and how many of the training split are not, per language.
+    """Utterances that are trained on, and how many of the training split are not, by the reason why.
 
     Raises:
-        DataError: None has anything that a caption could tell.
+        DataError: None has anything that a caption could tell and is short enough.
     """
     training, short = usable(corpus, config.data)
-    rows = tellable(training.utterances, config.captions)
+    shortest, longest = config.data.min_seconds, config.data.collate.crop_seconds
+    pieces = "content" not in config.captions.kinds  # of which all else is as true as of the whole
+    whole = [row for row in training if pieces or heard_whole(row, config.data)]
+    rows = tellable(whole, config.captions)
     if not rows:
         raise DataError(
             f"{corpus.folder}: none of {len(training)} utterances of the training split has a text in the languages "
-            f"{list(config.captions.languages or ('any',))}. Contrast needs texts: add them to the corpus, or name "
-            "other languages."
+            f"{list(config.captions.languages or ('any',))} and at most {longest:g} s. Contrast needs texts: add them "
+            "to the corpus, or name other languages."
         )
-    told = {row.id for row in rows}
-    mute = Counter(row.language for row in training if row.id not in told)
-    return training.with_utterances(rows), dict(Counter(short) + mute)
+    left_out = {
+        f"shorter than {shortest:g} s": sum(short.values()),
+        f"longer than {longest:g} s": len(training) - len(whole),
+        "without a text": len(whole) - len(rows),
+    }
+    return training.with_utterances(rows), {why: count for why, count in left_out.items() if count}
 
 
 def execute_alignment(
@@ -109,6 +116,7 @@ def execute_alignment(
     encoder: Encoder,
     text: str | Path | None = None,
     report: Report = silent,
+    tell: Tell = to_nobody,
 ) -> Alignment:
     """Train two towers, or go on with them; nothing is done where the same ones are finished.
 
@@ -119,11 +127,15 @@ def execute_alignment(
         encoder: Of speech; it is changed in place.
         text: Folder or hub id of the text encoder; None = ``config.tower``.
         report: Told how far each stage is.
+        tell: Told what is left out.
 
     Raises:
         AllophoneError: What the stages raise.
     """
     heard, left_out = heard_utterances(corpus, config)
+    if left_out:
+        reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
+        tell(f"Left out of {len(heard) + sum(left_out.values())} recordings to train on: {reasons}.")
     folder, begun_from = run_dir / "model", model_hash(encoder)
     origin = {
         "config": to_dict(config),

@@ -99,6 +99,27 @@ def without(corpus: Corpus, languages: Sequence[str]) -> Corpus:
     return corpus.with_utterances(tuple(row for row in corpus if row.id not in absent))
 
 
+def require_texts(corpus: Corpus, languages: Sequence[str]) -> None:
+    """Refuse a language that no utterance of the training split has a text in; nothing of it could be learned.
+
+    Raises:
+        DataError: There is one.
+    """
+    training = [row for row in corpus if row.split in (None, "train")]
+    there = {tag for row in training for tag in (*row.translations, *([row.language] if row.text else ()))}
+    missing = [language for language in languages if language not in there]
+    if missing:
+        raise DataError(
+            f"{corpus.name}: no utterance of the training split has a text in {', '.join(missing)}. There are texts in "
+            f"{', '.join(sorted(there)) or 'no language'}. Name these alone, or add texts or translations."
+        )
+
+
+def heard_whole(row: Utterance, data: DataConfig) -> bool:
+    """Whether no piece is cut out of an utterance; a piece does not say the whole text."""
+    return row.duration_seconds <= data.collate.crop_seconds + CLOSE_SECONDS
+
+
 def heard_with_texts(corpus: Corpus, data: DataConfig, languages: Sequence[str] | None = None) -> Heard:
     """The training utterances that say something in some languages (None = their own).
 
@@ -108,15 +129,12 @@ def heard_with_texts(corpus: Corpus, data: DataConfig, languages: Sequence[str] 
         DataError: None does.
     """
     training, short = usable(corpus, data)
-    longest = data.collate.crop_seconds
-    rows = tuple(
-        row for row in training if texts_of_row(row, languages) and row.duration_seconds <= longest + CLOSE_SECONDS
-    )
+    rows = tuple(row for row in training if texts_of_row(row, languages) and heard_whole(row, data))
     if not rows:
         wanted = "of their own words" if languages is None else f"in {', '.join(languages)}"
         raise DataError(
             f"{corpus.folder}: none of {len(training)} utterances of the training split has a text {wanted} and at "
-            f"most {longest:g} s. Add texts or translations to the corpus, or name other languages."
+            f"most {data.collate.crop_seconds:g} s. Add texts or translations to the corpus, or name other languages."
         )
     there = {row.id for row in rows}
     mute = Counter(row.language for row in training if row.id not in there)

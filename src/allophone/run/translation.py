@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from allophone.models.speech_translator import (
     save_speech_translator,
 )
 from allophone.models.text_decoder import load_text_decoder
-from allophone.models.token_decoder import TokenDecoder
+from allophone.models.token_decoder import SearchConfig, TokenDecoder
 from allophone.nn.decoder import Decoder, DecoderConfig
 from allophone.run.config import DataConfig
 from allophone.run.progress import Report, silent
@@ -143,6 +144,11 @@ def shared_states(encoder: Encoder, config: TranslateConfig) -> FrozenStates | N
     if not config.translator.leaves_encoder_alone or not undisturbed(config.data):
         return None
     return FrozenStates(encoder.eval(), [encoder.num_layers], dtype=torch.float16)
+
+
+def search_as_trained(trained: SpeechTranslationConfig, beams: int) -> SearchConfig:
+    """A search that writes texts as long as the longest that were learned, as far as the decoder has places."""
+    return SearchConfig(beams=beams, max_tokens=trained.max_target_tokens or sys.maxsize)
 
 
 def is_translator(folder: Path) -> bool:

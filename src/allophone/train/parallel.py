@@ -54,6 +54,21 @@ def batches_per_process(microbatches: int) -> int:
     return microbatches // processes
 
 
+def batches_of_step(microbatches: int | None) -> int:
+    """Batches of a step, those of all processes together: as many as are asked for; None = one for each process.
+
+    A recipe asks before it prepares anything, so that nobody waits for hours to be refused.
+
+    Raises:
+        ConfigError: There is none, or the processes cannot share them evenly.
+    """
+    number = world_size() if microbatches is None else microbatches
+    if number < 1:
+        raise ConfigError(f"--microbatches is {number}; expected 1 or more, a multiple of the number of processes.")
+    batches_per_process(number)
+    return number
+
+
 def place(method: Any, choice: Literal["auto", "ddp", "fsdp"]) -> Any:
     """What a process trains: the method itself on this process' device, or a copy of it in shards.
 

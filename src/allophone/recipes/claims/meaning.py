@@ -18,9 +18,9 @@ from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
 from allophone.errors import ConfigError
 from allophone.evaluate.claim import UNTRAINED, Contrast, Observation, Scale
-from allophone.evaluate.semantic_search import WHERE, language_questions
+from allophone.evaluate.semantic_search import language_questions
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
-from allophone.evaluate.text_retrieval import Pool, answer, chance
+from allophone.evaluate.text_retrieval import WHERE, Pool, answer, chance
 from allophone.models.build import Encoder
 from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import load_speech_embedder
