@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_corpus import LANGUAGES, corpus
 from tiny_model import LASR
+from tiny_text import text_encoder
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
@@ -19,6 +21,8 @@ from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
 from allophone.recipes import align_scores
 from allophone.recipes.align import AUDIO_AUGMENTATION, augmented, small
+from allophone.run import alignment
+from allophone.run.alignment import execute_alignment
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,35 @@ def test_a_language_whose_recordings_are_left_out_is_scored_all_the_same(run: Pa
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["pool"]["spoken"] == list(LANGUAGES) and result["pool"]["texts"] == 20
     assert result["seen_in_training"]["speakers"] == 0.5
+
+
+def test_another_text_encoder_in_the_same_folder_is_another_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"align --corpus {run}/corpus --model {run}/encoder --text {tmp_path}/text --out {tmp_path}/run --steps 2"
+    text_encoder(tmp_path / "text")
+    assert main(words.split()) == 0
+    weights = load_file(tmp_path / "text" / "model.safetensors")
+    changed = {name: value + 0.01 for name, value in weights.items()}
+    save_file(changed, tmp_path / "text" / "model.safetensors", {"format": "pt"})
+    assert main(words.split()) == 1
+    assert "1 settings differ: text was '" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_leaves_no_tower_to_the_next(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alignment, "train", interrupted)
+    for out, seeds in (("fresh", (2,)), ("used", (1, 2))):
+        for seed in seeds:
+            config = small(("eng_Latn",), from_nothing=True, seed=seed)
+            with pytest.raises(KeyboardInterrupt):
+                execute_alignment(config, Corpus.open(run / "corpus"), tmp_path / out, encoder=Lasr(LASR))
+    towers = [tmp_path / out / "text-tower" / "model.safetensors" for out in ("fresh", "used")]
+    assert towers[0].read_bytes() == towers[1].read_bytes()
 
 
 def test_index_and_search(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_corpus import corpus
 from tiny_model import LASR
 from tiny_recognizer import recognizer_folder
@@ -18,7 +19,7 @@ from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
 from allophone.models.speech_translator import load_speech_translator
 from allophone.models.transcriber import SpellingDecoderConfig, load_transcriber
-from allophone.recipes import translate
+from allophone.recipes import translate, translate_plan
 from allophone.run.used import read_use
 
 BASELINES = [
@@ -110,18 +111,26 @@ def test_a_plan_has_the_arithmetic_of_the_paper(folder: Path, capsys: pytest.Cap
     assert main(command(folder, "--plan")) == 0
     said = capsys.readouterr().out
     assert "2 x 3 steps" in said and "30 utterances with a text in spa_Latn" in said
-    counts = translate.paper_counts()
+    counts = translate_plan.paper_counts()
     assert abs(counts.adapters / 75e6 - 1) < 0.01
     assert f"adapters {counts.adapters / 1e6:.2f} M" in said
 
 
-def test_a_pretrained_decoder_gets_adapters(folder: Path, tmp_path: Path) -> None:
+def test_a_pretrained_decoder_gets_adapters_and_another_in_its_folder_is_another_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pretrained = decoder_folder(tmp_path / "decoder", "m2m_100")
     words = f"translate train --corpus {folder}/corpus --model {folder}/encoder --to eng --steps 2 --adapter-dim 4"
     assert main([*words.split(), "--decoder", str(pretrained), "--out", f"{tmp_path}/run"]) == 0
     model = load_speech_translator(tmp_path / "run" / "encoder" / "seed-0" / "model")
     assert set(model.adapters) == {"encoder", "decoder"}
     assert model.decoder_stays and model.config.train_layer_norms and model.config.length_layers == 1
+    weights = load_file(pretrained / "model.safetensors")
+    save_file(
+        {name: value + 0.01 for name, value in weights.items()}, pretrained / "model.safetensors", {"format": "pt"}
+    )
+    assert main([*words.split(), "--decoder", str(pretrained), "--out", f"{tmp_path}/run"]) == 1
+    assert "1 settings differ: decoder was '" in capsys.readouterr().err
 
 
 def test_a_decoder_that_is_named_gets_adapters_of_the_published_size() -> None:

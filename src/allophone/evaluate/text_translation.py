@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from allophone.errors import CheckpointError, DataError
+from allophone.models.text_encoder import text_model_hash
 from allophone.models.token_decoder import language_tokens
 from allophone.text.languages import parse_language
 
@@ -46,6 +47,15 @@ class TextTranslator:
                 f"{self.name}: its tokenizer has no tokens for languages, so it cannot be told which to write. Take "
                 "NLLB, mBART-50 or M2M-100."
             )
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 over weights and vocabulary.
+
+        Raises:
+            CheckpointError: The weights cannot be read.
+        """
+        return text_model_hash(self._tokenizer, self._model)
 
     def language_id(self, language: str) -> int:
         """Number of the token of a language.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from allophone.errors import CheckpointError
+from allophone.models.conversion import model_hash
 
 POOLER = "pooler."
 """A layer for BERT's first task, which many checkpoints lack, rightly."""
@@ -51,3 +54,9 @@ def open_text_encoder(folder_or_hub_id: str | Path) -> tuple[Any, Any]:
     if missing:
         model.pooler = None
     return tokenizer, model
+
+
+def text_model_hash(tokenizer: Any, model: Any) -> str:
+    """First 16 hex digits of the SHA-256 over a model's weights and its tokenizer's vocabulary."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{model_hash(model)} {vocabulary}".encode()).hexdigest()[:16]

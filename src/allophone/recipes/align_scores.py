@@ -29,7 +29,7 @@ from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.result import Result, tabulate
 from allophone.evaluate.sources import EncoderSource, FilterbankSource, extract_all
 from allophone.evaluate.text_retrieval import DIRECTIONS, Pool, questions, score, score_chance
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash, transcripts_file
 from allophone.models.aligned import Aligned
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import model_hash
@@ -95,7 +95,7 @@ def score_towers(
         "before": model_hash(before),
         "pool": data_hash,
         "languages": list(pool.written),
-        "transcriber": None if transcriber is None else str(transcriber),
+        "transcriber": None if transcriber is None else transcriber_hash(transcriber),
         "transcribed": transcribed,
     }
     done = _scored(out, made_from)

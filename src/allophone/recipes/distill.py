@@ -17,6 +17,7 @@ from allophone.data.splits import split_corpus
 from allophone.distributed import on_rank_zero, rank_zero_first, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import Rows, saved_rows
+from allophone.evaluate.transcripts import transcriber_hash
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
@@ -256,7 +257,7 @@ def _judge(
         "before": model_hash(judged.before),
         "pool": judged.data_hash,
         "teacher": judged.table.name,
-        "transcriber": None if cascade is None else str(cascade[0]),
+        "transcriber": None if cascade is None else transcriber_hash(cascade[0]),
     }
     rows = saved_rows(out, FORMAT, made_from)
     if rows is None:

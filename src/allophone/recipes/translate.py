@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
-from transformers import MBartConfig
 
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
@@ -22,18 +20,12 @@ from allophone.distributed import on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import TABLES, Rows, saved_rows
 from allophone.evaluate.text_translation import TextTranslator
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
-from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash, transcripts_file
+from allophone.methods.speech_translation import SpeechTranslationConfig, three_phases
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
-from allophone.models.hubert import published_config
-from allophone.models.speech_translator import (
-    SpeechTranslator,
-    SpeechTranslatorConfig,
-    load_speech_translator,
-)
+from allophone.models.speech_translator import SpeechTranslator, SpeechTranslatorConfig, load_speech_translator
 from allophone.models.token_decoder import SearchConfig
-from allophone.models.translator_size import ParameterCounts, count_parameters, parameter_counts
 from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.translate_scores import (
     FORMAT,
@@ -53,17 +45,10 @@ from allophone.recipes.written import (
     write_all,
 )
 from allophone.run.config import DataConfig
-from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
-from allophone.run.texts import TextRun, heard_with_texts, text_stream, without
-from allophone.run.translation import (
-    NewDecoder,
-    TranslateConfig,
-    build_translator,
-    execute_translation,
-    shared_states,
-)
+from allophone.run.texts import TextRun, without
+from allophone.run.translation import NewDecoder, TranslateConfig, execute_translation, shared_states
 from allophone.text.languages import parse_language
 from allophone.train.config import TrainConfig
 
@@ -79,6 +64,11 @@ class Cascade:
     """Speech recognizer of ``transformers``: a folder or a hub id. It is not told which language is spoken."""
     translator: str | Path
     """Text translator of ``transformers`` with tokens for languages. It is told both languages."""
+
+    @property
+    def hashes(self) -> list[str]:
+        """Of both, by their weights."""
+        return [transcriber_hash(self.transcriber), TextTranslator(self.translator).hash]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,7 +257,7 @@ def _judge(
         "pool": data_hash,
         "asked": len(asked),
         "beams": options.beams,
-        "cascade": None if cascade is None else str(cascade),
+        "cascade": None if cascade is None else cascade.hashes,
     }
     done = saved_rows(out, FORMAT, made_from)
     if done is not None and (out / TABLES).exists():
@@ -352,48 +342,3 @@ def _translations(
     model: SpeechTranslator, search: SearchConfig, waveform: Tensor, lengths: Tensor, asked: Sequence[Asked]
 ) -> list[str]:
     return [one.text for one in model.generate(waveform, lengths, [one.language for one in asked], search)]
-
-
-def plan(
-    model: str | Path,
-    corpus: Corpus,
-    *,
-    languages: Sequence[str],
-    decoder: str | Path | None,
-    options: TranslateOptions,
-    runs: int,
-    leave_out: Sequence[str],
-) -> str:
-    """What a training would do, from a probe of its first batch, and the arithmetic of adapters.
-
-    Raises:
-        AllophoneError: What opening model, corpus and decoder raise.
-    """
-    whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
-    tags = tuple(parse_language(language).tag for language in languages)
-    config, encoder = translate_config(options, tags, 0, decoder), open_base(model)[0].encoder
-    heard = heard_with_texts(without(whole, leave_out), config.data, config.languages)
-    method = SpeechTranslation(build_translator(config, heard, encoder, decoder), config.method)
-    with closing(text_stream(heard, encoder.clock, config)) as stream:
-        batch = next(stream)
-    hours = sum(heard.corpus.hours().values())
-    notes = (
-        f"{len(heard.corpus)} utterances with a text in {', '.join(tags)}.",
-        f"This model: {in_millions(count_parameters(method.model))}",
-        f"At the paper's sizes (XLS-R 300M, mBART-50, 2 x 512): {in_millions(paper_counts())}",
-    )
-    return str(plan_texts(f"Translation on {hours:.2f} h", method, batch, config.train, seeds=runs, notes=notes))
-
-
-def paper_counts() -> ParameterCounts:
-    """Arithmetic of the published model, of which nothing is allocated."""
-    sizes = {"d_model": 1024, "decoder_layers": 12, "encoder_layers": 12, "decoder_attention_heads": 16}
-    settings = {**sizes, "decoder_ffn_dim": 4096, "vocab_size": 250_054, "decoder_start_token_id": 2}
-    decoder = MBartConfig.from_dict(settings)
-    return parameter_counts(published_config("xls-r-300m"), decoder, SpeechTranslatorConfig())
-
-
-def in_millions(counts: ParameterCounts) -> str:
-    """A line for people."""
-    parts = ("encoder", "decoder", "length_adaptor", "adapters", "layer_norms", "trained")
-    return ", ".join(f"{name.replace('_', ' ')} {getattr(counts, name) / 1e6:.2f} M" for name in parts) + "."

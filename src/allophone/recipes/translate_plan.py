@@ -1,0 +1,69 @@
+"""What training a translator would take, and the arithmetic of its adapters, also at the sizes of arXiv:2306.00789."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from transformers import MBartConfig
+
+from allophone.data.corpus import Corpus
+from allophone.data.splits import split_corpus
+from allophone.methods.speech_translation import SpeechTranslation
+from allophone.models.hubert import published_config
+from allophone.models.speech_translator import SpeechTranslatorConfig
+from allophone.models.text_decoder import load_text_decoder
+from allophone.models.translator_size import ParameterCounts, count_parameters, parameter_counts
+from allophone.recipes.translate import TranslateOptions, translate_config
+from allophone.run.plan import plan_texts
+from allophone.run.starter import open_base
+from allophone.run.texts import heard_with_texts, text_stream, without
+from allophone.run.translation import build_translator
+from allophone.text.languages import parse_language
+
+
+def plan(
+    model: str | Path,
+    corpus: Corpus,
+    *,
+    languages: Sequence[str],
+    decoder: str | Path | None,
+    options: TranslateOptions,
+    runs: int,
+    leave_out: Sequence[str],
+) -> str:
+    """What a training would do, from a probe of its first batch, and the arithmetic of adapters.
+
+    Raises:
+        AllophoneError: What opening model, corpus and decoder raise.
+    """
+    whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
+    tags = tuple(parse_language(language).tag for language in languages)
+    config, encoder = translate_config(options, tags, 0, decoder), open_base(model)[0].encoder
+    heard = heard_with_texts(without(whole, leave_out), config.data, config.languages)
+    named = None if decoder is None else load_text_decoder(decoder)
+    method = SpeechTranslation(build_translator(config, heard, encoder, named), config.method)
+    with closing(text_stream(heard, encoder.clock, config)) as stream:
+        batch = next(stream)
+    hours = sum(heard.corpus.hours().values())
+    notes = (
+        f"{len(heard.corpus)} utterances with a text in {', '.join(tags)}.",
+        f"This model: {in_millions(count_parameters(method.model))}",
+        f"At the paper's sizes (XLS-R 300M, mBART-50, 2 x 512): {in_millions(paper_counts())}",
+    )
+    return str(plan_texts(f"Translation on {hours:.2f} h", method, batch, config.train, seeds=runs, notes=notes))
+
+
+def paper_counts() -> ParameterCounts:
+    """Arithmetic of the published model, of which nothing is allocated."""
+    sizes = {"d_model": 1024, "decoder_layers": 12, "encoder_layers": 12, "decoder_attention_heads": 16}
+    settings = {**sizes, "decoder_ffn_dim": 4096, "vocab_size": 250_054, "decoder_start_token_id": 2}
+    decoder = MBartConfig.from_dict(settings)
+    return parameter_counts(published_config("xls-r-300m"), decoder, SpeechTranslatorConfig())
+
+
+def in_millions(counts: ParameterCounts) -> str:
+    """A line for people."""
+    parts = ("encoder", "decoder", "length_adaptor", "adapters", "layer_norms", "trained")
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(counts, name) / 1e6:.2f} M" for name in parts) + "."
