@@ -114,12 +114,19 @@ def test_another_text_encoder_in_the_same_folder_is_another_run(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = f"align --corpus {run}/corpus --model {run}/encoder --text {tmp_path}/text --out {tmp_path}/run --steps 2"
+    assert main([*words.replace("--text", "--prefix").split(), "--steps", "1"]) == 1
+    assert "are of a text encoder: name one with --text" in capsys.readouterr().err
     text_encoder(tmp_path / "text")
-    assert main(words.split()) == 0
+    (tmp_path / "text" / "modules.json").write_text('[{"type": "Pooling", "path": "1_Pooling"}]')
+    (tmp_path / "text" / "1_Pooling").mkdir()
+    (tmp_path / "text" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert main([*words.split(), "--prefix", "query: "]) == 0
+    pooled = load_aligned(tmp_path / "run" / "model").text.config
+    assert (pooled.pooling, pooled.prefix) == ("cls", "query: ")
     weights = load_file(tmp_path / "text" / "model.safetensors")
     changed = {name: value + 0.01 for name, value in weights.items()}
     save_file(changed, tmp_path / "text" / "model.safetensors", {"format": "pt"})
-    assert main(words.split()) == 1
+    assert main([*words.split(), "--prefix", "query: "]) == 1
     assert "1 settings differ: text was '" in capsys.readouterr().err
 
 

@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from allophone.errors import CheckpointError, ConfigError, DataError
+from allophone.errors import CheckpointError, DataError
 from allophone.models.conversion import model_hash, replace_file, write_json
 from allophone.models.text_encoder import open_text_encoder
+from allophone.models.text_pooling import Pooling, stated_pooling
 
 VECTORS_FILE, INFO_FILE = "teacher.safetensors", "teacher.json"
 FORMAT = "allophone-teacher-1"
@@ -193,28 +194,27 @@ class TextTeacher:
     Args:
         folder_or_hub_id: The model.
         pooling: ``mean`` of the real tokens (E5), the first token (``cls``, BGE-M3), or the encoder's own ``pooler``
-            (LaBSE).
+            (LaBSE); ``auto`` = as the model's ``1_Pooling`` says, ``mean`` where it has none.
         prefix: Stands before every text (``query: `` for E5).
         max_tokens: Longer texts are cut.
         device: Where to compute.
 
     Raises:
         CheckpointError: There is no such model, or it is damaged.
-        ConfigError: It has no pooler and one is asked for.
+        ConfigError: It has no pooler and one is asked for, or it pools in a way that is not known here.
     """
 
     def __init__(
         self,
         folder_or_hub_id: str | Path,
         *,
-        pooling: Literal["mean", "cls", "pooler"] = "mean",
+        pooling: Pooling | Literal["auto"] = "auto",
         prefix: str = "",
         max_tokens: int = 256,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._tokenizer, self._model = open_text_encoder(folder_or_hub_id)
-        if pooling == "pooler" and getattr(self._model, "pooler", None) is None:
-            raise ConfigError(f"{folder_or_hub_id} has no pooler. Take 'mean' or 'cls', as the model's card says.")
+        pooling = stated_pooling(folder_or_hub_id) if pooling == "auto" else pooling
+        self._tokenizer, self._model = open_text_encoder(folder_or_hub_id, pooler=pooling == "pooler")
         if pooling != "pooler" and getattr(self._model, "pooler", None) is not None:
             self._model.pooler = None  # it is not used, so no part of the hash
         self._model.to(device).eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from allophone.audio.augment import NO_AUGMENTATION
 from allophone.audio.reverberation import ReverbConfig
@@ -21,6 +21,7 @@ from allophone.methods.audio_text_contrast import AudioTextContrastConfig
 from allophone.models.aligned import load_aligned
 from allophone.models.speech_embedder import SpeechEmbedderConfig
 from allophone.models.text_embedder import TextEmbedderConfig
+from allophone.models.text_pooling import Pooling, stated_pooling
 from allophone.models.text_tower import TextTowerConfig
 from allophone.recipes.align_scores import score_towers
 from allophone.run.alignment import AlignConfig, execute_alignment
@@ -165,6 +166,8 @@ def align(
     *,
     out: Path,
     text: str | Path | None = None,
+    pooling: Pooling | Literal["auto"] = "auto",
+    prefix: str = "",
     languages: Sequence[str] = (),
     leave_out: Sequence[str] = (),
     recipe: str = "small",
@@ -184,6 +187,9 @@ def align(
         out: Run folder; the towers lie in ``out/model``, the scores in ``out/scores.md`` and ``out/result.json``.
         text: Folder or hub id of a text encoder (LaBSE, E5, BGE-M3, ...); None = a small one from nothing, which knows
             the words of this corpus alone.
+        pooling: How the text encoder makes a vector of its tokens; auto = as its ``1_Pooling`` says, ``mean`` where it
+            has none.
+        prefix: Stands before every text for the text encoder (E5: ``query: ``).
         languages: Of texts, as the corpus writes them (``fra_Latn``); empty = those that are spoken in training.
         leave_out: Languages whose recordings are not heard in training; their texts are read all the same, as
             translations, and their test recordings are scored.
@@ -197,7 +203,7 @@ def align(
         report: Told how far each stage is.
 
     Raises:
-        ConfigError: There is no such recipe or part of augmentation, or nobody to transcribe.
+        ConfigError: There is no such recipe or part of augmentation, nobody to transcribe, or no text encoder to pool.
         DataError: A language to leave out is not one of the corpus.
         AllophoneError: What opening the model and the run itself raise.
     """
@@ -206,12 +212,17 @@ def align(
         raise ConfigError(f"Unknown align recipe {recipe!r}. {suggest(recipe, RECIPES)}")
     if transcribed is not None and (transcriber is None or transcribed < 1):
         raise ConfigError(f"--transcribe {transcribed} with --transcriber {transcriber}: name a model, and 1 or more.")
+    if text is None and (pooling != "auto" or prefix):
+        raise ConfigError(f"--pooling {pooling} and --prefix {prefix!r} are of a text encoder: name one with --text.")
     if all(row.split is None for row in corpus):
         corpus = split_corpus(corpus)
     chosen = tuple(languages) or spoken_languages(corpus)
     whole = corpus
     corpus = without(corpus, leave_out)
     config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
+    if text is not None:
+        pooled = stated_pooling(text) if pooling == "auto" else pooling
+        config = replace(config, text=replace(config.text, pooling=pooled, prefix=prefix))
     if steps is not None:
         warmup = min(config.train.warmup_steps, steps // 10)
         config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))

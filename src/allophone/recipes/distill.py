@@ -79,8 +79,9 @@ class DistillOptions:
     """Whether the encoder is trained, or only what stands behind it."""
     steps: int | None = None
     """Updates; None takes the recipe's."""
-    pooling: Literal["mean", "cls", "pooler"] = "mean"
-    """Of a text encoder named with --teacher: mean of the tokens (E5), first token (BGE-M3), its pooler (LaBSE)."""
+    pooling: Literal["auto", "mean", "cls", "pooler"] = "auto"
+    """Of a text encoder named with --teacher: mean of the tokens (E5), first token (BGE-M3), its pooler (LaBSE); auto:
+    as the model's 1_Pooling says, mean where it has none."""
     prefix: str = ""
     """Stands before every text for such an encoder (E5: 'query: ')."""
 

@@ -129,7 +129,7 @@ def execute_alignment(
     """
     heard, left_out = heard_utterances(corpus, config)
     folder, begun_from = run_dir / "model", model_hash(encoder)
-    named = None if text is None else open_text_encoder(text)
+    named = None if text is None else open_text_encoder(text, pooler=config.text.pooling == "pooler")
     origin = {
         "config": to_dict(config),
         "corpus": heard.hash,
