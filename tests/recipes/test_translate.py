@@ -72,6 +72,7 @@ def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
     assert "30 utterances (train), 0.01 h, none of them synthetic speech" in page
     assert "- Asked: 20 utterances (test)," in (run / "run" / "scores.md").read_text()
     assert "fra_Latn *" in page and "difference: other less first" in page
+    assert "heard before, in its own training, is not looked at" in page and "ever heard" not in page
 
 
 def test_two_models_of_one_name_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

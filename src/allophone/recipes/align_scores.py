@@ -36,7 +36,7 @@ from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.recipes.contamination import in_words, seen_in_training
 from allophone.recipes.kept_vectors import FOLDER, KeptVectors
-from allophone.recipes.written import splits_in_words
+from allophone.recipes.written import BEFORE_UNKNOWN, splits_in_words
 from allophone.run.progress import Report, counted, silent
 from allophone.run.ridge import drawn_rows, ridge_vectors
 from allophone.seeding import derive, numpy_generator
@@ -252,8 +252,9 @@ def _write(
     parts = [
         f"# Retrieval over one pool\n\n{len(pool.utterances)} recordings ({splits_in_words(pool.utterances)}) and "
         f"{len(pool.texts)} texts of {groups} contents.\n",
-        "No content or text of the pool was in training. Percent, with 95 % intervals over contents. Rows with *ridge* "
-        "have no text side of their own: a ridge regression maps them to the trained text vectors.\n",
+        f"No content or text of the pool was in this training. {BEFORE_UNKNOWN} Percent, with 95 % intervals over "
+        "contents. Rows with *ridge* have no text side of their own: a ridge regression maps them (of the encoder, its "
+        "last layer) to the trained text vectors.\n",
     ]
     for direction in DIRECTIONS:
         part = {

@@ -26,6 +26,7 @@ from allophone.models.conversion import model_hash
 from allophone.models.transcriber import SpellingDecoderConfig, Transcriber, load_transcriber
 from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.written import (
+    BEFORE_UNKNOWN,
     STOPPED,
     Asked,
     ScoredRun,
@@ -241,7 +242,10 @@ def _page(
         }
         text = "Texts as they are." if name.endswith("raw") else "Both texts normalized for their script."
         sections.append(Section(title=name, text=text, table=tabulate(part)))
-    lead = "No content or text that is asked was in training; 95 % intervals over contents, languages in columns."
+    lead = (
+        f"No content or text that is asked was in this training. {BEFORE_UNKNOWN} 95 % intervals over contents, "
+        "languages in columns."
+    )
     return ScoresPage(title="Transcription", lead=lead, facts=facts, sections=tuple(sections), examples=examples)
 
 

@@ -293,7 +293,7 @@ def _judge(
         ("Heard", in_words(heard.corpus)),
         ("Asked", in_words({one.row.id: one.row for one in asked}.values())),
         ("Writes", ", ".join(heard.languages or ())),
-        ("Never heard", ", ".join(unheard) or "none of the languages that are scored"),
+        ("Not in the translators' training", ", ".join(unheard) or "none of the languages that are scored"),
         ("Search", f"{options.beams} beams"),
     )
     return write_translation(rows, asked, unheard, made_from, facts, examples, out), rows

@@ -36,6 +36,8 @@ class ScoredRun:
     """Results by system."""
 
 
+BEFORE_UNKNOWN = "What the encoder heard before, in its own training, is not looked at."
+"""Stands in every lead: no record says of all encoders what they heard."""
 STOPPED = ScoredRun(folders=(), finished=False)
 
 
