@@ -283,6 +283,7 @@ def test_the_cascade_answers_for_a_part_beside_the_towers(
 
     monkeypatch.setattr(align_scores, "load_transcriber", lambda name: None)
     monkeypatch.setattr("allophone.evaluate.transcripts.transcriber_hash", lambda name: "0123")
+    monkeypatch.setattr(align_scores, "transcriber_hash", lambda name: "0123")
     monkeypatch.setattr(align_scores, "transcribe_all", perfect)
     words = f"align --corpus {run}/corpus --model {run}/encoder --out {tmp_path} --steps 2 --transcriber x"
     assert main([*words.split()[:-2], "--transcribe", "6"]) == 1

@@ -143,6 +143,29 @@ def augmented(config: AlignConfig, audio: Sequence[str], text: Sequence[str] | N
     return replace(config, captions=captions, data=replace(config.data, collate=collate))
 
 
+def read_as(
+    config: AlignConfig, text: str | Path | None, pooling: Pooling | Literal["auto"], prefix: str
+) -> AlignConfig:
+    """A recipe with what the text encoder that is named was trained for.
+
+    Args:
+        config: The recipe.
+        text: Folder or hub id of the text encoder; None = one from nothing.
+        pooling: How it makes a vector of its tokens; ``auto`` = as it says itself.
+        prefix: Stands before every text.
+
+    Raises:
+        ConfigError: None is named, or it makes vectors in a way that is not known here.
+        CheckpointError: What it says cannot be read.
+    """
+    if text is None and (pooling != "auto" or prefix):
+        raise ConfigError(f"--pooling {pooling} and --prefix {prefix!r} are of a text encoder: name one with --text.")
+    if text is None:
+        return config
+    how = stated_pooling(text) if pooling == "auto" else pooling
+    return replace(config, text=replace(config.text, pooling=how, prefix=prefix))
+
+
 RECIPES = {"small": small, "frozen": frozen, "standard": standard}
 
 
@@ -212,17 +235,13 @@ def align(
         raise ConfigError(f"Unknown align recipe {recipe!r}. {suggest(recipe, RECIPES)}")
     if transcribed is not None and (transcriber is None or transcribed < 1):
         raise ConfigError(f"--transcribe {transcribed} with --transcriber {transcriber}: name a model, and 1 or more.")
-    if text is None and (pooling != "auto" or prefix):
-        raise ConfigError(f"--pooling {pooling} and --prefix {prefix!r} are of a text encoder: name one with --text.")
     if all(row.split is None for row in corpus):
         corpus = split_corpus(corpus)
     chosen = tuple(languages) or spoken_languages(corpus)
     whole = corpus
     corpus = without(corpus, leave_out)
     config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
-    if text is not None:
-        pooled = stated_pooling(text) if pooling == "auto" else pooling
-        config = replace(config, text=replace(config.text, pooling=pooled, prefix=prefix))
+    config = read_as(config, text, pooling, prefix)
     if steps is not None:
         warmup = min(config.train.warmup_steps, steps // 10)
         config = replace(config, train=replace(config.train, steps=steps, warmup_steps=warmup))

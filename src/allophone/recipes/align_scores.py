@@ -25,6 +25,7 @@ from allophone.data.corpus import Corpus
 from allophone.data.heard import Contamination
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
+from allophone.distributed import device
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.result import Result, tabulate
 from allophone.evaluate.sources import EncoderSource, FilterbankSource, extract_all
@@ -101,6 +102,8 @@ def score_towers(
     done = _scored(out, made_from)
     if done is not None:
         return done
+    for part in (model.speech, model.text, before):
+        part.to(device())
     overall, all_questions = questions(pool, pairs=False), questions(pool, pairs=True)
     cache = WaveformCache(corpus)
     keep = KeptVectors(folder=out / FOLDER, made_from=f"{made_from['model']} {made_from['before']} {data_hash}")
@@ -224,7 +227,7 @@ def random_embedder(model: Aligned, seed: int) -> Embed:
     """The same architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "random encoder"))
-        speech = SpeechEmbedder(build_encoder(model.speech.encoder.config), model.speech.config).eval()
+        speech = SpeechEmbedder(build_encoder(model.speech.encoder.config), model.speech.config).eval().to(device())
     return lambda waveforms: F.normalize(speech.embed(waveforms), dim=-1)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.splits import split_corpus
-from allophone.distributed import on_rank_zero, rank_zero_first, require_shared
+from allophone.distributed import device, on_rank_zero, rank_zero_first, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import Rows, saved_rows
 from allophone.evaluate.transcripts import transcriber_hash
@@ -213,7 +213,7 @@ def open_teacher(
     folder = starter_teacher() if str(name) == STARTER else Path(name)
     if (folder / INFO_FILE).exists():
         return load_teacher_table(folder), None
-    encoder = TextTeacher(name, pooling=options.pooling, prefix=options.prefix)
+    encoder = TextTeacher(name, pooling=options.pooling, prefix=options.prefix, device=device())
 
     def teacher(texts: Sequence[str]) -> Tensor:
         return F.normalize(encoder(texts), dim=-1)
@@ -252,7 +252,8 @@ def _judge(
     out: Path,
     report: Report,
 ) -> tuple[Path, Rows]:
-    models = {seed: load_speech_embedder(folder) for seed, folder in folders.items()}
+    models = {seed: load_speech_embedder(folder).to(device()) for seed, folder in folders.items()}
+    judged.before.to(device())
     made_from = {
         "models": {str(seed): model_hash(one) for seed, one in models.items()},
         "before": model_hash(judged.before),

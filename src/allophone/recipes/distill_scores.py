@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
+from allophone.distributed import device
 from allophone.evaluate.result import Result, Signature, tabulate
 from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
 from allophone.evaluate.semantic_search import (
@@ -114,7 +115,9 @@ def score_distillation(
     rows["filter bank, ridge"] = row({0: bank}, "filter bank")
     drawn = {}
     for seed in RANDOM_SEEDS:
-        source = EncoderSource(f"random encoder {seed}", random_encoder(before, seed), (before.num_layers,))
+        source = EncoderSource(
+            f"random encoder {seed}", random_encoder(before, seed).to(device()), (before.num_layers,)
+        )
         drawn[seed] = _by_ridge(judged, source, keep, report)
     rows["random encoder, ridge"] = row(drawn, "random", RANDOM_SEEDS)
     rows[BEFORE] = row({0: mapped}, model_hash(before))

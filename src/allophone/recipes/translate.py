@@ -16,7 +16,7 @@ from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.data.splits import split_corpus
 from allophone.data.utterance import Utterance
-from allophone.distributed import on_rank_zero, require_shared
+from allophone.distributed import device, on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import TABLES, Rows, saved_rows
 from allophone.evaluate.text_translation import TextTranslator
@@ -41,6 +41,7 @@ from allophone.recipes.written import (
     ScoredRun,
     examples_of,
     in_words,
+    kept_texts,
     unmet,
     write_all,
 )
@@ -264,19 +265,16 @@ def _judge(
         return out / TABLES, done
     unheard = sorted({one.row.language for one in asked} - set(heard.corpus.languages))
     search, cache = SearchConfig(beams=options.beams, max_tokens=64), WaveformCache(corpus)
-    written = {
-        name: Written(texts=(tuple(texts),), model_hash=name, seeds=())
-        for name, texts in baseline_texts(
-            before, heard.corpus, corpus, asked, same_language=False, report=report
-        ).items()
-    }
+    baselines = baseline_texts(before, heard.corpus, corpus, asked, same_language=False, out=out, report=report)
+    written = {name: Written(texts=(tuple(texts),), model_hash=name, seeds=()) for name, texts in baselines.items()}
     if cascade is not None:
         written["cascade"] = _by_cascade(cascade, asked, cache, options.beams, out / "cascade", report)
     examples: tuple[tuple[str, str, str], ...] = ()
     for name, found in loaded.items():
+        kept = [kept_texts(out, made, data_hash, options.beams) for made in made_from["models"][name]]
         texts = tuple(
-            tuple(write_all(asked, cache, partial(_translations, one, search), report(f"{name}, seed {seed}")))
-            for seed, one in found.items()
+            _translated(one, asked, cache, search, file, report(f"{name}, seed {seed}"))
+            for (seed, one), file in zip(found.items(), kept, strict=True)
         )
         label = f"translator: {name}"
         written[label] = Written(texts=texts, model_hash=made_from["models"][name][0], seeds=tuple(found))
@@ -336,6 +334,21 @@ def _by_cascade(
             texts[place] = text
         told(done + 1, len(directions), {})
     return Written(texts=(tuple(texts),), model_hash=name, seeds=())
+
+
+def _translated(
+    model: SpeechTranslator,
+    asked: Sequence[Asked],
+    cache: WaveformCache[Utterance],
+    search: SearchConfig,
+    kept: Path,
+    progress: Callable[[int, int, dict[str, float]], None],
+) -> tuple[str, ...]:
+    """Texts of one translator, which is where this process computes meanwhile."""
+    model.to(device())
+    texts = write_all(asked, cache, partial(_translations, model, search), kept, progress)
+    model.cpu()
+    return tuple(texts)
 
 
 def _translations(
