@@ -189,7 +189,9 @@ def test_a_plan_trains_nothing(run: Path, capsys: pytest.CaptureFixture[str]) ->
     words[words.index("--out") + 1] = f"{run}/none"
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "2 x 4 steps" in said and "Teacher: made up" in said
+    assert "2 x 4 steps" in said and "Teacher: made up" in said and "encoder, once" not in said
+    assert main([*words, "--no-train-encoder"]) == 0
+    assert "encoder, once" in capsys.readouterr().out
     assert not (run / "none").exists()
 
 

@@ -111,7 +111,7 @@ def test_the_same_call_again_changes_nothing(run: Path, monkeypatch: pytest.Monk
 def test_a_plan_has_the_arithmetic_of_the_paper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(folder, "--plan")) == 0
     said = capsys.readouterr().out
-    assert "2 x 3 steps" in said and "30 utterances with a text in spa_Latn" in said
+    assert "2 x 3 steps" in said and "encoder, once" in said and "30 utterances with a text in spa_Latn" in said
     counts = translate_plan.paper_counts()
     assert abs(counts.adapters / 75e6 - 1) < 0.01
     assert f"adapters {counts.adapters / 1e6:.2f} M" in said

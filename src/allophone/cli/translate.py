@@ -115,7 +115,8 @@ def run_train(arguments: argparse.Namespace) -> int:
                 languages=arguments.to,
                 decoder=arguments.decoder,
                 options=options,
-                runs=len(models) * len(arguments.seeds),
+                encoders=len(models),
+                seeds=len(arguments.seeds),
                 leave_out=arguments.leave_out,
             )
         )

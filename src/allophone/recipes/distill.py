@@ -44,10 +44,10 @@ from allophone.run.distillation import (
     teacher_texts,
     with_known_texts,
 )
-from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, counted, silent
 from allophone.run.ridge import RIDGE_CLIPS
 from allophone.run.starter import STARTER, open_base, starter_teacher
+from allophone.run.text_plan import plan_texts
 from allophone.run.texts import TextRun, text_stream, without
 from allophone.train.config import TrainConfig
 
@@ -295,7 +295,8 @@ def plan(
     table = load_teacher_table(folder)
     config, encoder = distill_config(options, table.dim, 0), open_base(model)[0].encoder
     heard = distilled_utterances(without(whole, leave_out), config, table)
-    method = SemanticDistillation(SpeechEmbedder(encoder, config.speech), table, config.method)
+    frozen = shared_states(encoder, config)
+    method = SemanticDistillation(SpeechEmbedder(encoder, config.speech), table, config.method, frozen=frozen)
     with closing(text_stream(heard, encoder.clock, config)) as stream:
         batch = next(stream)
     hours = sum(heard.corpus.hours().values())
@@ -309,7 +310,8 @@ def plan(
         f"Left out, too short or without a text that the teacher knows: {left_out}.",
         f"Teacher: {table.name}, {len(table.keys)} texts of {table.dim} values.",
     )
-    return str(plan_texts(f"Distillation on {hours:.2f} h", method, batch, config.train, seeds=seeds, notes=notes))
+    title = f"Distillation on {hours:.2f} h"
+    return str(plan_texts(title, method, batch, config.train, seeds=seeds, notes=notes, frozen=frozen, hours=hours))
 
 
 def distill_config(options: DistillOptions, dim: int, seed: int) -> DistillConfig:

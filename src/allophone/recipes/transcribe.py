@@ -37,9 +37,9 @@ from allophone.recipes.written import (
     write_all,
 )
 from allophone.run.config import DataConfig
-from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
+from allophone.run.text_plan import plan_texts
 from allophone.run.texts import TextRun, heard_with_texts, text_stream
 from allophone.run.transcription import TranscribeConfig, build_transcriber, execute_transcription
 from allophone.train.config import TrainConfig

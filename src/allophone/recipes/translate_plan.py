@@ -16,10 +16,10 @@ from allophone.models.speech_translator import SpeechTranslatorConfig
 from allophone.models.text_decoder import load_text_decoder
 from allophone.models.translator_size import ParameterCounts, count_parameters, parameter_counts
 from allophone.recipes.translate import TranslateOptions, translate_config
-from allophone.run.plan import plan_texts
 from allophone.run.starter import open_base
+from allophone.run.text_plan import plan_texts
 from allophone.run.texts import heard_with_texts, text_stream, without
-from allophone.run.translation import build_translator
+from allophone.run.translation import build_translator, shared_states
 from allophone.text.languages import parse_language
 
 
@@ -30,10 +30,13 @@ def plan(
     languages: Sequence[str],
     decoder: str | Path | None,
     options: TranslateOptions,
-    runs: int,
+    encoders: int,
+    seeds: int,
     leave_out: Sequence[str],
 ) -> str:
-    """What a training would do, from a probe of its first batch, and the arithmetic of adapters.
+    """What training ``encoders`` times ``seeds`` translators would do, from a probe of the first batch of one of them.
+
+    With the arithmetic of adapters.
 
     Raises:
         AllophoneError: What opening model, corpus and decoder raise.
@@ -43,7 +46,8 @@ def plan(
     config, encoder = translate_config(options, tags, 0, decoder), open_base(model)[0].encoder
     heard = heard_with_texts(without(whole, leave_out), config.data, config.languages)
     named = None if decoder is None else load_text_decoder(decoder)
-    method = SpeechTranslation(build_translator(config, heard, encoder, named), config.method)
+    frozen = shared_states(encoder, config)
+    method = SpeechTranslation(build_translator(config, heard, encoder, named), config.method, frozen=frozen)
     with closing(text_stream(heard, encoder.clock, config)) as stream:
         batch = next(stream)
     hours = sum(heard.corpus.hours().values())
@@ -52,7 +56,18 @@ def plan(
         f"This model: {in_millions(count_parameters(method.model))}",
         f"At the paper's sizes (XLS-R 300M, mBART-50, 2 x 512): {in_millions(paper_counts())}",
     )
-    return str(plan_texts(f"Translation on {hours:.2f} h", method, batch, config.train, seeds=runs, notes=notes))
+    plan = plan_texts(
+        f"Translation on {hours:.2f} h",
+        method,
+        batch,
+        config.train,
+        seeds=seeds,
+        notes=notes,
+        encoders=encoders,
+        frozen=frozen,
+        hours=hours,
+    )
+    return str(plan)
 
 
 def paper_counts() -> ParameterCounts:
