@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_corpus import LANGUAGES, all_in_training, corpus
 from tiny_model import LASR
+from tiny_text import text_encoder
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
@@ -19,6 +21,8 @@ from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
 from allophone.recipes import align_scores
 from allophone.recipes.align import AUDIO_AUGMENTATION, augmented, small
+from allophone.run import alignment
+from allophone.run.alignment import execute_alignment
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +137,42 @@ def test_what_is_not_held_out_is_not_scored_and_it_is_said(
     )
     assert main([*words.split(), "--languages", "eng_Latn,deu_Latn"]) == 1
     assert "no utterance of the training split has a text in deu_Latn" in capsys.readouterr().err
+
+
+def test_another_text_encoder_in_the_same_folder_is_another_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"align --corpus {run}/corpus --model {run}/encoder --text {tmp_path}/text --out {tmp_path}/run --steps 2"
+    assert main([*words.replace("--text", "--prefix").split(), "--steps", "1"]) == 1
+    assert "are of a text encoder: name one with --text" in capsys.readouterr().err
+    text_encoder(tmp_path / "text")
+    (tmp_path / "text" / "modules.json").write_text('[{"type": "Pooling", "path": "1_Pooling"}]')
+    (tmp_path / "text" / "1_Pooling").mkdir()
+    (tmp_path / "text" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert main([*words.split(), "--prefix", "query: "]) == 0
+    pooled = load_aligned(tmp_path / "run" / "model").text.config
+    assert (pooled.pooling, pooled.prefix) == ("cls", "query: ")
+    weights = load_file(tmp_path / "text" / "model.safetensors")
+    changed = {name: value + 0.01 for name, value in weights.items()}
+    save_file(changed, tmp_path / "text" / "model.safetensors", {"format": "pt"})
+    assert main([*words.split(), "--prefix", "query: "]) == 1
+    assert "1 settings differ: text was '" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_leaves_no_tower_to_the_next(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alignment, "train", interrupted)
+    for out, seeds in (("fresh", (2,)), ("used", (1, 2))):
+        for seed in seeds:
+            config = small(("eng_Latn",), from_nothing=True, seed=seed)
+            with pytest.raises(KeyboardInterrupt):
+                execute_alignment(config, Corpus.open(run / "corpus"), tmp_path / out, encoder=Lasr(LASR))
+    towers = [tmp_path / out / "text-tower" / "model.safetensors" for out in ("fresh", "used")]
+    assert towers[0].read_bytes() == towers[1].read_bytes()
 
 
 def test_index_and_search(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,6 +312,7 @@ def test_the_cascade_answers_for_a_part_beside_the_towers(
 
     monkeypatch.setattr(align_scores, "load_transcriber", lambda name: None)
     monkeypatch.setattr("allophone.evaluate.transcripts.transcriber_hash", lambda name: "0123")
+    monkeypatch.setattr(align_scores, "transcriber_hash", lambda name: "0123")
     monkeypatch.setattr(align_scores, "transcribe_all", perfect)
     words = f"align --corpus {run}/corpus --model {run}/encoder --out {tmp_path} --steps 2 --transcriber x"
     assert main([*words.split()[:-2], "--transcribe", "6"]) == 1

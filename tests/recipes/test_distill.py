@@ -26,7 +26,7 @@ from allophone.models.language_removal import read_removed
 from allophone.models.lasr import Lasr
 from allophone.models.speech_embedder import CorrectedLinear, SpeechEmbedder, load_speech_embedder
 from allophone.models.text_teacher import TeacherTable, cached_vectors, load_teacher_table, text_key
-from allophone.recipes import distill_scores
+from allophone.recipes import distill, distill_scores
 from allophone.recipes.align_scores import pooled_frames
 from allophone.recipes.distill import DistillOptions, distill_config
 from allophone.run import distillation
@@ -201,7 +201,9 @@ def test_a_plan_trains_nothing(run: Path, capsys: pytest.CaptureFixture[str]) ->
     words[words.index("--out") + 1] = f"{run}/none"
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "2 x 4 steps" in said and "Teacher: made up" in said
+    assert "2 x 4 steps" in said and "Teacher: made up" in said and "encoder, once" not in said
+    assert main([*words, "--no-train-encoder"]) == 0
+    assert "encoder, once" in capsys.readouterr().out
     assert not (run / "none").exists()
 
 
@@ -290,3 +292,18 @@ def test_transcripts_of_the_cascade_are_kept_by_the_recognizers_parameters(
     for name in ("a/model", "b/model"):
         distill_scores._by_cascade(judged, name, lambda texts: torch.ones(len(texts), 2), tmp_path, silent)  # type: ignore[arg-type]
     assert files == ["transcripts-a.tsv", "transcripts-b.tsv"]
+
+
+def test_the_teacher_is_asked_where_this_process_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class AskedThere(Exception):
+        pass
+
+    def teacher(name: str, **settings: object) -> None:
+        raise AskedThere(settings["device"])
+
+    monkeypatch.setattr(distill, "TextTeacher", teacher)
+    monkeypatch.setattr(distill, "device", lambda: torch.device("cuda", 3))
+    with pytest.raises(AskedThere, match="cuda:3"):
+        distill.open_teacher(
+            "some/encoder", Corpus(folder=tmp_path, utterances=(), name="none"), tmp_path, DistillOptions()
+        )

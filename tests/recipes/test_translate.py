@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_corpus import all_in_training, corpus
 from tiny_model import LASR
 from tiny_recognizer import recognizer_folder
@@ -76,6 +77,7 @@ def test_models_stand_beside_baselines_and_their_difference(run: Path) -> None:
     assert "30 utterances (train), 0.01 h, none of them synthetic speech" in page
     assert "- Asked: 20 utterances (test)," in (run / "run" / "scores.md").read_text()
     assert "fra_Latn *" in page and "difference: other less first" in page
+    assert "heard before, in its own training, is not looked at" in page and "ever heard" not in page
 
 
 def test_two_models_of_one_name_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,19 +150,27 @@ def test_a_language_to_write_that_nothing_is_written_in_is_refused(
 def test_a_plan_has_the_arithmetic_of_the_paper(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(folder, "--plan")) == 0
     said = capsys.readouterr().out
-    assert "2 x 3 steps" in said and "30 utterances with a text in spa_Latn" in said
+    assert "2 x 3 steps" in said and "encoder, once" in said and "30 utterances with a text in spa_Latn" in said
     counts = paper_counts()
     assert abs(counts.adapters / 75e6 - 1) < 0.01
     assert f"adapters {counts.adapters / 1e6:.2f} M" in said
 
 
-def test_a_pretrained_decoder_gets_adapters(folder: Path, tmp_path: Path) -> None:
+def test_a_pretrained_decoder_gets_adapters_and_another_in_its_folder_is_another_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pretrained = decoder_folder(tmp_path / "decoder", "m2m_100")
     words = f"translate train --corpus {folder}/corpus --model {folder}/encoder --to eng --steps 2 --adapter-dim 4"
     assert main([*words.split(), "--decoder", str(pretrained), "--out", f"{tmp_path}/run"]) == 0
     model = load_speech_translator(tmp_path / "run" / "encoder" / "seed-0" / "model")
     assert set(model.adapters) == {"encoder", "decoder"}
     assert model.decoder_stays and model.config.train_layer_norms and model.config.length_layers == 1
+    weights = load_file(pretrained / "model.safetensors")
+    save_file(
+        {name: value + 0.01 for name, value in weights.items()}, pretrained / "model.safetensors", {"format": "pt"}
+    )
+    assert main([*words.split(), "--decoder", str(pretrained), "--out", f"{tmp_path}/run"]) == 1
+    assert "1 settings differ: decoder was '" in capsys.readouterr().err
 
 
 def test_a_decoder_that_is_named_gets_adapters_of_the_published_size() -> None:

@@ -19,6 +19,7 @@ from allophone.batch import SpeechBatch, Texts
 from allophone.errors import CheckpointError, ConfigError, DataError, ShapeError
 from allophone.losses.distillation import balance_weights, contrast_with_negatives, cosine_distance, squared_error
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
+from allophone.models import text_teacher
 from allophone.models.frozen import FrozenStates
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
 from allophone.models.text_teacher import (
@@ -132,6 +133,27 @@ def test_a_table_asks_the_teacher_once_a_text(tmp_path: Path) -> None:
         load_teacher_table(tmp_path)
     with pytest.raises(DataError, match=r"gave \(2, 3, 1\) for 2 texts"):
         cached_vectors(["a", "b"], lambda texts: torch.zeros(len(texts), 3, 1), "bad", tmp_path / "bad")
+
+
+def test_what_a_teacher_said_before_it_was_interrupted_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_teacher, "PIECE", 2)
+    teacher, said = Fake(), [0]
+
+    def interrupted(texts: Sequence[str]) -> Tensor:
+        said[0] += len(texts)
+        if said[0] > 3:
+            raise KeyboardInterrupt
+        return teacher(texts)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_vectors(TEXTS, interrupted, "fake", tmp_path, batch_size=1)
+    assert len(load_teacher_table(tmp_path).keys) == 2  # the third was no whole piece
+    before = list(teacher.asked)
+    table = cached_vectors(TEXTS, teacher, "fake", tmp_path, dtype=torch.float32)
+    assert sorted(teacher.asked[len(before) :]) == sorted(set(TEXTS) - set(before[:2]))
+    torch.testing.assert_close(table(TEXTS), Fake()(TEXTS), atol=2e-3, rtol=2e-3)
+    with pytest.raises(DataError, match="no text that the teacher could make a vector of"):
+        cached_vectors([], teacher, "fake", tmp_path / "none")
 
 
 def test_a_text_encoder_is_a_teacher(tmp_path: Path) -> None:

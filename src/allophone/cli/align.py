@@ -33,6 +33,16 @@ def add(verbs: Verbs) -> None:
         "from nothing, that knows the words of this corpus alone)",
     )
     parser.add_argument(
+        "--pooling",
+        default="auto",
+        choices=("auto", "mean", "cls", "pooler"),
+        help="of --text: mean of the tokens (E5), first token (BGE-M3), its pooler (LaBSE); auto: as the model's "
+        "1_Pooling says, mean where it has none (default: auto)",
+    )
+    parser.add_argument(
+        "--prefix", default="", metavar="TEXT", help="stands before every text for --text (E5: 'query: ')"
+    )
+    parser.add_argument(
         "--languages", type=languages, default=(), metavar="A,B,...", help="of texts: fra_Latn (default: those spoken)"
     )
     parser.add_argument(
@@ -94,6 +104,8 @@ def command(arguments: argparse.Namespace) -> int:
             corpus,
             out=arguments.out,
             text=arguments.text,
+            pooling=arguments.pooling,
+            prefix=arguments.prefix,
             languages=arguments.languages,
             leave_out=arguments.leave_out,
             recipe=arguments.recipe,

@@ -103,19 +103,20 @@ def by_name(models: Sequence[tuple[str, str]]) -> dict[str, str]:
 def run_train(arguments: argparse.Namespace) -> int:
     """Train translators."""
     from allophone.distributed import process_group
-    from allophone.recipes import translate
+    from allophone.recipes import translate, translate_plan
 
     models = by_name(arguments.model)
     options, corpus = make(OPTIONS, arguments), open_corpus(arguments.corpus)
     if arguments.plan:
         say(
-            translate.plan(
+            translate_plan.plan(
                 next(iter(models.values())),
                 corpus,
                 languages=arguments.to,
                 decoder=arguments.decoder,
                 options=options,
-                runs=len(models) * len(arguments.seeds),
+                encoders=len(models),
+                seeds=len(arguments.seeds),
                 leave_out=arguments.leave_out,
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from allophone.errors import DataError
@@ -23,3 +24,20 @@ def text_lines(path: Path) -> list[str]:
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
+
+
+def grown_lines(path: Path) -> list[str]:
+    """Lines of a file that grows line by line, none where there is no file.
+
+    A last line without its end, which a kill tore, is cut off the file.
+
+    Raises:
+        DataError: The file is not UTF-8.
+    """
+    if not path.exists():
+        return []
+    kept = path.read_bytes()
+    whole = kept.rfind(b"\n") + 1
+    if whole < len(kept):
+        os.truncate(path, whole)
+    return text_lines(path)

@@ -15,7 +15,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from allophone.distributed import device
 from allophone.errors import CheckpointError, DataError
+from allophone.models.text_encoder import text_model_hash
 from allophone.models.token_decoder import language_tokens
 from allophone.text.languages import parse_language
 
@@ -26,7 +28,7 @@ MAX_TOKENS = 200
 
 
 class TextTranslator:
-    """A translator of ``transformers``, in float32 on the CPU; its weights are read when they are first needed.
+    """A translator of ``transformers``, in float32; its weights are read when they are first needed.
 
     Args:
         folder_or_hub_id: Which.
@@ -46,6 +48,15 @@ class TextTranslator:
                 f"{self.name}: its tokenizer has no tokens for languages, so it cannot be told which to write. Take "
                 "NLLB, mBART-50 or M2M-100."
             )
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 over weights and vocabulary.
+
+        Raises:
+            CheckpointError: The weights cannot be read.
+        """
+        return text_model_hash(self._tokenizer, self._model)
 
     def language_id(self, language: str) -> int:
         """Number of the token of a language.
@@ -90,8 +101,10 @@ class TextTranslator:
         width = max(map(len, rows))
         with torch.inference_mode():
             written = self._model.generate(
-                input_ids=torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows]),
-                attention_mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+                input_ids=torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device()),
+                attention_mask=torch.tensor(
+                    [[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device()
+                ),
                 forced_bos_token_id=wanted,
                 num_beams=self.beams,
                 do_sample=False,
@@ -102,7 +115,7 @@ class TextTranslator:
 
     @cached_property
     def _model(self) -> Any:
-        return self._read(partial(AutoModelForSeq2SeqLM.from_pretrained, dtype=torch.float32)).eval()
+        return self._read(partial(AutoModelForSeq2SeqLM.from_pretrained, dtype=torch.float32)).eval().to(device())
 
     def _read(self, from_pretrained: Callable[[str], Any]) -> Any:
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor
 from transformers import pipeline
 
-from allophone.data.lines import text_lines
+from allophone.data.lines import grown_lines
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
+from allophone.distributed import device
 from allophone.errors import CheckpointError, DataError
 from allophone.evaluate.faster_whisper import is_faster_whisper, whisper_hash, whisper_languages, whisper_texts
 from allophone.frames import SAMPLE_RATE, samples_to_seconds
@@ -115,7 +115,7 @@ def transcriber_hash(folder_or_hub_id: str | Path) -> str:
 @lru_cache(maxsize=1)
 def _recognizer(folder_or_hub_id: str) -> Any:
     try:
-        return pipeline("automatic-speech-recognition", model=folder_or_hub_id, device="cpu", dtype=torch.float32)
+        return pipeline("automatic-speech-recognition", model=folder_or_hub_id, device=device(), dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder_or_hub_id}: not a speech recognizer that transformers can load "
@@ -147,14 +147,8 @@ def _whisper_code(codes: Sequence[str], language: str) -> str:
 
 
 def _kept_transcripts(file: Path) -> dict[tuple[str, str], str]:
-    """Transcripts of earlier calls, by id and hash. A last line without its end, which a kill tore, is cut off."""
-    if not file.exists():
-        return {}
-    kept = file.read_bytes()
-    whole = kept.rfind(b"\n") + 1
-    if whole < len(kept):
-        os.truncate(file, whole)
-    lines = (line.split("\t") for line in text_lines(file))
+    """Transcripts of earlier calls, by id and hash."""
+    lines = (line.split("\t") for line in grown_lines(file))
     return {(line[0], line[1]): line[2] for line in lines if len(line) == 3}  # before, lines had no hash
 
 

@@ -67,8 +67,9 @@ def rank_candidates(
     """
     allowed = torch.ones_like(right) if allowed is None else allowed
     _check_shapes(similarity, right, allowed)
+    cuts = (slice(start, start + ROWS) for start in range(0, len(similarity), ROWS))
     return rank_blocks(
-        zip(similarity.split(ROWS), right.split(ROWS), allowed.split(ROWS), strict=True), ks=ks, depth=depth, seed=seed
+        ((similarity[rows], right[rows], allowed[rows]) for rows in cuts), ks=ks, depth=depth, seed=seed
     )
 
 

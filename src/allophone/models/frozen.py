@@ -44,8 +44,13 @@ class FrozenStates:
         self.encoder = encoder
         self.layers = tuple(layers)
         self._dtype = dtype
-        self._room = most_bytes
+        self.most_bytes = self._room = most_bytes
         self._known: dict[str, Tensor] = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the states take that are kept."""
+        return self.most_bytes - self._room
 
     def __call__(
         self, waveform: Tensor, waveform_lengths: Tensor, names: Sequence[str] | None = None

@@ -37,8 +37,9 @@ class TextEmbedderConfig:
 
     dim: int = 512
     """E, values of an embedding."""
-    pooling: Literal["mean", "cls"] = "mean"
-    """Mean of the real tokens (E5, MiniLM), or the first token (LaBSE, BGE-M3): what the encoder was trained for."""
+    pooling: Literal["mean", "cls", "pooler"] = "mean"
+    """Mean of the real tokens (E5, MiniLM), the first token (BGE-M3), or the encoder's pooler (LaBSE): what the encoder
+    was trained for, which ``models.text_pooling.stated_pooling`` reads."""
     training: Literal["frozen", "lora", "full"] = "frozen"
     """What of the encoder is trained; the projection always is."""
     lora_rank: int = 16
@@ -105,7 +106,7 @@ class TextEmbedder(nn.Module):
             return get_peft_model(model, settings)
         model.requires_grad_(self.config.training == "full")
         for name, part in model.named_parameters():
-            if "pooler." in name:  # a layer for BERT's first task, which nothing here reads
+            if "pooler." in name and self.config.pooling != "pooler":  # for BERT's first task; nothing here reads it
                 part.requires_grad_(False)
         return model
 
@@ -148,7 +149,11 @@ class TextEmbedder(nn.Module):
     def _pool(self, ids: Tensor, real: Tensor) -> Tensor:
         """What stands before the projection. Shape ``(B, hidden)``."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.training != "frozen"):
-            hidden: Tensor = self.encoder(input_ids=ids, attention_mask=real).last_hidden_state
+            output = self.encoder(input_ids=ids, attention_mask=real)
+        hidden: Tensor = output.last_hidden_state
+        if self.config.pooling == "pooler":
+            made: Tensor = output.pooler_output
+            return made
         if self.config.pooling == "cls":
             return hidden[:, 0]
         weights = real[..., None].to(hidden.dtype)
@@ -207,9 +212,9 @@ def build_text_embedder(folder_or_hub_id: str | Path, config: TextEmbedderConfig
 
     Raises:
         CheckpointError: There is no such model, or it is damaged.
-        ConfigError: It is not an encoder, or LoRA finds no layer.
+        ConfigError: It is not an encoder, has no pooler where one is read, or LoRA finds no layer.
     """
-    tokenizer, model = open_text_encoder(folder_or_hub_id)
+    tokenizer, model = open_text_encoder(folder_or_hub_id, pooler=config.pooling == "pooler")
     return TextEmbedder(model, tokenizer, config)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,9 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from allophone.errors import CheckpointError
+from allophone.errors import CheckpointError, ConfigError
+from allophone.models.conversion import model_hash
+from allophone.models.text_pooling import stated_pooler
 
 POOLER = "pooler."
 """A layer for BERT's first task, which many checkpoints lack, rightly."""
@@ -29,11 +33,16 @@ def quietly() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def open_text_encoder(folder_or_hub_id: str | Path) -> tuple[Any, Any]:
+def open_text_encoder(folder_or_hub_id: str | Path, *, pooler: bool = False) -> tuple[Any, Any]:
     """Tokenizer and encoder, in float32; the encoder's pooler is None where the checkpoint has no weights for it.
+
+    Args:
+        folder_or_hub_id: The model.
+        pooler: Whether its pooler is read; that of a sentence-transformers model may lie in a folder of its own.
 
     Raises:
         CheckpointError: There is no such model, it is damaged, or weights are missing.
+        ConfigError: Its pooler is asked for, and it has none, or one that is not known here.
     """
     try:
         with quietly():
@@ -50,4 +59,15 @@ def open_text_encoder(folder_or_hub_id: str | Path) -> tuple[Any, Any]:
         raise CheckpointError(f"{folder_or_hub_id}: weights are missing: {', '.join(needed[:8])}. Copy it again.")
     if missing:
         model.pooler = None
+    own = stated_pooler(folder_or_hub_id) if pooler else None
+    if own is not None and hasattr(model, "pooler"):
+        model.pooler = own
+    if pooler and getattr(model, "pooler", None) is None:
+        raise ConfigError(f"{folder_or_hub_id} has no pooler. Take 'mean' or 'cls', as the model's card says.")
     return tokenizer, model
+
+
+def text_model_hash(tokenizer: Any, model: Any) -> str:
+    """First 16 hex digits of the SHA-256 over a model's weights and its tokenizer's vocabulary."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{model_hash(model)} {vocabulary}".encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,12 +21,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from allophone.errors import CheckpointError, ConfigError, DataError
+from allophone.errors import CheckpointError, DataError
 from allophone.models.conversion import model_hash, replace_file, write_json
 from allophone.models.text_encoder import open_text_encoder
+from allophone.models.text_pooling import Pooling, stated_pooling
 
 VECTORS_FILE, INFO_FILE = "teacher.safetensors", "teacher.json"
 FORMAT = "allophone-teacher-1"
+PIECE = 4096
+"""Texts whose vectors are written together."""
 Teacher = Callable[[Sequence[str]], Tensor]
 """From N texts to their vectors, shape ``(N, E)``, float."""
 
@@ -93,6 +96,8 @@ def cached_vectors(
 ) -> TeacherTable:
     """The table of a folder with the vectors of all these texts; only those that are not there yet are computed.
 
+    It is written every :data:`PIECE` texts, so that what was computed is kept when it is interrupted.
+
     Args:
         texts: All that a corpus says, and what else vectors are needed of.
         teacher: Turns texts into vectors.
@@ -104,33 +109,42 @@ def cached_vectors(
 
     Raises:
         CheckpointError: The folder holds another teacher's table, or a damaged one.
-        DataError: The teacher gives vectors that are not finite, or of changing dims.
+        DataError: The teacher gives vectors that are not finite, or of changing dims; or there is no text.
     """
     folder = Path(folder)
-    old = load_teacher_table(folder) if (folder / INFO_FILE).exists() else None
-    if old is not None and old.name != name:
-        raise CheckpointError(f"{folder}: vectors of {old.name}; expected those of {name}. Use another folder.")
-    wanted = list({text_key(text): text for text in (texts if old is None else old.missing(texts))}.values())
-    if old is not None and not wanted:
-        return old
+    table = load_teacher_table(folder) if (folder / INFO_FILE).exists() else None
+    if table is not None and table.name != name:
+        raise CheckpointError(f"{folder}: vectors of {table.name}; expected those of {name}. Use another folder.")
+    wanted = list({text_key(text): text for text in (texts if table is None else table.missing(texts))}.values())
     order = sorted(wanted, key=len, reverse=True)  # texts of one batch are about as long
-    parts: list[Tensor] = []
+    dim, new = None if table is None else table.dim, dict[int, Tensor]()
     for start in range(0, len(order), batch_size):
-        parts.append(_checked(teacher(order[start : start + batch_size]), order[start : start + batch_size], parts))
+        part = order[start : start + batch_size]
+        vectors = _checked(teacher(part), part, dim)
+        dim, new = vectors.shape[1], new | dict(zip(map(text_key, part), vectors.to(dtype), strict=True))
+        done = start + len(part)
+        if len(new) >= PIECE or done == len(order):
+            table, new = _joined(table, name, new), {}
+            save_teacher_table(table, folder)
         if progress is not None:
-            progress(min(start + batch_size, len(order)), len(order))
-    keys, vectors = torch.tensor([text_key(text) for text in order], dtype=torch.int64), torch.cat(parts).to(dtype)
-    if old is not None:
-        keys, vectors = torch.cat([old.keys, keys]), torch.cat([old.vectors, vectors.to(old.vectors.dtype)])
-    ranks = keys.argsort()
-    table = TeacherTable(name, keys[ranks], vectors[ranks])
-    save_teacher_table(table, folder)
+            progress(done, len(order))
+    if table is None:
+        raise DataError("There is no text that the teacher could make a vector of. Add transcripts to the corpus.")
     return table
 
 
-def _checked(vectors: Tensor, texts: Sequence[str], before: Sequence[Tensor]) -> Tensor:
+def _joined(old: TeacherTable | None, name: str, new: Mapping[int, Tensor]) -> TeacherTable:
+    """A table with further vectors, by key."""
+    keys, vectors = torch.tensor(list(new), dtype=torch.int64), torch.stack(list(new.values()))
+    if old is not None:
+        keys, vectors = torch.cat([old.keys, keys]), torch.cat([old.vectors, vectors.to(old.vectors.dtype)])
+    ranks = keys.argsort()
+    return TeacherTable(name, keys[ranks], vectors[ranks])
+
+
+def _checked(vectors: Tensor, texts: Sequence[str], dim: int | None) -> Tensor:
     vectors = vectors.detach().float().cpu()
-    dim = before[0].shape[1] if before else vectors.shape[-1]
+    dim = vectors.shape[-1] if dim is None else dim
     if vectors.shape != (len(texts), dim) or not bool(vectors.isfinite().all()):
         raise DataError(
             f"The teacher gave {tuple(vectors.shape)} for {len(texts)} texts; expected ({len(texts)}, {dim}), all "
@@ -149,13 +163,15 @@ def save_teacher_table(table: TeacherTable, folder: str | Path, *, eight_bits: b
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / INFO_FILE).unlink(missing_ok=True)
     tensors = {"keys": table.keys.contiguous(), "vectors": table.vectors.contiguous()}
     if eight_bits:
         scales = table.vectors.float().abs().amax(dim=1) / 127
         tensors["scales"] = scales
         tensors["vectors"] = (table.vectors.float() / scales.clamp(min=1e-12)[:, None]).round().to(torch.int8)
-    replace_file(folder / VECTORS_FILE, save(tensors))
+    # Slow, and beside the old vectors: an interruption takes none of those that were there.
+    replace_file(folder / f"new-{VECTORS_FILE}", save(tensors))
+    (folder / INFO_FILE).unlink(missing_ok=True)
+    (folder / f"new-{VECTORS_FILE}").replace(folder / VECTORS_FILE)
     write_json(folder / INFO_FILE, {"format": FORMAT, "name": table.name, "texts": len(table.keys), "dim": table.dim})
     return folder
 
@@ -193,28 +209,27 @@ class TextTeacher:
     Args:
         folder_or_hub_id: The model.
         pooling: ``mean`` of the real tokens (E5), the first token (``cls``, BGE-M3), or the encoder's own ``pooler``
-            (LaBSE).
+            (LaBSE); ``auto`` = as the model's ``1_Pooling`` says, ``mean`` where it has none.
         prefix: Stands before every text (``query: `` for E5).
         max_tokens: Longer texts are cut.
         device: Where to compute.
 
     Raises:
         CheckpointError: There is no such model, or it is damaged.
-        ConfigError: It has no pooler and one is asked for.
+        ConfigError: It has no pooler and one is asked for, or it pools in a way that is not known here.
     """
 
     def __init__(
         self,
         folder_or_hub_id: str | Path,
         *,
-        pooling: Literal["mean", "cls", "pooler"] = "mean",
+        pooling: Pooling | Literal["auto"] = "auto",
         prefix: str = "",
         max_tokens: int = 256,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._tokenizer, self._model = open_text_encoder(folder_or_hub_id)
-        if pooling == "pooler" and getattr(self._model, "pooler", None) is None:
-            raise ConfigError(f"{folder_or_hub_id} has no pooler. Take 'mean' or 'cls', as the model's card says.")
+        pooling = stated_pooling(folder_or_hub_id) if pooling == "auto" else pooling
+        self._tokenizer, self._model = open_text_encoder(folder_or_hub_id, pooler=pooling == "pooler")
         if pooling != "pooler" and getattr(self._model, "pooler", None) is not None:
             self._model.pooler = None  # it is not used, so no part of the hash
         self._model.to(device).eval().requires_grad_(False)
@@ -225,7 +240,7 @@ class TextTeacher:
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Vectors of texts. Shape ``(N, E)``, float32, not normalized."""
+        """Vectors of texts, on the CPU. Shape ``(N, E)``, float32, not normalized."""
         tokens = self._tokenizer(
             [self._prefix + text for text in texts],
             padding=True,
@@ -237,9 +252,9 @@ class TextTeacher:
         hidden: Tensor = output.last_hidden_state
         if self._pooling == "pooler":
             pooled: Tensor = output.pooler_output
-            return pooled
+            return pooled.cpu()
         if self._pooling == "cls":
-            return hidden[:, 0]
+            return hidden[:, 0].cpu()
         weights = tokens["attention_mask"][..., None].to(hidden.dtype)
         mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        return mean
+        return mean.cpu()

@@ -19,6 +19,7 @@ from allophone.seeding import derive
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 WEIGHTS = "model.safetensors"
+"""Written last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,7 @@ def write_text_tower(texts: Sequence[str], folder: Path, config: TextTowerConfig
 
     Args:
         texts: What the tokenizer is fitted on; case is folded.
-        folder: Where to; what is there already is kept.
+        folder: Where to; what is there is replaced.
         config: Sizes.
         seed: Of the weights.
 
@@ -58,8 +59,6 @@ def write_text_tower(texts: Sequence[str], folder: Path, config: TextTowerConfig
     Raises:
         DataError: There is no text.
     """
-    if (folder / WEIGHTS).exists():  # written last
-        return folder
     if not texts:
         raise DataError("A text tower needs texts to fit its tokenizer on; the corpus has none.")
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))

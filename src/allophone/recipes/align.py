@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from allophone.audio.augment import NO_AUGMENTATION
 from allophone.audio.reverberation import ReverbConfig
@@ -21,6 +21,7 @@ from allophone.methods.audio_text_contrast import AudioTextContrastConfig
 from allophone.models.aligned import load_aligned
 from allophone.models.speech_embedder import SpeechEmbedderConfig
 from allophone.models.text_embedder import TextEmbedderConfig
+from allophone.models.text_pooling import Pooling, stated_pooling
 from allophone.models.text_tower import TextTowerConfig
 from allophone.recipes.align_scores import score_towers
 from allophone.recipes.written import nothing_held_out
@@ -144,6 +145,29 @@ def augmented(config: AlignConfig, audio: Sequence[str], text: Sequence[str] | N
     return replace(config, captions=captions, data=replace(config.data, collate=collate))
 
 
+def read_as(
+    config: AlignConfig, text: str | Path | None, pooling: Pooling | Literal["auto"], prefix: str
+) -> AlignConfig:
+    """A recipe with what the text encoder that is named was trained for.
+
+    Args:
+        config: The recipe.
+        text: Folder or hub id of the text encoder; None = one from nothing.
+        pooling: How it makes a vector of its tokens; ``auto`` = as it says itself.
+        prefix: Stands before every text.
+
+    Raises:
+        ConfigError: None is named, or it makes vectors in a way that is not known here.
+        CheckpointError: What it says cannot be read.
+    """
+    if text is None and (pooling != "auto" or prefix):
+        raise ConfigError(f"--pooling {pooling} and --prefix {prefix!r} are of a text encoder: name one with --text.")
+    if text is None:
+        return config
+    how = stated_pooling(text) if pooling == "auto" else pooling
+    return replace(config, text=replace(config.text, pooling=how, prefix=prefix))
+
+
 RECIPES = {"small": small, "frozen": frozen, "standard": standard}
 
 
@@ -167,6 +191,8 @@ def align(
     *,
     out: Path,
     text: str | Path | None = None,
+    pooling: Pooling | Literal["auto"] = "auto",
+    prefix: str = "",
     languages: Sequence[str] = (),
     leave_out: Sequence[str] = (),
     recipe: str = "small",
@@ -188,6 +214,9 @@ def align(
         out: Run folder; the towers lie in ``out/model``, the scores in ``out/scores.md`` and ``out/result.json``.
         text: Folder or hub id of a text encoder (LaBSE, E5, BGE-M3, ...); None = a small one from nothing, which knows
             the words of this corpus alone.
+        pooling: How the text encoder makes a vector of its tokens; auto = as its ``1_Pooling`` says, ``mean`` where it
+            has none.
+        prefix: Stands before every text for the text encoder (E5: ``query: ``).
         languages: Of texts, as the corpus writes them (``fra_Latn``); empty = those that are spoken in training.
         leave_out: Languages whose recordings are not heard in training; their texts are read all the same, as
             translations, and their test recordings are scored.
@@ -203,8 +232,8 @@ def align(
         tell: Told what is left out, and before the training if nothing can be scored.
 
     Raises:
-        ConfigError: There is no such recipe or part of augmentation, nobody to transcribe, or the processes cannot
-            share the batches of a step.
+        ConfigError: There is no such recipe or part of augmentation, nobody to transcribe, no text encoder to pool, or
+            the processes cannot share the batches of a step.
         DataError: A language to leave out is not one of the corpus, or one of texts has none.
         AllophoneError: What opening the model and the run itself raise.
     """
@@ -222,7 +251,7 @@ def align(
         tell(nothing_held_out(whole))
     config = augmented(RECIPES[recipe](chosen, from_nothing=text is None, seed=seed), augment, augment_text)
     config = replace(config, train=_trained_for(config.train, steps, batches))
-    encoder = open_base(model)[0].encoder
+    config, encoder = read_as(config, text, pooling, prefix), open_base(model)[0].encoder
     trained = execute_alignment(config, heard, out, encoder=encoder, text=text, report=report, tell=tell)
     if trained.result.stopped == "signal":
         return AlignResult(folder=trained.folder, finished=False, tables=None, rows={})

@@ -25,18 +25,19 @@ from allophone.data.corpus import Corpus
 from allophone.data.heard import Contamination
 from allophone.data.loader import WaveformCache
 from allophone.data.utterance import Utterance
+from allophone.distributed import device
 from allophone.evaluate.protocol import FrameSource
 from allophone.evaluate.result import Result, tabulate
 from allophone.evaluate.sources import EncoderSource, FilterbankSource, extract_all
 from allophone.evaluate.text_retrieval import DIRECTIONS, Pool, questions, score, score_chance
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash, transcripts_file
 from allophone.models.aligned import Aligned
 from allophone.models.build import Encoder, build_encoder
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.recipes.contamination import in_words, seen_in_training
 from allophone.recipes.kept_vectors import FOLDER, KeptVectors
-from allophone.recipes.written import splits_in_words
+from allophone.recipes.written import BEFORE_UNKNOWN, splits_in_words
 from allophone.run.progress import Report, counted, silent
 from allophone.run.ridge import drawn_rows, ridge_vectors
 from allophone.seeding import derive, numpy_generator
@@ -95,12 +96,14 @@ def score_towers(
         "before": model_hash(before),
         "pool": data_hash,
         "languages": list(pool.written),
-        "transcriber": None if transcriber is None else str(transcriber),
+        "transcriber": None if transcriber is None else transcriber_hash(transcriber),
         "transcribed": transcribed,
     }
     done = _scored(out, made_from)
     if done is not None:
         return done
+    for part in (model.speech, model.text, before):
+        part.to(device())
     overall, all_questions = questions(pool, pairs=False), questions(pool, pairs=True)
     cache = WaveformCache(corpus)
     keep = KeptVectors(folder=out / FOLDER, made_from=f"{made_from['model']} {made_from['before']} {data_hash}")
@@ -224,7 +227,7 @@ def random_embedder(model: Aligned, seed: int) -> Embed:
     """The same architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "random encoder"))
-        speech = SpeechEmbedder(build_encoder(model.speech.encoder.config), model.speech.config).eval()
+        speech = SpeechEmbedder(build_encoder(model.speech.encoder.config), model.speech.config).eval().to(device())
     return lambda waveforms: F.normalize(speech.embed(waveforms), dim=-1)
 
 
@@ -252,8 +255,9 @@ def _write(
     parts = [
         f"# Retrieval over one pool\n\n{len(pool.utterances)} recordings ({splits_in_words(pool.utterances)}) and "
         f"{len(pool.texts)} texts of {groups} contents.\n",
-        "No content or text of the pool was in training. Percent, with 95 % intervals over contents. Rows with *ridge* "
-        "have no text side of their own: a ridge regression maps them to the trained text vectors.\n",
+        f"No content or text of the pool was in this training. {BEFORE_UNKNOWN} Percent, with 95 % intervals over "
+        "contents. Rows with *ridge* have no text side of their own: a ridge regression maps them (of the encoder, its "
+        "last layer) to the trained text vectors.\n",
     ]
     for direction in DIRECTIONS:
         part = {

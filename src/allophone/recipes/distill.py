@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.splits import split_corpus
-from allophone.distributed import on_rank_zero, rank_zero_first, require_shared
+from allophone.distributed import device, on_rank_zero, rank_zero_first, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import Rows, saved_rows
 from allophone.evaluate.text_retrieval import Pool
+from allophone.evaluate.transcripts import transcriber_hash
 from allophone.methods.semantic_distillation import SemanticDistillation, SemanticDistillationConfig
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
@@ -44,10 +45,10 @@ from allophone.run.distillation import (
     teacher_texts,
     with_known_texts,
 )
-from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.ridge import RIDGE_CLIPS
 from allophone.run.starter import STARTER, open_base, starter_teacher
+from allophone.run.text_plan import plan_texts
 from allophone.run.texts import TextRun, text_stream, without
 from allophone.train.config import TrainConfig
 from allophone.train.parallel import batches_of_step
@@ -82,8 +83,9 @@ class DistillOptions:
     """Updates; None takes the recipe's."""
     microbatches: int | None = None
     """Batches of one update, those of all processes together; None takes one for each process."""
-    pooling: Literal["mean", "cls", "pooler"] = "mean"
-    """Of a text encoder named with --teacher: mean of the tokens (E5), first token (BGE-M3), its pooler (LaBSE)."""
+    pooling: Literal["auto", "mean", "cls", "pooler"] = "auto"
+    """Of a text encoder named with --teacher: mean of the tokens (E5), first token (BGE-M3), its pooler (LaBSE); auto:
+    as the model's 1_Pooling says, mean where it has none."""
     prefix: str = ""
     """Stands before every text for such an encoder (E5: 'query: ')."""
 
@@ -222,7 +224,7 @@ def open_teacher(
     folder = starter_teacher() if str(name) == STARTER else Path(name)
     if (folder / INFO_FILE).exists():
         return load_teacher_table(folder), None
-    encoder = TextTeacher(name, pooling=options.pooling, prefix=options.prefix)
+    encoder = TextTeacher(name, pooling=options.pooling, prefix=options.prefix, device=device())
 
     def teacher(texts: Sequence[str]) -> Tensor:
         return F.normalize(encoder(texts), dim=-1)
@@ -263,13 +265,14 @@ def _judge(
     out: Path,
     report: Report,
 ) -> tuple[Path, Rows]:
-    models = {seed: load_speech_embedder(folder) for seed, folder in folders.items()}
+    models = {seed: load_speech_embedder(folder).to(device()) for seed, folder in folders.items()}
+    judged.before.to(device())
     made_from = {
         "models": {str(seed): model_hash(one) for seed, one in models.items()},
         "before": model_hash(judged.before),
         "pool": judged.data_hash,
         "teacher": judged.table.name,
-        "transcriber": None if cascade is None else str(cascade[0]),
+        "transcriber": None if cascade is None else transcriber_hash(cascade[0]),
     }
     rows = saved_rows(out, FORMAT, made_from)
     if rows is None:
@@ -305,7 +308,8 @@ def plan(
     table = load_teacher_table(folder)
     config, encoder = distill_config(options, table.dim, 0), open_base(model)[0].encoder
     heard = distilled_utterances(without(whole, leave_out), config, table)
-    method = SemanticDistillation(SpeechEmbedder(encoder, config.speech), table, config.method)
+    frozen = shared_states(encoder, config)
+    method = SemanticDistillation(SpeechEmbedder(encoder, config.speech), table, config.method, frozen=frozen)
     with closing(text_stream(heard, encoder.clock, config)) as stream:
         batch = next(stream)
     hours = sum(heard.corpus.hours().values())
@@ -319,7 +323,8 @@ def plan(
         f"Left out, too short or without a text that the teacher knows: {left_out}.",
         f"Teacher: {table.name}, {len(table.keys)} texts of {table.dim} values.",
     )
-    return str(plan_texts(f"Distillation on {hours:.2f} h", method, batch, config.train, seeds=seeds, notes=notes))
+    title = f"Distillation on {hours:.2f} h"
+    return str(plan_texts(title, method, batch, config.train, seeds=seeds, notes=notes, frozen=frozen, hours=hours))
 
 
 def distill_config(options: DistillOptions, dim: int, seed: int) -> DistillConfig:

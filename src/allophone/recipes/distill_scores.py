@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
+from allophone.distributed import device
 from allophone.evaluate.result import Result, Signature, tabulate
 from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
 from allophone.evaluate.semantic_search import (
@@ -46,10 +47,11 @@ from allophone.models.speech_embedder import SpeechEmbedder
 from allophone.models.text_teacher import Teacher, TeacherTable
 from allophone.recipes.align_scores import RANDOM_SEEDS, embedded, pooled_frames
 from allophone.recipes.kept_vectors import FOLDER, KeptVectors
+from allophone.recipes.written import BEFORE_UNKNOWN
 from allophone.run.distillation import known_negatives, ridge_targets, unit
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report, counted
-from allophone.run.ridge import drawn_rows, ridge_vectors
+from allophone.run.ridge import RIDGE_CLIPS, drawn_rows, ridge_vectors
 from allophone.run.texts import Heard
 
 FORMAT = "allophone-distill-result-2"
@@ -120,7 +122,9 @@ def score_distillation(
     rows["filter bank, ridge"] = row({0: bank}, "filter bank")
     drawn = {}
     for seed in RANDOM_SEEDS:
-        source = EncoderSource(f"random encoder {seed}", random_encoder(before, seed), (before.num_layers,))
+        source = EncoderSource(
+            f"random encoder {seed}", random_encoder(before, seed).to(device()), (before.num_layers,)
+        )
         drawn[seed] = _by_ridge(judged, source, keep, report)
     rows["random encoder, ridge"] = row(drawn, "random", RANDOM_SEEDS)
     rows[BEFORE] = row({0: mapped}, model_hash(before))
@@ -198,9 +202,10 @@ def write_distillation(
     ]
     sections = tuple(Section(title=title, text=text, table=tabulate(part)) for title, text, part in parts if part)
     lead = (
-        "No content or text of the pool was in training. Percent, with 95 % intervals over contents (and seeds). Rows "
-        "with ridge are mapped by a ridge regression, fitted on the training clips, to the teacher's vectors. "
-        "Differences are in points, their intervals draw the same contents for both."
+        f"No content or text of the pool was in the distillation. {BEFORE_UNKNOWN} Percent, with 95 % intervals over "
+        "contents (and seeds). Rows with ridge are mapped by a ridge regression, fitted on at most "
+        f"{RIDGE_CLIPS:,} training clips (of encoders the last layer), to the teacher's vectors. Differences are in "
+        "points, their intervals draw the same contents for both."
     )
     page = ScoresPage(title="Distillation: speech to meaning", lead=lead, facts=facts, sections=sections)
     return write_scores(page, out)

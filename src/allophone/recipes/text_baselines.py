@@ -7,6 +7,7 @@ that was trained to write and is no better has learned to remember, not to hear.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,9 +17,12 @@ from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.data.texts import texts_of_row
 from allophone.data.utterance import Utterance
+from allophone.distributed import device
 from allophone.evaluate.sources import EncoderSource, FilterbankSource
 from allophone.models.build import Encoder
+from allophone.models.conversion import model_hash
 from allophone.recipes.align_scores import pooled_frames
+from allophone.recipes.kept_vectors import FOLDER, KeptVectors
 from allophone.recipes.written import Asked
 from allophone.run.expansion import random_encoder
 from allophone.run.progress import Report
@@ -35,6 +39,7 @@ def baseline_texts(
     asked: Sequence[Asked],
     *,
     same_language: bool,
+    out: Path,
     report: Report,
 ) -> dict[str, list[str]]:
     """Texts of every baseline, in the order of ``asked``.
@@ -45,14 +50,19 @@ def baseline_texts(
         corpus: Decodes what is asked.
         asked: Recordings and languages.
         same_language: Whether only recordings in the same language are searched, as for transcripts.
+        out: Keeps vectors, so that an interrupted scoring goes on.
         report: Told how far each stage is.
     """
     known = drawn_rows(heard, 0)
     rows = list({one.row.id: one.row for one in asked}.values())
+    data_hash = corpus.with_utterances(tuple(rows)).hash
+    keep = KeptVectors(folder=out / FOLDER, made_from=f"{model_hash(before)} {heard.hash} {data_hash}")
+    before.to(device())
+    random = random_encoder(before, 0).to(device())
     places = {row.id: place for place, row in enumerate(rows)}
     sources: dict[str, EncoderSource | FilterbankSource] = {
         "nearest recording, filter bank": FilterbankSource.near(before.clock.rate),
-        "nearest recording, random encoder": EncoderSource("random", random_encoder(before, 0), (before.num_layers,)),
+        "nearest recording, random encoder": EncoderSource("random", random, (before.num_layers,)),
         "nearest recording, encoder before": EncoderSource("before", before, (before.num_layers,)),
     }
     texts = [texts_of_row(row, sorted({one.language for one in asked})) for row in known]
@@ -65,7 +75,7 @@ def baseline_texts(
     }
     found = {CHANCE: [_at_random(one, texts, may[one.language] & spoken[one.row.language]) for one in asked]}
     for name, source in sources.items():
-        near = _similarity(source, heard, known, corpus, rows, report)
+        near = _similarity(source, heard, known, corpus, rows, keep, report)
         found[name] = []
         for one in asked:
             there = may[one.language] & spoken[one.row.language]
@@ -90,11 +100,13 @@ def _similarity(
     known: Sequence[Utterance],
     corpus: Corpus,
     rows: Sequence[Utterance],
+    keep: KeptVectors,
     report: Report,
 ) -> Tensor:
     """Cosines of pooled frames, standardized over what was heard. Shape ``(asked, known)``."""
-    first = pooled_frames(WaveformCache(heard), known, source, report(f"{source.name}: training")).double()
-    second = pooled_frames(WaveformCache(corpus), rows, source, report(source.name)).double()
+    clips = f"{source.name}: training"
+    first = keep(clips, pooled_frames, WaveformCache(heard), known, source, report(clips)).double()
+    second = keep(source.name, pooled_frames, WaveformCache(corpus), rows, source, report(source.name)).double()
     mean, deviation = first.mean(dim=0), first.std(dim=0) + 1e-8
     known_unit, asked_unit = (F.normalize((part - mean) / deviation, dim=-1) for part in (first, second))
     return asked_unit @ known_unit.T

@@ -16,7 +16,7 @@ from allophone.data.collate import CollateConfig
 from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.data.splits import split_corpus
-from allophone.distributed import on_rank_zero, require_shared
+from allophone.distributed import device, on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.result import Result, Signature, tabulate
 from allophone.evaluate.scores_page import TABLES, Rows, ScoresPage, Section, save_rows, saved_rows, write_scores
@@ -26,19 +26,21 @@ from allophone.models.conversion import model_hash
 from allophone.models.transcriber import SpellingDecoderConfig, Transcriber, load_transcriber
 from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.written import (
+    BEFORE_UNKNOWN,
     STOPPED,
     Asked,
     ScoredRun,
     examples_of,
     in_words,
+    kept_texts,
     nothing_held_out,
     unmet,
     write_all,
 )
 from allophone.run.config import DataConfig
-from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, Tell, silent, to_nobody
 from allophone.run.starter import open_base
+from allophone.run.text_plan import plan_texts
 from allophone.run.texts import TextRun, heard_with_texts, text_stream
 from allophone.run.transcription import TranscribeConfig, build_transcriber, execute_transcription
 from allophone.train.config import TrainConfig
@@ -181,7 +183,7 @@ def _judge(
     out: Path,
     report: Report,
 ) -> tuple[Path, Rows]:
-    loaded = {seed: load_transcriber(run.folder) for seed, run in runs.items()}
+    loaded = {seed: load_transcriber(run.folder).to(device()) for seed, run in runs.items()}
     heard, before = next(iter(runs.values())).heard.corpus, open_base(model)[0].encoder
     data_hash = corpus.with_utterances(tuple(one.row for one in asked)).hash
     cache, hashes = WaveformCache(corpus), [model_hash(one) for one in loaded.values()]
@@ -189,11 +191,17 @@ def _judge(
     done = saved_rows(out, FORMAT, made_from)
     if done is not None and (out / TABLES).exists():
         return out / TABLES, done
-    baselines = baseline_texts(before, heard, corpus, asked, same_language=True, report=report)
+    baselines = baseline_texts(before, heard, corpus, asked, same_language=True, out=out, report=report)
     written: dict[str, list[list[str]]] = {name: [texts] for name, texts in baselines.items()}
     written["transcriber"] = [
-        write_all(asked, cache, partial(_transcripts, one, options.width), report(f"seed {seed}"))
-        for seed, one in loaded.items()
+        write_all(
+            asked,
+            cache,
+            partial(_transcripts, one, options.width),
+            kept_texts(out, made, data_hash, options.width),
+            report(f"seed {seed}"),
+        )
+        for (seed, one), made in zip(loaded.items(), hashes, strict=True)
     ]
     rows: Rows = {}
     for name, texts in written.items():
@@ -251,7 +259,10 @@ def _page(
         }
         text = "Texts as they are." if name.endswith("raw") else "Both texts normalized for their script."
         sections.append(Section(title=name, text=text, table=tabulate(part)))
-    lead = "No content or text that is asked was in training; 95 % intervals over contents, languages in columns."
+    lead = (
+        f"No content or text that is asked was in this training. {BEFORE_UNKNOWN} 95 % intervals over contents, "
+        "languages in columns."
+    )
     return ScoresPage(title="Transcription", lead=lead, facts=facts, sections=tuple(sections), examples=examples)
 
 

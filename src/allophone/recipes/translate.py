@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +17,17 @@ from allophone.data.corpus import Corpus
 from allophone.data.loader import WaveformCache
 from allophone.data.splits import split_corpus
 from allophone.data.utterance import Utterance
-from allophone.distributed import on_rank_zero, require_shared
+from allophone.distributed import device, on_rank_zero, require_shared
 from allophone.errors import ConfigError, suggest
 from allophone.evaluate.scores_page import TABLES, Rows, saved_rows
 from allophone.evaluate.text_translation import TextTranslator
-from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcripts_file
-from allophone.methods.speech_translation import SpeechTranslation, SpeechTranslationConfig, three_phases
+from allophone.evaluate.transcripts import load_transcriber, transcribe_all, transcriber_hash, transcripts_file
+from allophone.methods.speech_translation import SpeechTranslationConfig, three_phases
 from allophone.metrics.translation import require_bleu
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
 from allophone.models.speech_translator import SpeechTranslator, SpeechTranslatorConfig, load_speech_translator
 from allophone.models.token_decoder import SearchConfig
-from allophone.models.translator_size import count_parameters, in_millions, paper_counts
 from allophone.recipes.text_baselines import baseline_texts
 from allophone.recipes.translate_scores import (
     FORMAT,
@@ -45,19 +43,18 @@ from allophone.recipes.written import (
     ScoredRun,
     examples_of,
     in_words,
+    kept_texts,
     nothing_held_out,
     unmet,
     write_all,
 )
 from allophone.run.config import DataConfig
-from allophone.run.plan import plan_texts
 from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.starter import open_base
-from allophone.run.texts import TextRun, heard_with_texts, require_texts, text_stream, without
+from allophone.run.texts import TextRun, require_texts, without
 from allophone.run.translation import (
     NewDecoder,
     TranslateConfig,
-    build_translator,
     execute_translation,
     search_as_trained,
     shared_states,
@@ -78,6 +75,11 @@ class Cascade:
     """Speech recognizer of ``transformers``: a folder or a hub id. It is not told which language is spoken."""
     translator: str | Path
     """Text translator of ``transformers`` with tokens for languages. It is told both languages."""
+
+    @property
+    def hashes(self) -> list[str]:
+        """Of both, by their weights."""
+        return [transcriber_hash(self.transcriber), TextTranslator(self.translator).hash]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,26 +282,23 @@ def _judge(
         "pool": data_hash,
         "asked": len(asked),
         "search": to_dict(search),
-        "cascade": None if cascade is None else str(cascade),
+        "cascade": None if cascade is None else cascade.hashes,
     }
     done = saved_rows(out, FORMAT, made_from)
     if done is not None and (out / TABLES).exists():
         return out / TABLES, done
     unheard = sorted({one.row.language for one in asked} - set(heard.corpus.languages))
     cache = WaveformCache(corpus)
-    written = {
-        name: Written(texts=(tuple(texts),), model_hash=name, seeds=())
-        for name, texts in baseline_texts(
-            before, heard.corpus, corpus, asked, same_language=False, report=report
-        ).items()
-    }
+    baselines = baseline_texts(before, heard.corpus, corpus, asked, same_language=False, out=out, report=report)
+    written = {name: Written(texts=(tuple(texts),), model_hash=name, seeds=()) for name, texts in baselines.items()}
     if cascade is not None:
         written["cascade"] = _by_cascade(cascade, asked, cache, search.beams, out / "cascade", report)
     examples: tuple[tuple[str, str, str], ...] = ()
     for name, found in loaded.items():
+        kept = [kept_texts(out, made, data_hash, search.beams, search.max_tokens) for made in made_from["models"][name]]
         texts = tuple(
-            tuple(write_all(asked, cache, partial(_translations, one, search), report(f"{name}, seed {seed}")))
-            for seed, one in found.items()
+            _translated(one, asked, cache, search, file, report(f"{name}, seed {seed}"))
+            for (seed, one), file in zip(found.items(), kept, strict=True)
         )
         label = f"translator: {name}"
         written[label] = Written(texts=texts, model_hash=made_from["models"][name][0], seeds=tuple(found))
@@ -316,7 +315,7 @@ def _judge(
         ("Heard", in_words(heard.corpus)),
         ("Asked", in_words({one.row.id: one.row for one in asked}.values())),
         ("Writes", ", ".join(heard.languages or ())),
-        ("Never heard", ", ".join(unheard) or "none of the languages that are scored"),
+        ("Not in the translators' training", ", ".join(unheard) or "none of the languages that are scored"),
         ("Search", f"{search.beams} beams"),
     )
     return write_translation(rows, asked, unheard, made_from, facts, examples, out), rows
@@ -361,39 +360,22 @@ def _by_cascade(
     return Written(texts=(tuple(texts),), model_hash=name, seeds=())
 
 
+def _translated(
+    model: SpeechTranslator,
+    asked: Sequence[Asked],
+    cache: WaveformCache[Utterance],
+    search: SearchConfig,
+    kept: Path,
+    progress: Callable[[int, int, dict[str, float]], None],
+) -> tuple[str, ...]:
+    """Texts of one translator, which is where this process computes meanwhile."""
+    model.to(device())
+    texts = write_all(asked, cache, partial(_translations, model, search), kept, progress)
+    model.cpu()
+    return tuple(texts)
+
+
 def _translations(
     model: SpeechTranslator, search: SearchConfig, waveform: Tensor, lengths: Tensor, asked: Sequence[Asked]
 ) -> list[str]:
     return [one.text for one in model.generate(waveform, lengths, [one.language for one in asked], search)]
-
-
-def plan(
-    model: str | Path,
-    corpus: Corpus,
-    *,
-    languages: Sequence[str],
-    decoder: str | Path | None,
-    options: TranslateOptions,
-    runs: int,
-    leave_out: Sequence[str],
-) -> str:
-    """What a training would do, from a probe of its first batch, and the arithmetic of adapters.
-
-    Raises:
-        AllophoneError: What opening model, corpus and decoder raise.
-    """
-    whole = split_corpus(corpus) if all(row.split is None for row in corpus) else corpus
-    tags = tuple(parse_language(language).tag for language in languages)
-    require_texts(whole, tags)
-    config, encoder = translate_config(options, tags, 0, decoder), open_base(model)[0].encoder
-    heard = heard_with_texts(without(whole, leave_out), config.data, config.languages)
-    method = SpeechTranslation(build_translator(config, heard, encoder, decoder), config.method)
-    with closing(text_stream(heard, encoder.clock, config)) as stream:
-        batch = next(stream)
-    hours = sum(heard.corpus.hours().values())
-    notes = (
-        f"{len(heard.corpus)} utterances with a text in {', '.join(tags)}.",
-        f"This model: {in_millions(count_parameters(method.model))}",
-        f"At the paper's sizes (XLS-R 300M, mBART-50, 2 x 512): {in_millions(paper_counts())}",
-    )
-    return str(plan_texts(f"Translation on {hours:.2f} h", method, batch, config.train, seeds=runs, notes=notes))

@@ -15,7 +15,7 @@ from typing import Any
 from allophone.evaluate.result import Result, Signature, tabulate
 from allophone.evaluate.scores_page import ScoresPage, Section, save_rows, write_scores
 from allophone.evaluate.translation import resource_results, translation_differences, translation_results
-from allophone.recipes.written import Asked
+from allophone.recipes.written import BEFORE_UNKNOWN, Asked
 
 FORMAT = "allophone-translate-result-1"
 
@@ -102,7 +102,7 @@ def write_translation(
     Args:
         rows: Results by system; names that begin with ``difference`` hold differences.
         asked: What was to be written.
-        unheard: Spoken languages that no model heard in training.
+        unheard: Spoken languages that no translator was trained on; its encoder may have heard them before.
         made_from: Hashes.
         facts: For the page.
         examples: Recording, what was right, what was written.
@@ -127,8 +127,8 @@ def write_translation(
                     title = f"{metric} into {language}{': differences' if kind else ''}"
                     sections.append(Section(title=title, text=TEXTS[kind], table=tabulate(table)))
     lead = (
-        "No content or text that is asked was in training. Texts were found by beam search; 95 % intervals over "
-        "contents. A star marks languages whose speech was never heard in training."
+        f"No content or text that is asked was in the translators' training. {BEFORE_UNKNOWN} Texts were found by beam "
+        "search; 95 % intervals over contents. A star marks languages whose speech the translators' training lacked."
     )
     page = ScoresPage(title="Speech translation", lead=lead, facts=facts, sections=tuple(sections), examples=examples)
     return write_scores(page, out)

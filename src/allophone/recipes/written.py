@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from allophone.data.corpus import Corpus
+from allophone.data.lines import grown_lines
 from allophone.data.loader import WaveformCache
 from allophone.data.texts import texts_of_row
 from allophone.data.utterance import Utterance
+from allophone.distributed import device
 from allophone.evaluate.scores_page import Rows
 from allophone.evaluate.text_retrieval import held_out
-from allophone.seeding import numpy_generator
+from allophone.seeding import derive, numpy_generator
 
 BATCH = 16
 EXAMPLES = 20
@@ -36,6 +39,8 @@ class ScoredRun:
     """Results by system."""
 
 
+BEFORE_UNKNOWN = "What the encoder heard before, in its own training, is not looked at."
+"""Stands in every lead: no record says of all encoders what they heard."""
 STOPPED = ScoredRun(folders=(), finished=False)
 
 
@@ -108,6 +113,7 @@ def write_all(
     asked: Sequence[Asked],
     cache: WaveformCache[Utterance],
     write: Callable[[Tensor, Tensor, Sequence[Asked]], Sequence[str]],
+    kept: Path,
     progress: Callable[[int, int, dict[str, float]], None],
 ) -> list[str]:
     """Texts of all recordings, in order; those of similar length are written together.
@@ -115,20 +121,33 @@ def write_all(
     Args:
         asked: Recordings and languages.
         cache: Decodes them.
-        write: From waveforms ``(B, S)``, their lengths ``(B,)`` and what is asked to B texts.
+        write: From waveforms ``(B, S)``, their lengths ``(B,)``, both where this process computes, and what is asked to
+            B texts.
+        kept: File of :func:`kept_texts`; texts that it has are not written again.
         progress: Called with (done, all, {}).
     """
-    order = sorted(range(len(asked)), key=lambda place: asked[place].row.duration_seconds)
-    texts = [""] * len(asked)
+    known = {(line["id"], line["language"]): str(line["text"]) for line in map(json.loads, grown_lines(kept))}
+    texts = [known.get((one.row.id, one.language), "") for one in asked]
+    missing = [place for place, one in enumerate(asked) if (one.row.id, one.language) not in known]
+    order = sorted(missing, key=lambda place: asked[place].row.duration_seconds)
+    kept.parent.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(order), BATCH):
         places = order[start : start + BATCH]
         waveforms = [cache.get(asked[place].row) for place in places]
-        padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        for place, text in zip(places, write(padded, lengths, [asked[place] for place in places]), strict=True):
-            texts[place] = text
+        padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(device())
+        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=device())
+        with kept.open("a", encoding="utf-8") as file:
+            for place, text in zip(places, write(padded, lengths, [asked[place] for place in places]), strict=True):
+                texts[place] = text
+                line = {"id": asked[place].row.id, "language": asked[place].language, "text": text}
+                file.write(json.dumps(line) + "\n")
         progress(min(start + BATCH, len(order)), len(order), {})
     return texts
+
+
+def kept_texts(out: Path, *made_from: str | int) -> Path:
+    """Where a folder keeps what was written by one model, in one way, of the same recordings."""
+    return out / "written" / f"{derive(0, 'written', *made_from):016x}.jsonl"
 
 
 def in_words(rows: Iterable[Utterance]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,15 +20,16 @@ from allophone.data.corpus import Corpus
 from allophone.data.heard import listen, save_heard
 from allophone.data.loader import BatchStream, WaveformCache
 from allophone.data.utterance import Utterance
-from allophone.distributed import on_rank_zero, rank_zero_first
+from allophone.distributed import on_rank_zero
 from allophone.errors import ConfigError, DataError
 from allophone.methods.audio_text_contrast import AudioTextContrast, AudioTextContrastConfig
 from allophone.models.aligned import INFO_FILE, Aligned, AlignedInfo, HeardCorpus, aligned_hash, save_aligned
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfig
-from allophone.models.text_embedder import TextEmbedder, TextEmbedderConfig, build_text_embedder
-from allophone.models.text_tower import TextTowerConfig, write_text_tower
+from allophone.models.text_embedder import TextEmbedder, TextEmbedderConfig
+from allophone.models.text_encoder import open_text_encoder, text_model_hash
+from allophone.models.text_tower import WEIGHTS, TextTowerConfig, write_text_tower
 from allophone.run.config import DataConfig
 from allophone.run.execute import fit_threads
 from allophone.run.origin import begin_run, require_origin
@@ -35,10 +37,12 @@ from allophone.run.progress import Report, Tell, counted, silent, to_nobody
 from allophone.run.targets import build_sampler, usable
 from allophone.run.texts import heard_whole
 from allophone.seeding import derive
+from allophone.train.checkpoint import has_checkpoint
 from allophone.train.config import TrainConfig
 from allophone.train.loop import CHECKPOINTS, TrainResult, train
 
 CREATED_BY = "allophone align"
+TOWER = "text-tower"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,11 +141,12 @@ def execute_alignment(
         reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
         tell(f"Left out of {len(heard) + sum(left_out.values())} recordings to train on: {reasons}.")
     folder, begun_from = run_dir / "model", model_hash(encoder)
+    named = None if text is None else open_text_encoder(text, pooler=config.text.pooling == "pooler")
     origin = {
         "config": to_dict(config),
         "corpus": heard.hash,
         "encoder": begun_from,
-        "text": None if text is None else str(text),
+        "text": None if named is None else text_model_hash(*named),
     }
     done = TrainResult(steps=config.train.steps, stopped="finished")
     if is_aligned(folder) or (run_dir / CHECKPOINTS).exists():
@@ -149,7 +154,7 @@ def execute_alignment(
     if is_aligned(folder):
         return Alignment(folder=folder, result=done, heard=heard, left_out=left_out)
     on_rank_zero(lambda: begin_run(run_dir, origin, config, heard))
-    towers = _text_embedder(config, heard, run_dir, text)
+    towers = _text_embedder(config, heard, run_dir, named)
     torch.manual_seed(derive(config.seed, "init"))
     method = AudioTextContrast(SpeechEmbedder(encoder, config.speech), towers, config.method)
     fit_threads(method.speech)
@@ -167,18 +172,25 @@ def is_aligned(folder: Path) -> bool:
     return (folder / INFO_FILE).exists()
 
 
-def _text_embedder(config: AlignConfig, heard: Corpus, run_dir: Path, text: str | Path | None) -> TextEmbedder:
-    if (text is None) == (config.tower is None):
+def _text_embedder(config: AlignConfig, heard: Corpus, run_dir: Path, named: tuple[Any, Any] | None) -> TextEmbedder:
+    if (named is None) == (config.tower is None):
         raise ConfigError("Name a text encoder, or have one made from nothing; one of the two.")
-    if text is None:
-        assert config.tower is not None
-        tower, where = config.tower, run_dir / "text-tower"
-        facts = content_facts(heard, config.captions.languages).values()
-        texts = sorted({wording for found in facts for fact in found for _, wording in fact.wordings})
-        with rank_zero_first():
-            text = write_text_tower(texts, where, tower, config.seed)
+    if named is None:
+        on_rank_zero(lambda: _make_tower(config, heard, run_dir))
+        named = open_text_encoder(run_dir / TOWER)
+    tokenizer, model = named
     torch.manual_seed(derive(config.seed, "text projection"))
-    return build_text_embedder(text, config.text)
+    return TextEmbedder(model, tokenizer, config.text)
+
+
+def _make_tower(config: AlignConfig, heard: Corpus, run_dir: Path) -> None:
+    """A text tower for this run. One that lies there is of this run only where a checkpoint is."""
+    assert config.tower is not None
+    if has_checkpoint(run_dir / CHECKPOINTS) and (run_dir / TOWER / WEIGHTS).exists():
+        return
+    facts = content_facts(heard, config.captions.languages).values()
+    texts = sorted({wording for found in facts for fact in found for _, wording in fact.wordings})
+    write_text_tower(texts, run_dir / TOWER, config.tower, config.seed)
 
 
 def build_caption_stream(heard: Corpus, encoder: Encoder, config: AlignConfig) -> BatchStream[Utterance]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from allophone.batch import Labels, SpeechBatch
-from allophone.frames import SAMPLE_RATE, FrameClock, seconds_to_samples
+from allophone.frames import FrameClock, seconds_to_samples
 from allophone.methods.masked_prediction import MaskedPrediction
 from allophone.methods.two_rate_prediction import prediction
 from allophone.models.build import Encoder, build_encoder
@@ -32,7 +32,6 @@ from allophone.run.execute import fit_threads
 from allophone.run.expansion_config import ExpandConfig, run_config
 from allophone.run.tuning import Trained, TuneConfig, build_method, fresh_embedder
 from allophone.seeding import torch_generator
-from allophone.train.config import TrainConfig
 from allophone.train.precision import use_bf16
 from allophone.units.extract import FrameExtractor
 
@@ -225,7 +224,7 @@ def plan_tuning(
         parameters = _size(method)
         rows = len(batch.ids)
         work = f"{seeds} x {config.steps} steps of {rows} x {config.crop_seconds:g} s"
-        stages.append(Stage(name=name, work=work, seconds=seeds * config.steps * timed(_method_step(method, batch))))
+        stages.append(Stage(name=name, work=work, seconds=seeds * config.steps * timed(method_step(method, batch))))
     speech = fresh_embedder(encoder, config)
     waveform = torch.randn(1, seconds_to_samples(PROBE_SECONDS), generator=torch_generator(0, "plan")) / 10
 
@@ -241,19 +240,6 @@ def plan_tuning(
     return summed(f"Tuning to tell {num_classes} classes apart", stages, parameters, checkpoints)
 
 
-def plan_texts(
-    title: str, method: nn.Module, batch: SpeechBatch, train: TrainConfig, *, seeds: int, notes: tuple[str, ...]
-) -> Plan:
-    """Training on what utterances say, by the time that one of its batches takes; scoring is not in it."""
-    fit_threads(method)
-    method.train()
-    seconds = seeds * train.steps * train.microbatches * timed(_method_step(method, batch))
-    work = f"{seeds} x {train.steps} steps of {batch.waveform.numel() / SAMPLE_RATE:.0f} s"
-    stage = Stage(name="training", work=work, seconds=seconds)
-    plan = summed(title, [stage], _size(method), train.keep_checkpoints + 1)
-    return replace(plan, notes=notes)
-
-
 def _noise_batch(config: TuneConfig, clock: FrameClock, num_classes: int) -> SpeechBatch:
     """Noise in crops of full length, as many as a batch holds, with classes."""
     rows, samples = config.classes * config.per_class, seconds_to_samples(config.crop_seconds)
@@ -267,7 +253,9 @@ def _noise_batch(config: TuneConfig, clock: FrameClock, num_classes: int) -> Spe
     ).validate()
 
 
-def _method_step(method: Any, batch: SpeechBatch) -> Callable[[], None]:
+def method_step(method: Any, batch: SpeechBatch) -> Callable[[], None]:
+    """Forward and backward pass of a batch."""
+
     def one_step() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_bf16()):
             output = method.step(batch)
@@ -362,7 +350,7 @@ def random_batch(config: RunConfig, clock: FrameClock) -> SpeechBatch:
     ).validate()
 
 
-def timed(work: Callable[[], None], repeats: int = 3) -> float:
+def timed(work: Callable[[], object], repeats: int = 3) -> float:
     """Median time of ``work`` after one unmeasured call."""
     work()
     times = []

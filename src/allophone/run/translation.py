@@ -23,6 +23,7 @@ from allophone.models.speech_translator import (
     save_speech_translator,
 )
 from allophone.models.text_decoder import load_text_decoder
+from allophone.models.text_encoder import text_model_hash
 from allophone.models.token_decoder import SearchConfig, TokenDecoder
 from allophone.nn.decoder import Decoder, DecoderConfig
 from allophone.run.config import DataConfig
@@ -107,16 +108,16 @@ def execute_translation(
         AllophoneError: What the stages raise.
     """
     heard = heard_with_texts(corpus, config.data, config.languages)
-    begun_from = model_hash(encoder)
+    begun_from, named = model_hash(encoder), None if decoder is None else load_text_decoder(decoder)
     origin = {
         "config": to_dict(config),
         "corpus": heard.corpus.hash,
         "encoder": begun_from,
-        "decoder": None if decoder is None else str(decoder),
+        "decoder": None if named is None else text_model_hash(named.tokenizer, named.model),
     }
 
     def build() -> SpeechTranslation:
-        model = build_translator(config, heard, encoder, decoder)
+        model = build_translator(config, heard, encoder, named)
         return SpeechTranslation(model, config.method, frozen=frozen, new_decoder=config.decoder is not None)
 
     def keep(method: SpeechTranslation, folder: Path) -> None:
@@ -157,18 +158,17 @@ def is_translator(folder: Path) -> bool:
 
 
 def build_translator(
-    config: TranslateConfig, heard: Heard, encoder: Encoder, decoder: str | Path | None
+    config: TranslateConfig, heard: Heard, encoder: Encoder, decoder: TokenDecoder | None
 ) -> SpeechTranslator:
     """A translator before training.
 
     Raises:
         ConfigError: A decoder is named and another is to be made, or neither.
-        CheckpointError: The decoder that is named cannot be read.
     """
     if (decoder is None) == (config.decoder is None):
         raise ConfigError("Name a decoder, or have one made from nothing; one of the two.")
     if decoder is not None:
-        return SpeechTranslator(encoder, load_text_decoder(decoder), config.translator)
+        return SpeechTranslator(encoder, decoder, config.translator)
     assert config.decoder is not None
     return SpeechTranslator(encoder, new_decoder(config.decoder, heard, config.seed), config.translator)
 
