@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import say, stages, wrote
-from allophone.cli.parser import Verbs, add_out, add_verb
+from allophone.cli.parser import ON_CPU, Verbs, add_out, add_verb
 from allophone.cli.places import open_corpus
 
 
@@ -24,7 +24,7 @@ def _add_index(verbs: Verbs) -> None:
         summary="Put the recordings of a corpus into a vector index on disk.",
         details="Run the same command again to go on after an interruption, or to take over what the corpus has\n"
         "gained or tells otherwise (texts, languages, speakers). Other corpora can be added to the same index.\n"
-        "Needs `pip install 'allophone[search]'`.",
+        f"Needs `pip install 'allophone[search]'`.\n{ON_CPU}",
         example="allophone index runs/align/model recordings/ --out index/",
     )
     parser.add_argument("model", metavar="MODEL", help="what `align` wrote: a folder or a hub id")
