@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from allophone.cli.main import build_parser
-from allophone.cli.parser import every_verb
+from allophone.cli.parser import ON_CPU, every_verb
 from allophone.run.doctor import starter_files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +64,23 @@ def test_verbs_with_a_plan_and_those_for_torchrun_are_named() -> None:
     ):
         named = {f"allophone {name.removeprefix('allophone ')}" for name in re.findall(r"`([a-z ]+)`", said)}
         assert named == marked
+
+
+def test_verbs_that_take_a_gpu_are_named() -> None:
+    """They alone choose a device; help that says otherwise would be wrong."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = page.partition("Without `torchrun`, ")[2].partition("the first GPU")[0]
+    parser = build_parser()
+    taking = {
+        verb.prog.removeprefix("allophone ")
+        for verb in every_verb(parser)
+        if "process_group()" in inspect.getsource(verb.get_default("command"))
+    }
+    assert set(re.findall(r"`([a-z ]+)`", told)) == taking
+    assert {name.split()[0] for name in taking} == set(re.findall(r"`([a-z]+)`", parser.epilog or "")) - {"train"}
+    on_cpu = {verb.prog for verb in every_verb(parser) if ON_CPU in (verb.description or "")}
+    assert {"allophone evaluate", "allophone expand", "allophone mlsuperb"} <= on_cpu
+    assert not on_cpu & {f"allophone {name}" for name in taking}
 
 
 def test_the_two_commands_are_there() -> None:

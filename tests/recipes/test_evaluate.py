@@ -141,6 +141,44 @@ def test_languages_are_told_from_what_was_heard_already(world, monkeypatch, tmp_
     assert len([one for one in extracted if one[0] == "before"]) == probed
 
 
+def test_other_speakers_in_test_are_scored_as_well(world, tmp_path) -> None:
+    """A corpus as `corpus split` makes it: test speakers are others than those of training."""
+    folder, corpus, _, _ = world
+    rows = [
+        replace(row, speaker=f"{row.speaker} {row.split}", group=None if row.split is None else row.id)
+        for row in corpus
+        if not str(row.speaker).startswith("second")
+    ]
+    apart = corpus.with_utterances(tuple(rows))
+    result = evaluate(folder / "model0", apart, out=tmp_path, config=replace(CONFIG, most_probed=None))
+    items = {(one.measure, one.language, one.system): len(one.items) for one in result.measurements}
+    for language in ("spa_Latn", "bul_Cyrl"):
+        for system in ("chance", "before"):
+            assert items["character_error_all", language, system] == 6
+            assert items["language_identification", language, system] == 3
+    assert not [key for key in items if key[0].startswith("retrieval")]
+
+
+def test_a_corpus_of_which_nothing_can_be_scored_is_refused_at_once(world, tmp_path, monkeypatch) -> None:
+    folder, corpus, _, _ = world
+    monkeypatch.setattr("allophone.recipes.evaluate.open_base", lambda model: pytest.fail("the model was read"))
+    whole = corpus.where(language="bul").with_utterances(
+        tuple(replace(row, split=None) for row in corpus.where(language="bul"))
+    )
+    with pytest.raises(DataError, match=r"nothing can be scored; .* utterances: 23 of no split. Expected"):
+        evaluate(folder / "model0", whole, out=tmp_path / "out", config=CONFIG)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_language_without_a_score_is_named(world, tmp_path) -> None:
+    folder, corpus, _, _ = world
+    rows = [*corpus, *(replace(row, language="ita_Latn", id=f"it {row.id}", split=None) for row in list(corpus)[:3])]
+    settings = replace(CONFIG, most_probed=0, most_pairs=0, min_phone_clips=50)
+    evaluate(folder / "model0", corpus.with_utterances(tuple(rows)), out=tmp_path, config=settings)
+    warnings = json.loads((tmp_path / "result.json").read_text())["warnings"]
+    assert warnings[0].startswith("Not scored") and warnings[0].endswith("ita_Latn.")
+
+
 def test_suites_choose_how_much(world) -> None:
     _, corpus, _, _ = world
     corpora = {tag: corpus.where(language=tag) for tag in corpus.languages}

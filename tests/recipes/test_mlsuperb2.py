@@ -13,10 +13,11 @@ from tiny_model import LASR
 
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
-from allophone.errors import DataError
+from allophone.errors import CheckpointError, DataError
 from allophone.evaluate.mlsuperb_probe import SuperbProbeConfig
 from allophone.models.conversion import save_encoder
 from allophone.models.lasr import Lasr
+from allophone.recipes import mlsuperb2
 from allophone.recipes.mlsuperb import ROWS
 from allophone.recipes.mlsuperb2 import challenge_rows, ml_superb_2_run
 
@@ -69,11 +70,43 @@ def test_every_measure_is_scored_and_told(world, tmp_path, monkeypatch, capsys) 
     result = json.loads((tmp_path / "result.json").read_text())
     names = [one["name"] for one in result["rows"]["model"]["measures"]]
     assert names == ["CER", "LID", "worst CER", "CER deviation", "dialect CER", "dialect LID"]
-    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert len(lines) == len(ROWS) * (9 + 6) and {line["row"] for line in lines} == set(ROWS)
+    assert {path.name for path in (tmp_path / "answers").iterdir()} == {
+        f"{row.replace(' ', '-')}-0.jsonl" for row in ROWS
+    }
+    lines = [json.loads(line) for line in (tmp_path / "answers" / "model-0.jsonl").read_text().splitlines()]
+    assert len(lines) == 9 + 6
     assert lines[0]["reference"].startswith("Wort, ")  # as it was said, not as the probe learns it
     assert main(["mlsuperb", model, "--corpus", data, "--version", "2", "--seeds", "0,1"]) == 1
     assert "--version 2 takes one seed; got 2" in capsys.readouterr().err
     again = ml_superb_2_run(model, data, out=tmp_path / "again", rows=("model",), config=PROBE)
     assert json.loads((tmp_path / "again" / "result.json").read_text())["rows"]["model"] == result["rows"]["model"]
     assert len(again.answers["model"]) == 15
+
+
+def test_a_run_goes_on_by_row(world, tmp_path, monkeypatch) -> None:
+    data, model = world
+    whole = ml_superb_2_run(model, data, out=tmp_path, rows=("filter bank", "chance"), config=PROBE)
+    (tmp_path / "answers" / "chance-0.jsonl").unlink()
+    monkeypatch.setattr(mlsuperb2, "hidden_states", lambda *given: pytest.fail("made again"))
+    again = ml_superb_2_run(model, data, out=tmp_path, rows=("filter bank", "chance"), config=PROBE)
+    assert again.scores == whole.scores and again.answers == whole.answers
+    ml_superb_2_run(model, data, out=tmp_path, rows=("chance",), seed=1, config=replace(PROBE, seed=1))
+    assert len(list((tmp_path / "answers").iterdir())) == 3
+    with pytest.raises(CheckpointError, match="probe"):
+        ml_superb_2_run(model, data, out=tmp_path, rows=("chance",), config=replace(PROBE, epochs=2))
+
+
+def test_languages_that_no_probe_could_name_are_refused_before_anything_is_computed(
+    world, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(mlsuperb2, "open_base", lambda model: pytest.fail("the model was read"))
+    corpus = Corpus.open(world[0])
+    fewer = [row for row in corpus if row.split != "train" or not row.language.startswith("hin")]
+    with pytest.raises(DataError, match="hin in dev but not among the 2 languages of training"):
+        ml_superb_2_run(world[1], corpus.with_utterances(tuple(fewer)), out=tmp_path, config=PROBE)
+    with pytest.raises(DataError, match="all of dev is in deu; expected at least two languages"):
+        ml_superb_2_run(world[1], corpus.where(language="deu"), out=tmp_path, config=PROBE)
+    one = [row for row in corpus if not row.extra["dialect"] or row.language.startswith("lit")]
+    with pytest.raises(DataError, match="all of dialects is in lit"):
+        ml_superb_2_run(world[1], corpus.with_utterances(tuple(one)), out=tmp_path, config=PROBE)
+    assert not list(tmp_path.iterdir())

@@ -179,6 +179,21 @@ def test_a_second_process_changes_no_number(world, tmp_path, monkeypatch) -> Non
     assert all(torch.equal(in_turn, beside) for in_turn, beside in zip(*found, strict=True))
 
 
+def test_test_speakers_may_be_others_than_those_of_training(world, tmp_path) -> None:
+    """As `corpus split` makes it: no speaker in two splits."""
+    corpus, model, _ = world
+    rows = [replace(row, speaker=f"{row.speaker} {row.split}") for row in corpus if row.speaker != "second"]
+    config = ExpandConfig(steps=3, rank=2, batch_seconds=6.0, crop_seconds=2.0, fit_hours=0.02, head_steps=0)
+    apart = corpus.with_utterances(tuple(rows))
+    result = expand(model, apart, language="bg", keep=["es"], out=tmp_path, config=config, ledger=LEDGER)
+    assert result is not None
+    items = {(one.measure, one.language, one.system): len(one.items) for one in result.measurements}
+    for language in ("bul_Cyrl", "spa_Latn"):
+        assert items["masked_loss_own_units", language, "after"] == 8
+        assert items["character_error_all", language, "after"] == 8
+        assert items["language_identification", language, "chance"] == 4
+
+
 def test_a_plain_folder_without_texts_is_enough(world, tmp_path, speech) -> None:
     _, model, _ = world
     for index in range(12):

@@ -97,6 +97,14 @@ def test_p_agrees_with_the_interval_and_with_a_t_test() -> None:
         assert p == pytest.approx(stats.ttest_rel(first, second).pvalue, rel=0.15, abs=0.005)
 
 
+def test_no_p_is_below_what_flipping_signs_could_give() -> None:
+    """Of 8 contents, however many items they have and however alike their differences, p is 2^-7 or more."""
+    groups = [number // 5 for number in range(40)]
+    for second in (np.zeros(40), np.random.default_rng(0).normal(0, 1e-3, 40)):
+        interval, p = paired_difference(np.ones(40), second, groups=groups)
+        assert interval.n == 8 and p == 2.0**-7
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     a, b = contender("a", 1), contender("b", 2)
     other = replace(b, signature=replace(b.signature, data_hash="other"))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,7 +126,7 @@ def test_a_recording_that_was_replaced_is_there_once(tmp_path: Path) -> None:
     index, vectors = filled(tmp_path, 20)
     entries, _ = rows(1, first=7)
     index.add(entries, vectors[8:9], replaces=True)
-    assert len(index) == 20 and index.known()["c/7"] == ("hash 7", "/audio/it's 7.wav")
+    assert len(index) == 20 and index.known()["c/7"] == entries[0]
     assert {hit.entry.key for hit in index.search(vectors[8], 2)} == {"c/7", "c/8"}
 
 
@@ -175,6 +176,41 @@ def test_a_recording_that_was_replaced_by_a_shorter_one_leaves_nothing(
     assert set(VectorIndex.open(out).known()) == {*stretches, "made/a@6.25", "made/b"}
     with pytest.raises(DataError, match="got another recording"):
         search.index_corpus("x", recordings(tmp_path / "others", a=4.0), out)
+
+
+def test_what_a_corpus_tells_otherwise_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corrected text, language or speaker; nothing is embedded again, and answers are narrowed by what holds now."""
+    embedded: list[int] = []
+
+    class Counting(Loudness):
+        def embed(self, waveforms: Sequence[Tensor]) -> Tensor:
+            embedded.append(len(waveforms))
+            return super().embed(waveforms)
+
+    towers = search.Towers(speech=Counting(), aligned=None, name="x", hash="h")  # type: ignore[arg-type]
+    monkeypatch.setattr(search, "open_towers", lambda model: towers)
+    corpus, out = recordings(tmp_path / "recordings", a=28.0, b=2.0, c=3.0), tmp_path / "index"
+    search.index_corpus("x", corpus, out)
+    before = VectorIndex.open(out)
+    vectors, heard = dict(zip(*_columns(before), strict=True)), sum(embedded)
+    first, second, third = corpus.utterances
+    told = replace(first, text="it's right", language="srp_Cyrl", speaker="somebody")
+    found = search.index_corpus("x", corpus.with_utterances((told, replace(second, source="radio"), third)), out)
+    assert (found.rows, found.added, found.described) == (5, 0, 4) and sum(embedded) == heard
+    index = VectorIndex.open(out)
+    assert dict(zip(*_columns(index), strict=True)) == vectors
+    asked = np.ones(2, dtype=np.float32)
+    hits = index.search(asked, 9, language="srp", speaker="somebody")
+    assert len(hits) == 3 and {hit.entry.text for hit in hits} == {"it's right"}
+    assert [hit.entry.id for hit in index.search(asked, 9, source="radio")] == ["b"]
+    assert [hit.entry.id for hit in index.search(asked, 9, language="fra", source="radio")] == ["b"]
+    assert search.index_corpus("x", corpus, out).described == 4  # and back
+
+
+def _columns(index: VectorIndex) -> tuple[list[str], list[list[float]]]:
+    """Keys, and their vectors."""
+    table = _wait(index._table.query().select(["key", "vector"]).to_arrow())
+    return table["key"].to_pylist(), table["vector"].to_pylist()
 
 
 def test_vectors_of_another_model_and_bad_rows_are_refused(tmp_path: Path) -> None:

@@ -79,6 +79,17 @@ def test_constant_similarities_score_chance() -> None:
     assert float(hits[5].mean()) == pytest.approx(0.5)
 
 
+def test_ties_of_several_right_candidates_score_chance_too() -> None:
+    right = torch.zeros(2, 10, dtype=torch.bool)
+    right[0, :4] = right[1, 3:6] = True
+    for level in (0.0, 1.0):
+        hits = recall_at(torch.full((2, 10), level), right, (1, 3, 8, 20))
+        assert {k: float(hits[k].mean()) for k in hits} == pytest.approx(chance_recall(right, (1, 3, 8, 20)))
+    similarity = torch.tensor([[2.0, 1.0, 1.0, 1.0, 1.0, 0.0]])  # one better, then two right and two wrong ones alike
+    hits = recall_at(similarity, torch.tensor([[False, True, True, False, False, True]]), (1, 2, 3, 4))
+    assert [float(hits[k]) for k in hits] == pytest.approx([0, 1 / 2, 5 / 6, 1])
+
+
 def test_random_similarities_score_chance_with_several_right_candidates() -> None:
     generator = torch.Generator().manual_seed(1)
     right = torch.zeros(4000, 12, dtype=torch.bool)

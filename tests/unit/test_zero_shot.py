@@ -55,6 +55,14 @@ def test_scores_with_spread_over_prompts() -> None:
     assert random.accuracy.low <= random.chance <= random.accuracy.high
 
 
+def test_classes_that_are_told_alike_score_chance() -> None:
+    """The first class is no better than the others where all prompts have one vector."""
+    one = torch.eye(8)[:1]
+    classes = class_prompts("emotion", LABELS)
+    found = zero_shot(torch.eye(8)[:4], ["happy"] * 4, classes, lambda texts: one.repeat(len(texts), 1))
+    assert found.accuracy.value == pytest.approx(found.chance) and found.hits.tolist() == pytest.approx([1 / 3] * 4)
+
+
 def test_bad_classes_are_named() -> None:
     with pytest.raises(ConfigError, match="at least two classes"):
         class_prompts("emotion", ["happy"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from allophone.cli.console import STOPPED, say, stages, wrote
 from allophone.cli.options import add_options, make
-from allophone.cli.parser import Verbs, add_group, add_verb, counts
+from allophone.cli.parser import ON_CPU, Verbs, add_group, add_verb, counts
 
 EFFORT = "allophone.recipes.claims.trial:Effort"
 
@@ -28,7 +28,7 @@ def add(verbs: Verbs) -> None:
         "run",
         run,
         summary="Train what a claim compares, score it on held-out content, and give the verdict as it falls.",
-        details="Run the same command again to go on after an interruption.",
+        details=f"Run the same command again to go on after an interruption.\n{ON_CPU}",
         example="allophone claims run denoising --json",
     )
     parser.add_argument("name", metavar="NAME", help="as `allophone claims list` gives it")

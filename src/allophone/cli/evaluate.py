@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import say, stages, wrote
-from allophone.cli.parser import Verbs, add_corpus, add_out, add_plan, add_verb, counts, languages
+from allophone.cli.parser import ON_CPU, Verbs, add_corpus, add_out, add_plan, add_verb, counts, languages
 from allophone.cli.places import open_corpus
 
 
@@ -17,7 +17,7 @@ def add(verbs: Verbs) -> None:
         "evaluate",
         command,
         summary="Score an encoder, frozen, beside chance, the same encoder with random weights, and filter banks.",
-        details="`allophone compare` puts several such folders side by side.",
+        details=f"`allophone compare` puts several such folders side by side.\n{ON_CPU}",
         example="allophone evaluate starter --corpus recordings/ --suite quick --language bul --out runs/evaluate",
     )
     parser.add_argument("model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")

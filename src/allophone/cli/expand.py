@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from allophone.cli.console import ended, remember, say, stages
 from allophone.cli.options import add_options, make
-from allophone.cli.parser import Verbs, add_corpus, add_out, add_plan, add_verb, languages
+from allophone.cli.parser import ON_CPU, Verbs, add_corpus, add_out, add_plan, add_verb, languages
 from allophone.cli.places import open_corpus
 from allophone.errors import ConfigError
 
@@ -28,7 +28,7 @@ def add(verbs: Verbs) -> None:
         summary="Add a language to an encoder by LoRA: a language pack and a ledger of what was gained and kept.",
         details="Run the same command again to go on after an interruption. Several languages are added one after\n"
         "another, each to the model that the one before left; the page then shows how each is after each addition.\n"
-        "The folder RUN/model of an earlier run serves as --base.",
+        f"The folder RUN/model of an earlier run serves as --base.\n{ON_CPU}",
         example="allophone expand --corpus recordings/ --language swa --keep spa,fra",
     )
     add_corpus(parser)

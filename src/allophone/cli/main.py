@@ -71,7 +71,9 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="allophone",
         description="Add a language to an open speech model, and see what was gained and what was kept.",
-        epilog="start here:\n  allophone demo",
+        epilog="`pretrain`, `align`, `tune`, `distill` and the `train` of `translate`, `transcribe` and `vocoder`\n"
+        "train on the first GPU, where there is one; everything else computes on the CPU.\n\n"
+        "start here:\n  allophone demo",
     )
     parser.add_argument("--version", action="version", version=f"allophone {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=Parser)

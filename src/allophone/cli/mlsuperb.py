@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import say, stages, wrote
-from allophone.cli.parser import Verbs, add_corpus, add_out, add_verb, counts, languages
+from allophone.cli.parser import ON_CPU, Verbs, add_corpus, add_out, add_verb, counts, languages
 
 
 def add(verbs: Verbs) -> None:
@@ -17,7 +17,8 @@ def add(verbs: Verbs) -> None:
         command,
         summary="Score an encoder, frozen, and its controls by ML-SUPERB, on its folder as it is handed out.",
         details="Without --fast the probes train as published: days on one machine. "
-        "`allophone corpus export --to mlsuperb` makes such a folder of a corpus of yours.",
+        "`allophone corpus export --to mlsuperb` makes such a folder of a corpus of yours.\n"
+        f"Run the same command again to go on after an interruption, or to add a row.\n{ON_CPU}",
         example="allophone mlsuperb starter --corpus eighth_version/ --amount 10min --fast --out runs/mlsuperb",
     )
     parser.add_argument("model", metavar="MODEL", help="encoder: 'starter', a folder or a hub id")

@@ -16,6 +16,8 @@ Verbs = Any
 """What ``add_subparsers`` returns; argparse keeps its class private."""
 
 USAGE_ERROR = 2
+ON_CPU = "It computes on the CPU, also where there is a GPU."
+"""Said by verbs whose long work one would look for on a GPU."""
 
 
 class Parser(argparse.ArgumentParser):

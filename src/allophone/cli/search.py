@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import say, stages, wrote
-from allophone.cli.parser import Verbs, add_out, add_verb
+from allophone.cli.parser import ON_CPU, Verbs, add_out, add_verb
 from allophone.cli.places import open_corpus
 
 
@@ -22,8 +22,9 @@ def _add_index(verbs: Verbs) -> None:
         "index",
         run_index,
         summary="Put the recordings of a corpus into a vector index on disk.",
-        details="Run the same command again to go on after an interruption, or to add what the corpus has gained.\n"
-        "Other corpora can be added to the same index. Needs `pip install 'allophone[search]'`.",
+        details="Run the same command again to go on after an interruption, or to take over what the corpus has\n"
+        "gained or tells otherwise (texts, languages, speakers). Other corpora can be added to the same index.\n"
+        f"Needs `pip install 'allophone[search]'`.\n{ON_CPU}",
         example="allophone index runs/align/model recordings/ --out index/",
     )
     parser.add_argument("model", metavar="MODEL", help="what `align` wrote: a folder or a hub id")
@@ -46,7 +47,8 @@ def run_index(arguments: argparse.Namespace) -> None:
     corpus = open_corpus(arguments.corpus, arguments.language)
     with stages() as report:
         done = index_corpus(arguments.model, corpus, arguments.out, window_seconds=arguments.window, report=report)
-    say(f"{done.added} added, {done.rows} in the index")
+    described = f"{done.described} described anew, " if done.described else ""
+    say(f"{done.added} added, {described}{done.rows} in the index")
     if done.skipped:
         say(f"{len(done.skipped)} recordings could not be embedded; reasons in {arguments.out / SKIPPED}")
     wrote(arguments.out)

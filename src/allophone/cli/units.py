@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from allophone.cli.console import progress, remember, say, wrote
-from allophone.cli.parser import Parser, Verbs, add_corpus, add_engine, add_group, add_out, add_verb
+from allophone.cli.parser import ON_CPU, Parser, Verbs, add_corpus, add_engine, add_group, add_out, add_verb
 from allophone.cli.places import model_folder, open_corpus
 
 
@@ -33,6 +33,7 @@ def _add_fit(group: Verbs) -> None:
         "fit",
         run_fit,
         summary="Cluster the frames of a corpus: MFCCs, or a layer of an encoder.",
+        details=ON_CPU,
         example="allophone units fit --corpus corpora/all --model starter --layer 4 --num-units 200 --out codebook",
     )
     add_corpus(parser)
@@ -80,6 +81,7 @@ def _add_encode(group: Verbs) -> None:
         "encode",
         run_encode,
         summary="Write the units of every utterance of a corpus.",
+        details=ON_CPU,
         example="allophone units encode --corpus corpora/all --model starter --codebook codebook --out units.parquet",
     )
     add_corpus(parser)

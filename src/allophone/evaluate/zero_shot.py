@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from allophone.errors import ConfigError, DataError, ShapeError
 from allophone.metrics.intervals import Interval, bootstrap
+from allophone.metrics.retrieval import recall_at
 from allophone.text.captions import Kind, caption_languages, caption_texts, class_fact, language_fact
 
 EmbedTexts = Callable[[Sequence[str]], Tensor]
@@ -100,7 +101,7 @@ class ZeroShot:
     prompt_spread: tuple[float, float]
     """Lowest and highest percent of one prompt a class by itself."""
     hits: NDArray[np.float64]
-    """Shape ``(N,)``."""
+    """In [0, 1], between only where classes are exactly as near. Shape ``(N,)``."""
 
 
 def zero_shot(
@@ -137,7 +138,7 @@ def zero_shot(
 
     def percent(chosen: Sequence[Tensor]) -> NDArray[np.float64]:
         table = F.normalize(torch.stack([part.mean(dim=0) for part in chosen]), dim=-1)
-        return ((speech @ table.T).argmax(dim=1) == right).double().numpy()
+        return recall_at(speech @ table.T, right, (1,))[1].numpy()
 
     hits = percent(vectors)
     languages = sorted({language for one in classes for language, _ in one.prompts})

@@ -131,10 +131,11 @@ def paired_difference(
 
     The p-value is that of a t test whose standard error is the spread of the resamples times sqrt(n / (n - 1)), which
     is what the bootstrap leaves out, with n - 1 degrees of freedom. Counting resamples beyond zero would need many
-    thousands of them before a correction for several comparisons could call anything real.
+    thousands of them before a correction for several comparisons could call anything real. It is never below
+    2^(1 - n), the least that flipping the signs of n differences, which assumes no distribution, could give.
 
     Returns:
-        The interval, and p between 0 and 1; 1 where there is one item or the two never differ.
+        The interval, and p between 2^(1 - n) and 1; 1 where there is one item or the two never differ.
 
     Raises:
         DataError: The items or the numbers of seeds disagree.
@@ -147,7 +148,8 @@ def paired_difference(
     if n < 2 or value == 0:
         return interval, 1.0
     error = float(np.nanstd(samples)) * (n / (n - 1)) ** 0.5
-    return interval, 2.0 * float(stdtr(n - 1, -abs(value) / error)) if error > 0 else 0.0
+    p = 2.0 * float(stdtr(n - 1, -abs(value) / error)) if error > 0 else 0.0
+    return interval, max(p, 2.0 ** -min(n - 1, 1000))  # beyond, a float would be 0
 
 
 def _paired_samples(

@@ -21,8 +21,9 @@ Distance = Literal["cosine", "euclidean"]
 def recall_at(similarity: Tensor, truth: Tensor, ks: Sequence[int] = (1, 5)) -> dict[int, Tensor]:
     """Whether each query finds a right candidate among its k most similar.
 
-    Ties are broken as chance would: a query whose best right candidate ties with t wrong ones gets the
-    probability of being in the first k, so constant embeddings score chance and not 0 or 100 %.
+    Ties are broken as chance would: where r right candidates tie for the best right place with t wrong ones, a query
+    gets the probability that a random order of these r + t puts a right one among the first k. So constant embeddings
+    score :func:`chance_recall` and not 0 or 100 %.
 
     Args:
         similarity: Larger = more alike. Shape ``(Q, C)``.
@@ -53,8 +54,18 @@ def recall_at(similarity: Tensor, truth: Tensor, ks: Sequence[int] = (1, 5)) -> 
         raise DataError(f"recall_at: query {row} has no right candidate; drop it or add its partner.")
     best = similarity.masked_fill(~truth, -math.inf).amax(dim=1, keepdim=True)
     better = ((similarity > best) & ~truth).sum(dim=1).double()
-    tied = ((similarity == best) & ~truth).sum(dim=1).double()
-    return {k: ((k - better) / (tied + 1)).clamp(0.0, 1.0) for k in ks}
+    level = similarity == best
+    wrong, tied = (level & ~truth).sum(dim=1).double(), level.sum(dim=1).double()
+    return {k: 1.0 - _missed(wrong, tied, k - better, min(k, num_candidates)) for k in ks}
+
+
+def _missed(wrong: Tensor, tied: Tensor, places: Tensor, most: int) -> Tensor:
+    """Chance that the first ``places`` of ``tied`` candidates in random order are all ``wrong``; shapes ``(Q,)``."""
+    missed = torch.ones_like(wrong)
+    for place in range(most):
+        drawn = (wrong - place).clamp(min=0) / (tied - place).clamp(min=1)
+        missed = torch.where(place < places, missed * drawn, missed)
+    return missed
 
 
 def chance_recall(truth: Tensor, ks: Sequence[int] = (1, 5)) -> dict[int, float]:

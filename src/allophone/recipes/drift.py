@@ -34,7 +34,7 @@ from allophone.metrics.intervals import Interval
 from allophone.models.build import Encoder
 from allophone.nn.clustering import assign, fit_kmeans
 from allophone.nn.codebook import Codebook
-from allophone.recipes.ledger import LedgerConfig, draw_rows, main_voices
+from allophone.recipes.ledger import LedgerConfig, draw_rows
 from allophone.recipes.phones import read_phone_table
 from allophone.run.base import Base
 from allophone.run.expansion import random_encoder
@@ -146,9 +146,8 @@ def drift_rows(
 
 def _prepare(language: str, heard: Corpus, whole: Corpus, base: Base, config: LedgerConfig) -> _Spoken | None:
     """What is scored of a language; None where it has no training or no held-out utterance."""
-    rows = main_voices(heard)
-    training = tuple(row.id for row in rows if row.split == "train")
-    items = tuple(row.id for row in rows if row.split == "test")
+    training = tuple(row.id for row in heard if row.split == "train")
+    items = tuple(row.id for row in heard if row.split == "test")
     if not training or not items:
         return None
     table = read_phone_table(whole)
@@ -164,13 +163,11 @@ def _prepare(language: str, heard: Corpus, whole: Corpus, base: Base, config: Le
         for name, row in names.items()
     }
     phones = {} if len(alphabet) < 2 or len(phones) < 4 else phones
-    known = {row.id: row for row in (*rows, *(row for row in labelled if row.id in phones))}
-    return _Spoken(
-        language, whole.with_utterances(_absolute(known, rows, whole)), training, items, phones, len(alphabet)
-    )
+    known = {row.id: row for row in (*heard, *(row for row in labelled if row.id in phones))}
+    return _Spoken(language, whole.with_utterances(_absolute(known, whole)), training, items, phones, len(alphabet))
 
 
-def _absolute(known: Mapping[str, Utterance], rows: Corpus, whole: Corpus) -> tuple[Utterance, ...]:
+def _absolute(known: Mapping[str, Utterance], whole: Corpus) -> tuple[Utterance, ...]:
     """Rows of one corpus as they stand in the other, which has the same ids."""
     own = {row.id: row for row in whole}
     return tuple(own.get(name, row) for name, row in known.items())

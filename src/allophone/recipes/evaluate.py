@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from allophone.evaluate.result import Signature
 from allophone.evaluate.sources import RememberingSource
 from allophone.models.conversion import model_hash
 from allophone.recipes.ledger import (
+    MIN_READ_CLIPS,
     LedgerConfig,
     base_posteriors,
     draw_rows,
@@ -98,13 +100,14 @@ def evaluate(
 
     Raises:
         ConfigError: There is no such suite.
-        DataError: No utterance is left.
+        DataError: No utterance is left, or none of the measures has what it needs.
     """
     settings = config or suite_config(suite)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     chosen = opened.where(language=languages) if languages else opened
     if len(chosen) == 0:
         raise DataError(f"{opened.name}: no utterance in {', '.join(languages)}; it has {', '.join(opened.languages)}.")
+    _require_measurable(chosen, settings)
     base, _ = open_base(model)
     fit_threads(base.encoder)
     measured = [_measure(base, chosen, settings, seed, report) for seed in seeds]
@@ -142,6 +145,22 @@ def heard_hours(corpus: Corpus, settings: LedgerConfig) -> float:
         phones = read_phone_table(one)
         rows |= {row.id: row for row in draw_rows([r for r in one if r.id in phones], settings.most_phone_clips)}
     return sum(row.duration_seconds for row in rows.values()) / 3600
+
+
+def _require_measurable(corpus: Corpus, settings: LedgerConfig) -> None:
+    """Refuse a corpus of which nothing could be scored, before anything is computed."""
+    corpora = _by_language(corpus)
+    named = len(named_rows(corpora, settings)[1]) > 1
+    labelled = max(len(read_phone_table(one)) for one in corpora.values()) >= settings.min_phone_clips
+    if not (named or labelled or compared_pairs(corpora, settings)[0] or probed_languages(corpora, settings)):
+        splits = Counter(row.split or "no split" for row in corpus)
+        raise DataError(
+            f"{corpus.name}: nothing can be scored; {len(corpora)} language(s), utterances: "
+            f"{', '.join(f'{number} of {split}' for split, number in sorted(splits.items()))}. Expected one of: two "
+            f"languages with train and test utterances; a language with {settings.min_labelled_clips} train and "
+            f"{MIN_READ_CLIPS} test utterances that have texts; two voices with {settings.min_pair_prompts} prompts in "
+            "common, one of them in train. `allophone corpus split` gives a corpus its splits."
+        )
 
 
 def _by_language(corpus: Corpus) -> dict[str, Corpus]:
@@ -191,7 +210,7 @@ def _write(
     seeds = [int(seed) for seed in summaries]
     out.mkdir(parents=True, exist_ok=True)
     save_measurements(found, out / "measurements.parquet", signature)
-    cells, warnings = scores(found), _warnings(found, seeds)
+    cells, warnings = scores(found), _warnings(found, seeds, corpus)
     result = {
         "format": "allophone-result-1",
         "suite": suite,
@@ -227,10 +246,15 @@ def _write(
     )
 
 
-def _warnings(found: Sequence[Measurement], seeds: Sequence[int]) -> tuple[str, ...]:
+def _warnings(found: Sequence[Measurement], seeds: Sequence[int], corpus: Corpus) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
+    unscored = sorted(set(corpus.languages) - {one.language for one in found})
     thin = sorted({one.language for one in found if len(one.items) < FEWEST})
     warnings = []
+    if unscored:
+        warnings.append(
+            f"Not scored, for want of train or test utterances (`allophone corpus split`): {', '.join(unscored)}."
+        )
     if thin:
         warnings.append(f"Fewer than {FEWEST} held-out items in some test, so it says little: {', '.join(thin)}.")
     if len(seeds) == 1:

@@ -25,6 +25,7 @@ from allophone.data.utterance import Utterance
 from allophone.errors import DataError
 from allophone.evaluate.result import Result, Signature, result_from_interval, save_results
 from allophone.metrics.intervals import bootstrap
+from allophone.metrics.retrieval import recall_at
 from allophone.models.aligned import Aligned, load_aligned
 from allophone.models.conversion import model_folder
 from allophone.recipes.align_scores import RANDOM_SEEDS, embedded, random_embedder
@@ -123,9 +124,9 @@ def keyword_vectors(words: Words, embed: Callable[[Sequence[str]], Tensor]) -> d
 
 
 def _hits(speech: Tensor, rows: Sequence[Utterance], truth: Sequence[int], targets: Mapping[str, Tensor]) -> Array:
-    """Whether each recording's nearest keyword is its own. Shape ``(N,)``."""
-    nearest = [int((vector @ targets[row.language].T).argmax()) for vector, row in zip(speech, rows, strict=True)]
-    return (np.array(nearest) == np.array(truth)).astype(np.float64)
+    """Whether each recording's nearest keyword is its own, a share where others are as near. Shape ``(N,)``."""
+    cosines = torch.stack([vector @ targets[row.language].T for vector, row in zip(speech, rows, strict=True)])
+    return recall_at(cosines, torch.tensor(truth), (1,))[1].numpy()
 
 
 def _results(

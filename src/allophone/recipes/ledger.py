@@ -86,6 +86,7 @@ def spoken(corpus: Corpus, rows: Iterable[Utterance], *, sample_rate: int = SAMP
 
 MIN_READ_CLIPS = 5
 """Fewest held-out utterances with text for a text probe."""
+HELD_OUT = ("dev", "test")
 
 
 def draw_rows(rows: list[Utterance], most: int) -> list[Utterance]:
@@ -95,9 +96,24 @@ def draw_rows(rows: list[Utterance], most: int) -> list[Utterance]:
 
 
 def main_voices(corpus: Corpus) -> Corpus:
-    """Utterances of speakers that have a training split; a second voice is kept for retrieval alone."""
-    trained = {row.speaker for row in corpus if row.split == "train"}
-    return corpus.with_utterances(tuple(row for row in corpus if row.speaker in trained))
+    """What one trains and tests on: all voices but second ones, which are kept for retrieval alone.
+
+    A second voice has no training utterance and, mostly, says prompts that a trained voice says too, or is of a source
+    (another studio) that training has nothing of. Other held-out speakers are none: in most corpora they are others
+    than those of training. Neither is anybody in a split that would be left empty.
+    """
+    training = [row for row in corpus if row.split == "train"]
+    trained, sources = {row.speaker for row in training}, {row.source for row in training} | {None}
+    said = {row.group for row in corpus if row.speaker in trained} - {None}
+    others: dict[str | None, list[bool]] = {}
+    for row in corpus:
+        if row.split in HELD_OUT and row.speaker not in trained:
+            others.setdefault(row.speaker, []).append(row.group in said or row.source not in sources)
+    second = {speaker for speaker, apart in others.items() if 2 * sum(apart) > len(apart)}
+    first = [row for row in corpus if row.speaker in trained or (row.split in HELD_OUT and row.speaker not in second)]
+    kept, there = {row.id for row in first}, {row.split for row in first}
+    empty = set(HELD_OUT) - there
+    return corpus.with_utterances(tuple(row for row in corpus if row.id in kept or row.split in empty))
 
 
 def systems_of(base: Base, adapted: Encoder | None, seed: int) -> dict[System, FrameSource]:
@@ -128,7 +144,7 @@ def masked_rows(
     cache: FrameCache | None = None,
     report: Report = silent,
 ) -> list[Measurement]:
-    """Masked-prediction loss under the new units and under the base's, for every language.
+    """Masked-prediction loss under the new units and under the base's, for every language, of its main voices.
 
     ``cache`` holds frames of the base at the layer of its codebook.
     """
@@ -141,8 +157,7 @@ def masked_rows(
     }
     base_method = base.method()
     told = report("Masked prediction")
-    for number, (language, every) in enumerate(corpora.items()):
-        corpus = main_voices(every)
+    for number, (language, corpus) in enumerate(corpora.items()):
         held_out = spoken(corpus, draw_rows([row for row in corpus if row.split == "test"], config.most_test_clips))
         training = [row.id for row in corpus if row.split == "train"]
         labels = expanded.config.targets.labels_per_frame
@@ -268,7 +283,10 @@ def language_rows(
     seed: int,
     report: Report = silent,
 ) -> list[Measurement]:
-    """Which of these languages is spoken, on held-out content of the main voices, from a middle layer."""
+    """Which of these languages is spoken, on held-out content of the main voices, from a middle layer.
+
+    Chance is a guess among the languages that were trained, which are all that can be answered.
+    """
     sides = [
         {language: spoken(corpora[language], rows) for language, rows in side.items()}
         for side in named_rows(corpora, config)
@@ -282,19 +300,23 @@ def language_rows(
         found += measure_languages(system, source, layer, sides[0], sides[1], seed=seed)
         told(index + 1, len(systems), {})
     return found + [
-        replace(one, system="chance", numerators=one.denominators / len(sides[1]))
+        replace(one, system="chance", numerators=one.denominators / len(sides[0]))
         for one in found
         if one.system == "before"
     ]
 
 
 def named_rows(corpora: dict[str, Corpus], config: LedgerConfig) -> list[dict[str, list[Utterance]]]:
-    """Training and held-out utterances that language identification uses; a language without any is not there."""
-    sides = []
+    """Training and held-out utterances that language identification uses.
+
+    A language without training utterances is in neither: it could not be the answer. One may be without held-out ones.
+    """
+    sides: list[dict[str, list[Utterance]]] = []
     for split, most in (("train", config.most_test_clips), ("test", config.most_test_clips // 2)):
         rows = {
             language: draw_rows([row for row in main_voices(corpus) if row.split == split], most)
             for language, corpus in corpora.items()
+            if not sides or language in sides[0]
         }
         sides.append({language: members for language, members in rows.items() if members})
     return sides

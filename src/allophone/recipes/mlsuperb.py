@@ -183,14 +183,14 @@ def _answers(job: _Job, row: Row, seeds: Sequence[int]) -> list[Answers]:
     found: list[Answers] = []
     states: dict[str, Tensor] = {}
     for seed in seeds:
-        path = job.out / "answers" / f"{row.replace(' ', '-')}-{seed}.jsonl"
+        path = answers_file(job.out, row, seed)
         if not path.exists():
             source = source_of_row(job.base, row, seed)
             if source is not None and (not states or row == "random encoder"):
                 every = [one for split in job.splits for one in split]
                 states = hidden_states(source, job.corpus, every, job.report)
-            _save_answers(path, _read_all(job, row, seed, source, states))
-        found.append(_load_answers(path))
+            save_answers(path, _read_all(job, row, seed, source, states))
+        found.append(load_answers(path))
     return found
 
 
@@ -212,7 +212,12 @@ def _read_all(job: _Job, row: Row, seed: int, source: FrameSource | None, states
     return found
 
 
-def _save_answers(path: Path, answers: Answers) -> None:
+def answers_file(out: Path, row: Row, seed: int) -> Path:
+    """Where the answers of a row lie, so that the same call goes on with the others."""
+    return out / "answers" / f"{row.replace(' ', '-')}-{seed}.jsonl"
+
+
+def save_answers(path: Path, answers: Answers) -> None:
     """A line an answer; whole or not at all."""
     path.parent.mkdir(exist_ok=True)
     lines = [
@@ -223,7 +228,8 @@ def _save_answers(path: Path, answers: Answers) -> None:
     partial.replace(path)
 
 
-def _load_answers(path: Path) -> Answers:
+def load_answers(path: Path) -> Answers:
+    """What :func:`save_answers` wrote."""
     found: Answers = {}
     for number, line in enumerate(text_lines(path), 1):
         values = json.loads(line)

@@ -27,16 +27,21 @@ from allophone.recipes.mlsuperb import (
     NOT_PUBLISHED,
     ROWS,
     Row,
+    answers_file,
     chance_answers,
+    code_of,
     five_of_few_shot,
     hidden_states,
+    load_answers,
     probe_clips,
     require_rows,
+    save_answers,
     source_of_row,
     with_texts,
 )
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
+from allophone.run.origin import ORIGIN, require_origin, write_origin
 from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
 from allophone.text.published import ml_superb_2
@@ -86,7 +91,8 @@ def ml_superb_2_run(
     Args:
         model: ``starter``, a model folder or a hub id.
         corpus: The folder of 2.0 or of the challenge as it is handed out, or the corpus made of it.
-        out: Receives ``mlsuperb2.md``, ``result.json`` and ``answers.jsonl``.
+        out: Receives ``mlsuperb2.md``, ``result.json`` and ``answers/``; the same call goes on with rows that are not
+            there yet.
         rows: The model and its controls.
         seed: Of probes and the random encoder.
         fast: A small probe and a short schedule, whose numbers are not the benchmark's.
@@ -95,28 +101,38 @@ def ml_superb_2_run(
 
     Raises:
         ConfigError: There is no such row.
-        DataError: A split has no utterance with a text.
+        DataError: A split has no utterance with a text, fewer than two languages, or one that training has not; found
+            out before anything is computed.
+        CheckpointError: ``out`` holds another run.
     """
     require_rows(rows)
     opened = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     chosen = challenge_rows(opened)
+    _require_languages(chosen, opened.name)
     base, _ = open_base(model)
     fit_threads(base.encoder)
     published = SuperbProbeConfig.published_2(seed)
     probe = config or (SuperbProbeConfig.fast("joint", seed) if fast else published)
     warnings = [] if probe == published else [f"{NOT_PUBLISHED} ({config_hash(probe)})."]
     warnings += [ON_DEV] if chosen.test is chosen.dev else []
+    signature = {"model": model_hash(base.encoder), "corpus": opened.hash, "seed": seed, "probe": config_hash(probe)}
+    origin = {name: signature[name] for name in ("model", "corpus")} | {"probe_2": config_hash(replace(probe, seed=0))}
+    if (out / ORIGIN).exists():
+        require_origin(out, origin)
+    write_origin(out, origin)
     answers: dict[Row, list[Answer]] = {}
     scores: dict[Row, ChallengeScores] = {}
     for row in rows:
-        answers[row] = _answers(row, base, opened, chosen, probe, report)
+        path = answers_file(out, row, seed)
+        if not path.exists():
+            save_answers(path, {"joint": _answers(row, base, opened, chosen, probe, report)})
+        answers[row] = load_answers(path)["joint"]
         size = len(chosen.test)
         found = challenge_scores(answers[row][:size], answers[row][size:])
         scores[row] = replace(found, warnings=(*warnings, *found.warnings))
-    signature = {"model": model_hash(base.encoder), "corpus": opened.hash, "seed": seed, "probe": config_hash(probe)}
     scripts = {row: rates_by_script(found[: len(chosen.test)]) for row, found in answers.items()}
     parts = [f"## {row}\n\n{challenge_markdown(scores[row], scripts[row])}" for row in rows]
-    return ChallengeRun(scores=scores, answers=answers, table=_write(out, scores, answers, parts, signature))
+    return ChallengeRun(scores=scores, answers=answers, table=_write(out, scores, parts, signature))
 
 
 def challenge_rows(corpus: Corpus) -> ChallengeRows:
@@ -139,6 +155,23 @@ def challenge_rows(corpus: Corpus) -> ChallengeRows:
     )
 
 
+def _require_languages(chosen: ChallengeRows, name: str) -> None:
+    """Every measure is over languages, and the probe names those alone that it was trained on."""
+    known = {code_of(row) for row in chosen.train}
+    tested = "dev" if chosen.test is chosen.dev else "test"
+    for split, rows in ((tested, chosen.test), ("dialects", chosen.dialects)):
+        codes = {code_of(row) for row in rows}
+        missing = sorted(codes - known)
+        if missing:
+            raise DataError(
+                f"{name}: {', '.join(missing)} in {split} but not among the {len(known)} languages of training (its "
+                f"utterances with a text, up to {LONGEST_SECONDS:g} s). The probe could not name them; give them "
+                "training utterances, or leave them out."
+            )
+        if rows and len(codes) < 2:
+            raise DataError(f"{name}: all of {split} is in {', '.join(codes)}; expected at least two languages.")
+
+
 def _answers(
     row: Row, base: Base, corpus: Corpus, chosen: ChallengeRows, probe: SuperbProbeConfig, report: Report
 ) -> list[Answer]:
@@ -158,13 +191,9 @@ def _answers(
 def _write(
     out: Path,
     scores: Mapping[Row, ChallengeScores],
-    answers: Mapping[Row, Sequence[Answer]],
     parts: Sequence[str],
     signature: Mapping[str, object],
 ) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"row": row, **to_dict(one)}, ensure_ascii=False) for row in answers for one in answers[row]]
-    (out / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     result = {
         "format": "allophone-mlsuperb2-1",
         "signature": signature,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from allophone.search.index import Entry, Hit, IndexInfo, VectorIndex
 from allophone.search.page import SearchForm, Shown, search_page
 
 SKIPPED = "skipped.tsv"
-_STRETCH = re.compile(r"@\d+\.\d\d$")
 BATCH = 256
 """Recordings that are embedded and written at once; a killed run loses no more than these."""
 SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".gsm", ".g722", ".aiff", ".m4a"}
@@ -91,6 +89,8 @@ class Indexed:
     """In the index now."""
     added: int
     """Of them by this call."""
+    described: int
+    """Of the others, those whose text, language, speaker or source the corpus tells otherwise than before."""
     skipped: dict[str, str]
     """Utterances that could not be embedded, with the reason; also in ``skipped.tsv``."""
 
@@ -98,10 +98,11 @@ class Indexed:
 def index_corpus(
     model: str | Path, corpus: Corpus, out: Path, *, window_seconds: float = 15.0, report: Report = silent
 ) -> Indexed:
-    """Add the utterances of a corpus to an index; those that it holds are left alone.
+    """Add the utterances of a corpus to an index; those that it holds are not embedded again.
 
-    The same call goes on after an interruption, and adds what a corpus has gained since. A recording that was replaced
-    under the same id is embedded again, and what was there of it goes. One that left the corpus stays.
+    The same call goes on after an interruption, adds what a corpus has gained since, and takes over what it says of the
+    same recordings now (text, language, speaker, source). A recording that was replaced under the same id is embedded
+    again, and what was there of it goes. One that left the corpus stays.
 
     Args:
         model: Of ``allophone align``, or another speech embedder.
@@ -120,9 +121,13 @@ def index_corpus(
         raise ConfigError(f"A window of {window_seconds:g} s says nothing of what is said in it; take 1 s or more.")
     towers = open_towers(model)
     index = VectorIndex.create(out, IndexInfo(model=towers.name, model_hash=towers.hash, dim=towers.speech.dim))
-    known = index.known()
-    older = _older_keys(corpus, index, known, window_seconds)
-    fresh = [row for row in corpus if not _is_known(row, corpus, known, window_seconds, older.get(row.id, []), out)]
+    known = index.known(f"{corpus.name}/")
+    older = _older_keys(corpus, known, window_seconds)
+    fresh, there = list[Utterance](), list[Utterance]()
+    for row in corpus:
+        (there if _is_known(row, corpus, known, window_seconds, older.get(row.id, []), out) else fresh).append(row)
+    told = [entry for row in there for entry in _entries(row, corpus, window_seconds) if entry != known[entry.key]]
+    index.describe(told)
     fresh.sort(key=lambda row: row.duration_seconds)
     progress, skipped, added = report("Indexing"), dict[str, str](), 0
     for start in range(0, len(fresh), BATCH):
@@ -136,7 +141,7 @@ def index_corpus(
     if skipped:
         lines = [f"{name}\t{reason}" for name, reason in sorted(skipped.items())]
         (out / SKIPPED).write_text("\n".join(["id\treason", *lines]) + "\n", encoding="utf-8")
-    return Indexed(rows=len(index), added=added, skipped=skipped)
+    return Indexed(rows=len(index), added=added, described=len(told), skipped=skipped)
 
 
 def stretches(duration_seconds: float, window_seconds: float) -> list[tuple[float, float]]:
@@ -153,47 +158,63 @@ def stretches(duration_seconds: float, window_seconds: float) -> list[tuple[floa
     return [(place * step, window_seconds) for place in range(count)]
 
 
-def _keys(row: Utterance, corpus: Corpus, window_seconds: float) -> list[tuple[str, float, float]]:
+def _entries(row: Utterance, corpus: Corpus, window_seconds: float) -> list[Entry]:
+    """What the vectors of an utterance stand for: all of it, or its stretches."""
     parts = stretches(row.duration_seconds, window_seconds)
-    name = f"{corpus.name}/{row.id}"
-    return [(name if len(parts) == 1 else f"{name}@{begin:.2f}", begin, length) for begin, length in parts]
+    name, path = f"{corpus.name}/{row.id}", str(corpus.audio_path(row).resolve())
+    return [
+        Entry(
+            key=name if len(parts) == 1 else f"{name}@{begin:.2f}",
+            id=row.id,
+            corpus=corpus.name,
+            path=path,
+            offset_seconds=row.offset_seconds + begin,
+            duration_seconds=length,
+            language=row.language,
+            speaker=row.speaker,
+            source=row.source,
+            text=row.text,
+            sha256=row.sha256,
+        )
+        for begin, length in parts
+    ]
 
 
-def _older_keys(
-    corpus: Corpus, index: VectorIndex, known: Mapping[str, tuple[str | None, str]], window_seconds: float
-) -> dict[str, list[str]]:
+def _older_keys(corpus: Corpus, known: Mapping[str, Entry], window_seconds: float) -> dict[str, list[str]]:
     """Utterance to keys of stretches that it no longer has, because it was replaced by one of another length."""
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for key in known:
-        for name in {key, _STRETCH.sub("", key)}:
-            by_name[name].append(key)
-    now = {row.id: {key for key, _, _ in _keys(row, corpus, window_seconds)} for row in corpus}
-    likely = {key for row in corpus for key in by_name.get(f"{corpus.name}/{row.id}", ()) if key not in now[row.id]}
+    now = {row.id: {entry.key for entry in _entries(row, corpus, window_seconds)} for row in corpus}
     older: dict[str, list[str]] = defaultdict(list)
-    for entry in index.entries(sorted(likely)):  # an id may end as the key of a stretch does; the entry itself knows
-        if entry.corpus == corpus.name and entry.key not in now.get(entry.id, {entry.key}):
-            older[entry.id].append(entry.key)
+    for key, entry in known.items():
+        if entry.corpus == corpus.name and key not in now.get(entry.id, {key}):
+            older[entry.id].append(key)
     return older
 
 
 def _is_known(
     row: Utterance,
     corpus: Corpus,
-    known: Mapping[str, tuple[str | None, str]],
+    known: Mapping[str, Entry],
     window_seconds: float,
     older: Sequence[str],
     out: Path,
 ) -> bool:
     """Whether the index has all of an utterance, as it is and where it is now, and no ``older`` keys of it."""
-    path = str(corpus.audio_path(row).resolve())
-    there = [known.get(key) for key, _, _ in _keys(row, corpus, window_seconds)]
+    own = _entries(row, corpus, window_seconds)
+    path, there = own[0].path, [known.get(entry.key) for entry in own]
     for found in [*there, *(known[key] for key in older)]:
-        if found is not None and found[1] != path and (found[0] is None or found[0] != row.sha256):
+        if found is not None and found.path != path and (found.sha256 is None or found.sha256 != row.sha256):
             raise DataError(
-                f"{out}: it holds {row.id!r} of a corpus {corpus.name!r} from {found[1]}; got another recording, "
+                f"{out}: it holds {row.id!r} of a corpus {corpus.name!r} from {found.path}; got another recording, "
                 f"{path}, under the same two names. Save one of the corpora under another name."
             )
-    return not older and all(found == (row.sha256, path) for found in there)
+    return not older and all(
+        found is not None and _heard(found) == _heard(entry) for found, entry in zip(there, own, strict=True)
+    )
+
+
+def _heard(entry: Entry) -> tuple[str | None, str, float, float]:
+    """What a vector was made from; the rest of an entry may change beside it."""
+    return entry.sha256, entry.path, entry.offset_seconds, entry.duration_seconds
 
 
 def _decoded(
@@ -211,24 +232,12 @@ def _decoded(
         if towers.speech.clock.count(len(whole)) < 1:
             skipped[row.id] = f"{len(whole) / SAMPLE_RATE:.3f} s are shorter than one frame of the model"
             continue
-        for key, begin, length in _keys(row, corpus, window_seconds):
+        for (begin, length), entry in zip(
+            stretches(row.duration_seconds, window_seconds), _entries(row, corpus, window_seconds), strict=True
+        ):
             first, count = round(begin * SAMPLE_RATE), round(length * SAMPLE_RATE)
             waves.append(whole if length == row.duration_seconds else whole[first : first + count])
-            entries.append(
-                Entry(
-                    key=key,
-                    id=row.id,
-                    corpus=corpus.name,
-                    path=str(corpus.audio_path(row).resolve()),
-                    offset_seconds=row.offset_seconds + begin,
-                    duration_seconds=length,
-                    language=row.language,
-                    speaker=row.speaker,
-                    source=row.source,
-                    text=row.text,
-                    sha256=row.sha256,
-                )
-            )
+            entries.append(entry)
     return entries, waves
 
 

@@ -52,7 +52,7 @@ def space_rows(
         {language: spoken(corpora[language], rows) for language, rows in side.items()}
         for side in named_rows(dict(corpora), config)
     ]
-    sides[1] = {language: clips for language, clips in sides[1].items() if language in sides[0] and len(clips) > 1}
+    sides[1] = {language: clips for language, clips in sides[1].items() if len(clips) > 1}
     if len(sides[1]) < 2:
         return [], {}
     names = list(sides[0])
@@ -77,7 +77,7 @@ def space_rows(
                 start += len(clips)
                 found.append(_measurement(measure, language, system, seed, clips.ids, own, np.ones(len(own))))
         told(done + 1, len(systems), {})
-    guessed = {"language_neighbors": 1 / len(sides[1]), "language_gap": 0.0}
+    guessed = {"language_neighbors": 1 / len(sides[0]), "language_gap": 0.0}
     chance = [
         replace(one, system="chance", numerators=np.full(len(one.items), guessed[one.measure]))
         for one in found

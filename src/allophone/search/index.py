@@ -162,11 +162,11 @@ class VectorIndex:
                 f"{model_hash}. Name the model that it was made with, or make another index."
             )
 
-    def known(self) -> dict[str, tuple[str | None, str]]:
-        """Keys of all rows, with the hash of their samples and their path."""
-        found = _wait(self._table.query().select(["key", "sha256", "path"]).to_arrow())
-        values = zip(found["sha256"].to_pylist(), found["path"].to_pylist(), strict=True)
-        return dict(zip(found["key"].to_pylist(), values, strict=True))
+    def known(self, beginning: str = "") -> dict[str, Entry]:
+        """What the rows stand for whose key begins so, by key."""
+        query = self._table.query().where(f"starts_with(key, {_quoted(beginning)})").select([WHOLE])
+        found = (Entry(**json.loads(text)) for text in _wait(query.to_arrow())[WHOLE].to_pylist())
+        return {entry.key: entry for entry in found}
 
     def add(self, entries: Sequence[Entry], vectors: NDArray[np.float32], *, replaces: bool = False) -> None:
         """Add a batch: whole on the disk when this returns, not at all if it does not.
@@ -199,13 +199,14 @@ class VectorIndex:
         else:
             _wait(self._table.add(rows))
 
-    def entries(self, keys: Sequence[str]) -> list[Entry]:
-        """What stands under some keys; those that are not there are left out."""
-        found: list[Entry] = []
-        for start in range(0, len(keys), ASKED):
-            query = self._table.query().where(_among(keys[start : start + ASKED])).select([WHOLE])
-            found += [Entry(**json.loads(row[WHOLE])) for row in _wait(query.to_arrow()).to_pylist()]
-        return found
+    def describe(self, entries: Sequence[Entry]) -> None:
+        """Put other facts beside vectors that are there and stay, such as a text that was corrected."""
+        for start in range(0, len(entries), ASKED):
+            part = {entry.key: entry for entry in entries[start : start + ASKED]}
+            found = _wait(self._table.query().where(_among(list(part))).select(["key", "vector"]).to_arrow())
+            vectors = np.array(found["vector"].to_pylist(), dtype=np.float32)
+            rows = _table([part[key] for key in found["key"].to_pylist()], vectors)
+            _wait(self._table.merge_insert("key").when_matched_update_all().execute(rows))
 
     def remove(self, keys: Sequence[str]) -> None:
         """Take rows out, by their keys."""
