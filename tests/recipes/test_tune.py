@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import signal
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +15,20 @@ import soundfile
 import tiny_model
 import torch
 
+from allophone.batch import SpeechBatch
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
+from allophone.data.labelled import LabelledParts
+from allophone.data.loader import BatchStream
 from allophone.data.utterance import Utterance
+from allophone.errors import CheckpointError
 from allophone.methods.tuning import frozen_layers
 from allophone.models.conversion import load_encoder, model_hash, save_encoder
 from allophone.models.speech_embedder import load_speech_embedder
 from allophone.recipes.tune import FROZEN, TuneData, tune
-from allophone.recipes.tune_scores import READERS, embedder_of
+from allophone.recipes.tune_scores import READERS, embedder_of, interval_groups
 from allophone.recipes.withdraw import withdraw
-from allophone.run.tuning import TuneConfig, build_tuning_stream, tune_encoder
+from allophone.run.tuning import TuneConfig, TunedRun, build_tuning_stream, tune_encoder
 
 CONFIG = TuneConfig(steps=4, points=2, classes=2, per_class=2, crop_seconds=0.6, learning_rate=1e-2)
 DATA = TuneData(min_train=4, few_shot=True)
@@ -118,7 +125,7 @@ def test_what_was_tuned_is_found_by_who_speaks_in_it(made: Corpus, base: Path, t
 
 def weights(made: Corpus, out: Path, config: TuneConfig) -> dict[str, torch.Tensor]:
     classes = {row.id: (int(row.id[0]),) for row in made}
-    run = tune_encoder("pair", tiny_model.lasr(), made, classes, config, out, seed=3)
+    run = tune_encoder("pair", tiny_model.lasr(), made, classes, config, out, label="speaker", seed=3)
     assert run is not None
     return {name: value.clone() for name, value in run.method.state_dict().items()}
 
@@ -145,6 +152,75 @@ def test_a_run_that_is_cut_goes_on_as_if_it_were_not(
     assert (tmp_path / "cut" / "checkpoints" / "step-00000002").is_dir()
     again = weights(made, tmp_path / "cut", config)
     assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_what_a_signal_saves_is_no_stopping_point_and_takes_none_away(
+    made: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, classes, real = replace(CONFIG, steps=6), {row.id: (int(row.id[0]),) for row in made}, BatchStream.__next__
+
+    def interrupted(after: int) -> Callable[[BatchStream], SpeechBatch]:
+        batches = itertools.count(1)
+
+        def following(stream: BatchStream) -> SpeechBatch:
+            if next(batches) == after:
+                signal.raise_signal(signal.SIGINT)
+            return real(stream)
+
+        return following
+
+    def tuned() -> TunedRun | None:
+        return tune_encoder("pair", tiny_model.lasr(), made, classes, config, tmp_path, label="speaker", seed=0)
+
+    for after in (1, 3, 1):  # ends at steps 1, 4 and 5
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchStream, "__next__", interrupted(after))
+            assert tuned() is None
+    run = tuned()
+    assert run is not None and sorted(run.points) == [3, 6]
+    assert sorted(one.name for one in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
+
+
+def test_other_classes_or_another_label_are_another_run(made: Corpus, tmp_path: Path) -> None:
+    config, base, voices = replace(CONFIG, steps=1, points=1), tiny_model.lasr(), [int(row.id[0]) for row in made]
+    classes = {row.id: (voice,) for row, voice in zip(made, voices, strict=True)}
+    others = {row.id: (2 - voice,) for row, voice in zip(made, voices, strict=True)}
+    assert tune_encoder("pair", base, made, classes, config, tmp_path, label="speaker", seed=0) is not None
+    with pytest.raises(CheckpointError, match=r"1 settings differ: run.label was 'speaker', is 'label'"):
+        tune_encoder("pair", base, made, classes, config, tmp_path, label="label", seed=0)
+    with pytest.raises(CheckpointError, match=r"1 settings differ: run.classes was"):
+        tune_encoder("pair", base, made, others, config, tmp_path, label="speaker", seed=0)
+
+
+def test_a_refused_call_and_one_that_trains_nothing_leave_the_records(
+    made: Corpus, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["tune", "--corpus", str(made.folder), "--label", "speaker", "--base", str(base), "--out", str(tmp_path)]
+    line += ["--min-train", "4", "--no-few-shot", "--steps", "1", "--points", "1", "--classes", "2", "--per-class", "2"]
+    assert main([*line, "--method", "pair"]) == 0
+    names = ("command.json", "config.json", "used.parquet", "made_from.json")
+    records = [(tmp_path / name).read_bytes() for name in names]
+    assert main([*line, "--method", "pair", "--temperature", "0.3"]) == 1
+    assert "config.temperature was 0.1, is 0.3" in capsys.readouterr().err
+    assert [(tmp_path / name).read_bytes() for name in names] == records
+    assert main([*line, "--method", "frozen"]) == 0
+    assert [(tmp_path / name).read_bytes() for name in names] == records
+
+
+def test_intervals_draw_speakers_or_contents_where_there_are_enough(made: Corpus) -> None:
+    def test_part(rows: Iterable[Utterance]) -> LabelledParts:
+        part = made.with_utterances(tuple(rows))
+        return LabelledParts(train=part, dev=part, test=part, names=(), classes={}, left_out={}, notes=())
+
+    alone = [replace(row, group=None) for row in made if row.speaker == "voice 1"]  # a fold of EmoDB
+    assert interval_groups(test_part(alone), "label") == ("24 utterances", tuple(row.id for row in alone))
+    assert interval_groups(test_part(made), "label")[0] == "24 contents"  # three voices are too few
+    many = [replace(row, speaker=f"{row.id[2:]}") for row in made]
+    assert interval_groups(test_part(many), "label")[0] == "24 speakers"
+    assert interval_groups(test_part(many), "speaker")[0] == "24 contents"
+    same = [replace(row, group="one text") for row in made]
+    over, groups = interval_groups(test_part(same), "speaker")
+    assert over == "72 utterances" and len(set(groups)) == 72
 
 
 def test_the_command(made: Corpus, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from allophone.cli.console import ended, lines, progress, stages
+from allophone.cli.console import COMMAND_FILE, ended, lines, progress, remember, stages
+from allophone.errors import CheckpointError
 from allophone.run.duration import duration
 
 
@@ -47,6 +49,21 @@ def test_a_terminal_shows_a_bar_for_each_stage(
     assert "Clustering" in said
     assert "1/4" in said
     assert "loss 2.5" in said
+
+
+def test_a_command_that_a_folder_has_is_replaced_only_when_another_one_is_done(tmp_path: Path) -> None:
+    def commanded(word: str, fails: bool) -> str:
+        try:
+            with remember(Namespace(out=tmp_path / "run", line=[word])):
+                if fails:
+                    raise CheckpointError("belongs to another run")
+        except CheckpointError:
+            pass
+        return (tmp_path / "run" / COMMAND_FILE).read_text(encoding="utf-8")
+
+    assert "first" in commanded("first", fails=True)  # what a killed run leaves can be made again
+    assert "first" in commanded("second", fails=True)
+    assert "third" in commanded("third", fails=False)
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:

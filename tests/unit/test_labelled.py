@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,41 @@ def test_splits_that_keep_speakers_apart_are_not_used_to_tell_speakers() -> None
     parts = label_parts(parted, "speaker")
     assert len(parts.names) == 9 and not contents(parts.train) & contents(parts.test)
     assert "keep speakers apart" in parts.notes[0] and "none shares group or text" in parts.notes[1]
+
+
+def in_folds(made: Corpus, of: Callable[[Utterance], int]) -> Corpus:
+    return made.with_utterances(tuple(replace(row, extra={"fold": of(row)}, group=None) for row in made))
+
+
+def test_folds_of_one_speaker_each_are_not_used_to_tell_speakers() -> None:
+    """EmoDB: every speaker is a fold and says the same sentences."""
+    parts = label_parts(in_folds(corpus(4), lambda row: int(row.id.split("-")[1])), "speaker")
+    assert len(parts.names) == 4 and "own folds keep speakers apart" in parts.notes[0]
+    assert not {row.text for row in parts.train} & {row.text for row in parts.test}
+
+
+def test_folds_that_say_the_same_leave_nothing_and_the_error_says_so() -> None:
+    made = corpus(3, 60)
+    same = made.with_utterances(tuple(replace(row, text=f"sentence {int(row.id.split('-')[2]) % 20}") for row in made))
+    folds = in_folds(same, lambda row: int(row.id.split("-")[2]) // 20 + 1)
+    with pytest.raises(DataError, match=r"120 \(text of another part\).* remove the columns split and fold") as caught:
+        label_parts(folds, "speaker")
+    assert "share_speakers" not in str(caught.value)
+
+
+def test_clips_of_several_labels_are_left_out_and_counted() -> None:
+    def several(row: Utterance) -> Utterance:
+        number = int(row.id.split("-")[2])
+        return replace(row, label=f"kind {number % 4},Sound" if number < 10 else f"pet, kind {number % 4}")
+
+    made = corpus(3, 40)
+    some = made.with_utterances(tuple(several(row) for row in made))
+    parts = label_parts(some, "label", share_speakers=True)
+    assert parts.names == tuple(f"pet, kind {kind}" for kind in range(4)) and parts.left_out["several labels"] == 30
+    assert parts.notes[0] == "30 utterances have several labels, such as 'kind 0,Sound', and are left out."
+    every = made.with_utterances(tuple(replace(row, label="Bark,Dog") for row in made))
+    with pytest.raises(DataError, match=r"no utterance has a label alone\. 120 utterances have several"):
+        label_parts(every, "label")
 
 
 def test_labels_keep_groups_apart() -> None:

@@ -66,6 +66,9 @@ def test_saved_is_loaded(config: SpeechEmbedderConfig, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(batch.waveform, batch.waveform_lengths)
         assert torch.equal(again(batch.waveform, batch.waveform_lengths), expected)
+    lengths = batch.waveform_lengths.tolist()
+    waveforms = [row[:length] for row, length in zip(batch.waveform, lengths, strict=True)]
+    torch.testing.assert_close(again.embed(waveforms), expected, atol=2e-5, rtol=1e-4)
     encoder = load_encoder(tmp_path)  # the folder is an encoder's too
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), model.encoder.parameters(), strict=True))
 

@@ -61,13 +61,24 @@ def say_pieces(path: Path, pieces: Iterable[WrittenPiece]) -> None:
         say(f"{where}  ({piece.confidence:.2f})  {piece.text}")
 
 
-def remember(arguments: argparse.Namespace) -> None:
-    """Write the command line into the folder that it makes, so that the same can be made again without a speaker."""
-    if follows():
-        return
-    arguments.out.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def remember(arguments: argparse.Namespace) -> Iterator[None]:
+    """Write the command line into the folder that it makes, so that the same can be made again without a speaker.
+
+    What a folder already has is replaced only when the work inside the ``with`` is done: it may refuse the folder.
+    """
+    path = arguments.out / COMMAND_FILE
+    if not follows() and not path.exists():
+        _write_command(arguments, path)
+    yield
+    if not follows():
+        _write_command(arguments, path)
+
+
+def _write_command(arguments: argparse.Namespace, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     line = {"arguments": getattr(arguments, "line", [])}
-    (arguments.out / COMMAND_FILE).write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def ended(finished: bool, path: Path) -> int:

@@ -64,8 +64,7 @@ def command(arguments: argparse.Namespace) -> int:
         seeds, absent = len(arguments.seeds), arguments.leave_out
         say(distill.plan(arguments.model, corpus, arguments.teacher, options, seeds=seeds, leave_out=absent))
         return 0
-    remember(arguments)
-    with stages() as report, process_group():
+    with remember(arguments), stages() as report, process_group():
         result = distill.distill(
             arguments.model,
             corpus,

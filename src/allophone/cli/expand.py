@@ -84,8 +84,7 @@ def command(arguments: argparse.Namespace) -> int:
     corpus = open_corpus(arguments.corpus, tags[0])
     if arguments.plan:
         return _plan(arguments, settings, corpus)
-    remember(arguments)
-    with stages() as report:
+    with remember(arguments), stages() as report:
         if len(tags) > 1:
             several = expand_in_sequence(
                 arguments.base,

@@ -138,8 +138,7 @@ def command(arguments: argparse.Namespace) -> int:
     corpus, balance, denoise = open_corpus(arguments.corpus), _balance(arguments), make(DENOISE, arguments)
     if arguments.plan:
         return _plan(arguments, corpus, balance, denoise)
-    remember(arguments)
-    with stages() as report, process_group():
+    with remember(arguments), stages() as report, process_group():
         result = pretrain(
             corpus,
             out=arguments.out,

@@ -50,8 +50,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         say(transcribe.plan(arguments.model, corpus, options, runs=len(arguments.seeds)))
         return 0
-    remember(arguments)
-    with stages() as report, process_group():
+    with remember(arguments), stages() as report, process_group():
         result = transcribe.train_transcribers(
             arguments.model, corpus, out=arguments.out, options=options, seeds=arguments.seeds, report=report, tell=say
         )

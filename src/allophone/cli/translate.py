@@ -121,10 +121,9 @@ def run_train(arguments: argparse.Namespace) -> int:
             )
         )
         return 0
-    remember(arguments)
     pair = arguments.cascade
     cascade = None if pair is None else translate.Cascade(transcriber=pair[0], translator=pair[1])
-    with stages() as report, process_group():
+    with remember(arguments), stages() as report, process_group():
         result = translate.train_translators(
             models,
             corpus,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from allophone.cli.console import ended, remember, say, stages
@@ -66,8 +67,8 @@ def command(arguments: argparse.Namespace) -> int:
 
         say(plan(arguments.base, corpus, arguments.label, arguments.method, len(arguments.seeds), settings, data))
         return 0
-    remember(arguments)
-    with stages() as report, process_group():
+    trains = set(arguments.method) != {"frozen"}  # else nothing would have to be made again without a speaker
+    with remember(arguments) if trains else nullcontext(), stages() as report, process_group():
         result = tune(
             arguments.base,
             corpus,

@@ -80,8 +80,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         )
         say(str(plan))
         return 0
-    remember(arguments)
-    with stages() as report, process_group():
+    with remember(arguments), stages() as report, process_group():
         result = train_vocoder(
             corpus,
             out=arguments.out,

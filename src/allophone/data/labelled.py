@@ -2,15 +2,17 @@
 
 Which things are kept apart depends on the class. Speakers: the same speakers in all parts, no content (group, text)
 in two. Languages: neither speakers nor content in two. Other labels: no speaker in two, and no group where a class has
-several. Splits that a corpus brings are taken, less what shares content with training; it is counted. Those that keep
-speakers apart are of no use for telling speakers, and splits are drawn. Where it brings
-official folds (a column ``fold``) and no splits, one of them is tested.
+several. Splits that a corpus brings are taken, less what shares content with training; it is counted. Where it brings
+official folds (a column ``fold``) and no splits, one of them is tested. Splits and folds that keep speakers apart are
+of no use for telling speakers; others are drawn then. A row with several labels (FSD50K's, joined by commas) is of no
+one class; it is left out and counted.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,6 +25,10 @@ from allophone.errors import DataError
 Label = Literal["speaker", "language", "label"]
 """Column that holds the class."""
 PARTS = ("train", "dev", "test")
+SHARED_CONTENT, SHARED_TEXT = "content of training", "text of another part"
+"""Reasons to leave utterances out."""
+_SEVERAL = re.compile(r",\S")
+"""Between labels of one clip; names of classes may have a comma and a space."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,32 +70,28 @@ def label_parts(
     """
     rows = [row for row in corpus if getattr(row, label) is not None]
     left_out = {f"no {label}": len(corpus) - len(rows)}
-    known = corpus.with_utterances(tuple(rows))
-    if not rows:
-        raise DataError(f"{corpus.name}: no utterance has a {label}. Import it with one, or choose another label.")
     notes: list[str] = []
-    if label == "speaker" and _parts_speakers(rows):
-        known = known.with_utterances(tuple(replace(row, split=None) for row in rows))
-        rows = list(known)
-        notes.append(
-            "The corpus' own splits keep speakers apart, so none of training could be tested: they are not used."
+    if label == "label" and (several := [row for row in rows if _SEVERAL.search(row.label or "")]):
+        left_out["several labels"] = len(several)
+        notes.append(f"{len(several)} utterances have several labels, such as '{several[0].label}', and are left out.")
+        rows = [row for row in rows if not _SEVERAL.search(row.label or "")]
+    if not rows:
+        raise DataError(
+            f"{corpus.name}: no utterance has a {label}{' alone. ' if notes else '. '}{' '.join(notes)} Import it with "
+            "one, or choose another label."
         )
-    given = {row.split for row in rows}
+    known = corpus.with_utterances(tuple(rows))
     links = _links(rows, label, share_speakers)
-    if {"train", "test"} <= given:
-        parted = _with_dev(known, label, seed)
-        notes.append("Splits are those of the corpus.")
-    elif folds := official_folds(known):
-        parted = with_fold(known, fold)
-        notes.append(f"Official fold {fold} of {len(folds)} is tested, the next one chooses; a score is that of all.")
-    else:
+    parted, said = _given(known, label, fold, seed)
+    notes += said
+    if parted is None:
         parted = _drawn(known, label, links, seed)
         notes += _drawn_notes(rows, links)
     # Once before content is compared, so that voices which are only in test take nothing away from the others.
-    parted, _, too_small = _common_classes(parted, label, min_train)
-    parted, left_out["content of training"] = _without_shared_groups(parted, links)
-    parted, left_out["text of another part"] = _without_shared_texts(parted, label)
-    parted, names, now_too_small = _common_classes(parted, label, min_train)
+    parted, _, too_small = _common_classes(parted, label, min_train, left_out)
+    parted, left_out[SHARED_CONTENT] = _without_shared_groups(parted, links)
+    parted, left_out[SHARED_TEXT] = _without_shared_texts(parted, label)
+    parted, names, now_too_small = _common_classes(parted, label, min_train, left_out)
     left_out["class too small"] = too_small + now_too_small
     notes += _shared_speakers(parted, label)
     classes: dict[str, tuple[int, ...]] = {row.id: (names.index(getattr(row, label)),) for row in parted}
@@ -99,10 +101,23 @@ def label_parts(
     )
 
 
-def _parts_speakers(rows: Sequence[Utterance]) -> bool:
-    """Whether a corpus has splits, and no speaker is in both train and test."""
-    train, test = ({row.speaker for row in rows if row.split == part} for part in ("train", "test"))
-    return bool(train and test) and not train & test
+def _given(corpus: Corpus, label: Label, fold: int, seed: int) -> tuple[Corpus | None, list[str]]:
+    """Parts that are the corpus' own splits or folds, and what to say of them; None where splits are to be drawn."""
+    if {"train", "test"} <= {row.split for row in corpus}:
+        parted, note = corpus, "Splits are those of the corpus."
+    elif folds := official_folds(corpus):
+        parted = with_fold(corpus, fold)
+        note = f"Official fold {fold} of {len(folds)} is tested, the next one chooses; a score is that of all."
+    else:
+        return None, []
+    if label == "speaker":
+        train, test = ({row.speaker for row in parted if row.split == part} for part in ("train", "test"))
+        if not train & test:
+            own = "splits" if parted is corpus else "folds"
+            return None, [
+                f"The corpus' own {own} keep speakers apart, so none of training could be tested: they are not used."
+            ]
+    return _with_dev(parted, label, seed), [note]
 
 
 def _links(rows: Sequence[Utterance], label: Label, share_speakers: bool) -> tuple[Link, ...]:
@@ -189,7 +204,14 @@ def _without_shared_texts(corpus: Corpus, label: Label) -> tuple[Corpus, int]:
     return corpus.with_utterances(kept), len(corpus) - len(kept)
 
 
-def _common_classes(corpus: Corpus, label: Label, min_train: int) -> tuple[Corpus, tuple[str, ...], int]:
+def _common_classes(
+    corpus: Corpus, label: Label, min_train: int, left_out: Mapping[str, int]
+) -> tuple[Corpus, tuple[str, ...], int]:
+    """Without classes that are not in all parts, or too small; the classes, and how many utterances that were.
+
+    Raises:
+        DataError: Fewer than two are left; ``left_out`` is what other reasons have taken before.
+    """
     counts = {part: Counter(getattr(row, label) for row in corpus if row.split == part) for part in PARTS}
     names = tuple(
         sorted(
@@ -199,9 +221,14 @@ def _common_classes(corpus: Corpus, label: Label, min_train: int) -> tuple[Corpu
         )
     )
     if len(names) < 2:
+        before = ", ".join(f"{count} ({reason})" for reason, count in left_out.items() if count)
+        advice = ["Lower min_train"] + ["let parts share speakers (share_speakers)"] * (label != "speaker")
+        if left_out.get(SHARED_CONTENT) or left_out.get(SHARED_TEXT):
+            advice.append("remove the columns split and fold, so that parts are drawn that do not say the same")
         raise DataError(
             f"{corpus.name}: {len(names)} values of {label} have {min_train} training utterances and some in dev and "
-            "test; tuning tells at least two apart. Lower min_train, or let parts share speakers (share_speakers)."
+            f"test; tuning tells at least two apart. Utterances left out before: {before or 'none'}. "
+            f"{', or '.join(advice)}."
         )
     kept = tuple(row for row in corpus if getattr(row, label) in names and row.split in PARTS)
     return corpus.with_utterances(kept), names, len(corpus) - len(kept)

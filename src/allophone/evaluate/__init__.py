@@ -1,5 +1,6 @@
-"""Scores of encoders: retrieval, probes and language identification, each with an interval and a signature.
+"""What models can do, measured: scores with intervals and signatures, verdicts on claims, and pages that show them.
 
-Everything works on a :class:`~allophone.evaluate.protocol.FrameSource`, so an encoder, the same encoder with random
-weights and a filter bank are rows of one table, made by the same code.
+Scores of frames are taken from a :class:`~allophone.evaluate.protocol.FrameSource`, so an encoder, the same one with
+random weights and a filter bank are rows of one table, made by the same code. Other files score vectors of utterances,
+transcripts, translations, or speech that was made.
 """

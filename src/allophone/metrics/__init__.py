@@ -1,5 +1,5 @@
-"""Scores of predictions against truth: classification, retrieval, error rates, units, and their intervals.
+"""Measures of predictions, rankings, texts, units and embeddings, and their intervals.
 
-Everything here is per item first (hits, errors), so that a mean, an interval and a paired comparison all come
-from the same numbers. Nothing here knows a model or a corpus.
+Rates are per item first (hits, errors), so that a mean, an interval and a paired comparison all come from the same
+numbers; geometry, BLEU and agreement of units are of a set as a whole. Nothing here knows a model or a corpus.
 """

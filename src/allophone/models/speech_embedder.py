@@ -201,7 +201,7 @@ class SpeechEmbedder(nn.Module):
         """
         order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]), reverse=True)
         embedded = torch.empty(len(waveforms), self.dim)
-        device = next(self.projection.parameters()).device
+        device = next(self.encoder.parameters()).device
         was_training = self.training
         self.eval()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from allophone.data.corpus import Corpus
 from allophone.evaluate.report_content import Table
+from allophone.evaluate.report_tables import language_name
 from allophone.models.build import Encoder
 from allophone.nn.codebook import Codebook
 from allophone.run.base import Base
@@ -76,11 +77,14 @@ def phone_table(
         values = [getattr(agreement, key) for key in ("pnmi", "phone_purity", "cluster_purity")]
         cells.append((name, *(f"{one.value:.3f} ({one.low:.3f}-{one.high:.3f})" for one in values)))
         chance = (agreement.chance_pnmi, agreement.chance_phone_purity, agreement.chance_cluster_purity)
+    languages = sorted({language_name(row.language) for row in labelled})
+    of_training = {row.speaker for row in labelled} & {row.speaker for row in training}
     return Table(
-        title="Sound units against phones (Russian)",
+        title=f"Sound units against phones ({', '.join(languages)})",
         explanation="How much knowing the unit tells about the phone that a linguist labelled. Higher is better.",
         columns=("Units of", "PNMI", "phone purity", "cluster purity"),
         rows=(("chance", *(f"{value:.3f}" for value in chance)), *cells),
-        note=f"{size} units; {len(labelled)} sentences of a voice that was never trained on; filter-bank units have "
-        "100 frames a second, the others those of the encoder; chance is that of the units after, shuffled.",
+        note=f"{size} units; {len(labelled)} sentences, {'some' if of_training else 'none'} of them of voices in the "
+        "corpus' training split; filter-bank units have 100 frames a second, the others those of the encoder; chance "
+        "is that of the units after, shuffled.",
     )

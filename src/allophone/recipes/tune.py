@@ -11,10 +11,11 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from allophone.config import config_hash, to_dict, to_json
+from allophone.config import config_hash, to_dict
 from allophone.data.corpus import Corpus
 from allophone.data.labelled import Label, LabelledParts, label_parts
 from allophone.data.loader import WaveformCache
@@ -25,9 +26,9 @@ from allophone.metrics.intervals import Interval
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.models.frozen import FrozenStates
-from allophone.models.speech_embedder import SpeechEmbedder, save_speech_embedder
+from allophone.models.speech_embedder import INFO_FILE, SpeechEmbedder, save_speech_embedder
 from allophone.recipes.ledger import FILTER_BANK_CLOCK, draw_rows
-from allophone.recipes.tune_page import tuning_facts, tuning_page
+from allophone.recipes.tune_page import markdown, tuning_facts, tuning_page
 from allophone.recipes.tune_scores import (
     READERS,
     Heard,
@@ -46,6 +47,7 @@ from allophone.recipes.tune_scores import (
 )
 from allophone.run.execute import fit_threads
 from allophone.run.expansion import random_encoder
+from allophone.run.origin import begin_run, require_origin
 from allophone.run.plan import plan_tuning
 from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
@@ -58,8 +60,10 @@ from allophone.run.tuning import (
     random_embedder,
     shared_layers,
     tune_encoder,
+    tuning_origin,
 )
-from allophone.run.used import record_use
+from allophone.train.checkpoint import has_checkpoint
+from allophone.train.loop import CHECKPOINTS
 
 Method = Literal["frozen", "pair", "contrast", "cross-entropy"]
 FROZEN: Final = "frozen"
@@ -131,7 +135,8 @@ def tune(
         None when a signal stopped it.
 
     Raises:
-        AllophoneError: The corpus has too few classes, a model cannot be read, ...
+        AllophoneError: The corpus has too few classes, a model cannot be read, ``out`` holds runs of something else,
+            ...
     """
     if not methods or not seeds:
         raise ConfigError(f"tune needs at least one method and one seed; got {list(methods)} and {list(seeds)}.")
@@ -141,17 +146,13 @@ def tune(
     loaded, _ = open_base(base)
     encoder = loaded.encoder.to(device())
     fit_threads(encoder)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(to_json(config), encoding="utf-8")
-    record_use(out, {"trained": parts.train if trained_methods(methods) else ()})
+    _begin(out, encoder, parts, label, config, trains=bool(trained_methods(methods)))
     heard, frozen = listen(parts, data), shared_layers(encoder, config)
     systems, points = baselines(encoder, heard, config, data, seeds, report), []
+    tuned = partial(tune_encoder, label=label, frozen=frozen, report=report)
     for name in trained_methods(methods):
         for seed in seeds:
-            folder = out / f"{name}-seed-{seed}"
-            run = tune_encoder(
-                name, encoder, parts.train, parts.classes, config, folder, seed=seed, frozen=frozen, report=report
-            )
+            run = tuned(name, encoder, parts.train, parts.classes, config, out / f"{name}-seed-{seed}", seed=seed)
             if run is None:
                 return None
             found, chosen = score_points(run, heard, config, data, frozen, report)
@@ -159,7 +160,7 @@ def tune(
             points.append(points_dict(run, found, chosen, config.select))
             if seed == seeds[0]:
                 hand_over(run.at(chosen), out / name, f"{len(parts.names)} values of {label}", model_hash(encoder))
-    groups = interval_groups(heard.parts, label)
+    over, groups = interval_groups(heard.parts, label)
     cells = score_cells(systems, groups)
     signature = {"model": model_hash(encoder), "corpus": opened.hash, "settings": config_hash(config)}
     values = {
@@ -169,6 +170,7 @@ def tune(
         "config": to_dict(config),
         "data": to_dict(data),
         "parts": parts_dict(parts, heard.parts),
+        "intervals_over": over,
         "scores": cell_dict(cells),
         "changes_from_frozen": cell_dict(change_cells(systems, FROZEN, groups)),
         "stopping_points": points,
@@ -176,11 +178,22 @@ def tune(
         "seconds": round(time.monotonic() - started, 1),
     }
     (out / "result.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "scores.md").write_text(markdown(cells, systems, points, heard.parts), encoding="utf-8")
-    facts = tuning_facts(f"{base}, {signature['model']}", opened, parts, config, seeds)
+    (out / "scores.md").write_text(markdown(cells, systems, points, heard.parts, over), encoding="utf-8")
+    facts = tuning_facts(f"{base}, {signature['model']}", opened, parts, config, seeds, over)
     shown = next(iter(trained_methods(methods)), FROZEN)
     page = tuning_page(systems, cells, heard, label, (FROZEN, shown), facts, out / "report.html")
     return Tuned(tables=out / "scores.md", result=out / "result.json", page=page, cells=cells)
+
+
+def _begin(
+    out: Path, encoder: Encoder, parts: LabelledParts, label: Label, config: TuneConfig, *, trains: bool
+) -> None:
+    """Write what runs are made from, unless the folder has some that were made from something else; then refuse."""
+    origin = tuning_origin(encoder, parts.train, label, parts.classes, config)
+    made = any(has_checkpoint(folder) for folder in out.glob(f"*/{CHECKPOINTS}")) or any(out.glob(f"*/{INFO_FILE}"))
+    if made:
+        require_origin(out, origin)
+    begin_run(out, origin, config, parts.train if trains or made else ())
 
 
 def plan(
@@ -357,32 +370,3 @@ def system_dict(score: SystemScore, parts: LabelledParts) -> dict[str, Any]:
 def cell_dict(cells: dict[str, dict[str, Interval]]) -> dict[str, Any]:
     """Intervals as JSON values."""
     return {name: {reader: to_dict(one) for reader, one in row.items()} for name, row in cells.items()}
-
-
-def markdown(
-    cells: dict[str, dict[str, Interval]],
-    systems: dict[str, list[SystemScore]],
-    points: Sequence[dict[str, Any]],
-    parts: LabelledParts,
-) -> str:
-    """Tables of accuracy and of geometry, and what picked each stopping point."""
-    lines = [f"{len(parts.names)} classes, {len(parts.test)} test utterances. {' '.join(parts.notes)}", ""]
-    lines += ["Percent right on test, 95 % intervals.", "", f"| | {' | '.join(READERS)} |", "|---" * 5 + "|"]
-    for name, row in cells.items():
-        values = [f"{one.value:.1f} [{one.low:.1f}, {one.high:.1f}]" for one in row.values()]
-        lines.append(f"| {name} | {' | '.join(values)} |")
-    shown = ("mean_cosine", "isoscore", "effective_rank", "uniformity", "gap", "fisher_ratio", "silhouette")
-    lines += [
-        "",
-        "Geometry of test embeddings, as they are (first seed).",
-        "",
-        f"| | {' | '.join(shown)} | top-1 share |",
-    ]
-    lines.append("|---" * (len(shown) + 2) + "|")
-    for name, scores in systems.items():
-        if scores[0].geometry is not None:
-            one = scores[0].geometry["raw"]
-            values = [f"{getattr(one, measure):.3f}" for measure in shown]
-            lines.append(f"| {name} | {' | '.join(values)} | {one.top_shares[0]:.3f} |")
-    lines += ["", *(f"- {point['method']}, seed {point['seed']}: {point['note']}" for point in points), ""]
-    return "\n".join(lines)

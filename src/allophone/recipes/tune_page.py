@@ -1,9 +1,10 @@
-"""From the scores of a tuning to its page: which recordings can be heard on it, and what is said of them."""
+"""From the scores of a tuning to its tables and its page: which recordings can be heard on it, and what is said."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def tuning_page(
 
 
 def tuning_facts(
-    model: str, corpus: Corpus, parts: LabelledParts, config: TuneConfig, seeds: Sequence[int]
+    model: str, corpus: Corpus, parts: LabelledParts, config: TuneConfig, seeds: Sequence[int], over: str
 ) -> tuple[tuple[str, str], ...]:
     """What was done, label and value."""
     return (
@@ -89,7 +90,43 @@ def tuning_facts(
         ("Corpus", f"{corpus.name}, {corpus.hash[:12]}: {' '.join(parts.notes)}"),
         ("Tuned on", f"{len(parts.train)} recordings, {config.training}, {config.steps} steps"),
         ("Seeds", ", ".join(map(str, seeds))),
+        ("Intervals", f"95 %, over {over}"),
     )
+
+
+def markdown(
+    cells: dict[str, dict[str, Interval]],
+    systems: dict[str, list[SystemScore]],
+    points: Sequence[dict[str, Any]],
+    parts: LabelledParts,
+    over: str,
+) -> str:
+    """Tables of accuracy and of geometry, and what picked each stopping point."""
+    lines = [f"{len(parts.names)} classes, {len(parts.test)} test utterances. {' '.join(parts.notes)}", ""]
+    lines += [
+        f"Percent right on test, 95 % intervals over {over}.",
+        "",
+        f"| | {' | '.join(READERS)} |",
+        "|---" * 5 + "|",
+    ]
+    for name, row in cells.items():
+        values = [f"{one.value:.1f} [{one.low:.1f}, {one.high:.1f}]" for one in row.values()]
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    shown = ("mean_cosine", "isoscore", "effective_rank", "uniformity", "gap", "fisher_ratio", "silhouette")
+    lines += [
+        "",
+        "Geometry of test embeddings, as they are (first seed).",
+        "",
+        f"| | {' | '.join(shown)} | top-1 share |",
+    ]
+    lines.append("|---" * (len(shown) + 2) + "|")
+    for name, scores in systems.items():
+        if scores[0].geometry is not None:
+            one = scores[0].geometry["raw"]
+            values = [f"{getattr(one, measure):.3f}" for measure in shown]
+            lines.append(f"| {name} | {' | '.join(values)} | {one.top_shares[0]:.3f} |")
+    lines += ["", *(f"- {point['method']}, seed {point['seed']}: {point['note']}" for point in points), ""]
+    return "\n".join(lines)
 
 
 def _name(heard: Heard, row: int, of_test: bool) -> str:

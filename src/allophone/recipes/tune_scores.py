@@ -44,6 +44,8 @@ FEW_SHOT_DRAWS = 5
 """Draws of examples behind each point of a few-shot curve."""
 POOLED_TOGETHER = 64
 """Utterances whose frames of all layers are in memory at once."""
+ENOUGH_GROUPS = 10
+"""Speakers or contents of a test from which on intervals draw these."""
 BATCH_SECONDS = 60.0
 """Padded audio that is embedded at once."""
 
@@ -193,12 +195,19 @@ def chance_score(parts: LabelledParts) -> SystemScore:
     return SystemScore(hits=dict.fromkeys(READERS, hits), dev_hits={})
 
 
-def interval_groups(parts: LabelledParts, label: str) -> tuple[str, ...]:
-    """What intervals draw together: what is said where speakers are told apart, else who speaks; else the utterance."""
+def interval_groups(parts: LabelledParts, label: str) -> tuple[str, tuple[str, ...]]:
+    """What intervals draw together, in words, and its name for each test utterance.
+
+    Who speaks, unless speakers are told apart, else what is said, else each utterance: a fold that is one speaker, or a
+    few groups, would give an interval that looks certain.
+    """
     rows = parts.test.utterances
-    if label == "speaker":
-        return tuple(row.group or row.id for row in rows)
-    return tuple(row.speaker or row.id for row in rows)
+    columns = {"group": "contents"} if label == "speaker" else {"speaker": "speakers", "group": "contents"}
+    for column, name in columns.items():
+        if len({getattr(row, column) for row in rows} - {None}) >= ENOUGH_GROUPS:
+            groups = tuple(getattr(row, column) or row.id for row in rows)
+            return f"{len(set(groups))} {name}", groups
+    return f"{len(rows)} utterances", tuple(row.id for row in rows)
 
 
 def score_cells(systems: dict[str, list[SystemScore]], groups: Sequence[str]) -> dict[str, dict[str, Interval]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -202,6 +204,7 @@ def tune_encoder(
     config: TuneConfig,
     run_dir: Path,
     *,
+    label: str,
     seed: int,
     frozen: FrozenStates | None = None,
     report: Report = silent,
@@ -215,16 +218,21 @@ def tune_encoder(
         classes: Numbers of the classes of each utterance, by id, from 0 without a gap.
         config: How.
         run_dir: Receives ``metrics.jsonl`` and ``checkpoints/``.
+        label: What the classes are, such as the column that holds them.
         seed: Of head, batches, crops and dropout.
         frozen: What :func:`shared_layers` made; None = of its own.
         report: Told how far it is.
 
     Returns:
         None when a signal stopped it.
+
+    Raises:
+        CheckpointError: ``run_dir`` has another run, such as one of another label or other classes.
     """
     num_classes = 1 + max(number for numbers in classes.values() for number in numbers)
     method = build_method(name, encoder, num_classes, config, seed=seed, frozen=frozen)
     every = -(-config.steps // config.points)
+    wanted = {*range(every, config.steps, every), config.steps}
     settings = TrainConfig(
         steps=config.steps,
         learning_rate=config.learning_rate,
@@ -234,18 +242,41 @@ def tune_encoder(
         max_grad_norm=5.0,
         log_every=max(1, config.steps // 40),
         save_every=every,
-        keep_checkpoints=config.points,
+        keep_checkpoints=len(wanted) + 2,  # what a signal saves evicts none: one to go on from, and the next
         seed=seed,
     )
-    identity = {"method": name, "config": to_dict(config), "base": model_hash(encoder), "corpus": training.hash}
+    identity = {"method": name, **tuning_origin(encoder, training, label, classes, config)}
     stream = build_tuning_stream(training, classes, encoder, config, seed=seed)
     with closing(stream):
         result = train(method, stream, settings, run_dir, identity=identity, progress=report(f"Tuning: {name}"))
+    points = _saved(run_dir, wanted)
     if result.stopped == "signal":
         return None
-    slots = sorted((run_dir / CHECKPOINTS).glob("step-*"))
-    points = {int(slot.name.removeprefix("step-")): slot for slot in slots if slot.name[5:].isdigit()}
     return TunedRun(name=name, seed=seed, points=points, journal=_last_line(run_dir / METRICS), method=method)
+
+
+def tuning_origin(
+    encoder: Encoder, training: Corpus, label: str, classes: Mapping[str, Sequence[int]], config: TuneConfig
+) -> dict[str, Any]:
+    """What tells runs of tuning apart, besides method and seed, as JSON values."""
+    told = json.dumps([(row.id, list(classes[row.id])) for row in sorted(training, key=lambda row: row.id)])
+    return {
+        "base": model_hash(encoder),
+        "corpus": training.hash,
+        "label": label,
+        "classes": hashlib.sha256(told.encode()).hexdigest()[:16],
+        "config": to_dict(config),
+    }
+
+
+def _saved(run_dir: Path, wanted: Collection[int]) -> dict[int, Path]:
+    """Checkpoints of wanted steps, by step; others, which a signal saved, are removed once there is a later one."""
+    slots = sorted((run_dir / CHECKPOINTS).glob("step-*"))
+    saved = {int(slot.name.removeprefix("step-")): slot for slot in slots if slot.name[5:].isdigit()}
+    for step in sorted(saved)[:-1]:
+        if step not in wanted:
+            shutil.rmtree(saved[step])
+    return {step: slot for step, slot in saved.items() if step in wanted}
 
 
 def _last_line(path: Path) -> dict[str, float]:

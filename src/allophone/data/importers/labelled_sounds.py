@@ -2,7 +2,7 @@
 
 The folds of the first two are kept in ``extra["fold"]`` (1 to 5, 1 to 10): clips of one recording are in one fold, so
 parts that are drawn otherwise leak. FSD50K has splits, and several labels a clip, which stand in ``label`` as its table
-has them: with commas between them, and underscores.
+has them: with commas between them, and underscores. `tune` leaves clips of several labels out, and says how many.
 
 Source: Piczak 2015 (ESC-50), Salamon et al. 2014 (UrbanSound8K), Fonseca et al. 2020, arXiv:2010.00475 (FSD50K).
 """

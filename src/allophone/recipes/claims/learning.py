@@ -199,6 +199,7 @@ def _train(trial: Trial, shared: Bench, task: str, method: Trained, config: Tune
         parts.classes,
         replace(config, steps=trial.steps),
         place(trial) / task.replace(" ", "-"),
+        label=task,
         seed=trial.seed,
         frozen=shared.frozen,
         report=trial.report,
