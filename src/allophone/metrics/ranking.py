@@ -68,9 +68,7 @@ def rank_candidates(
     allowed = torch.ones_like(right) if allowed is None else allowed
     _check_shapes(similarity, right, allowed)
     cuts = (slice(start, start + ROWS) for start in range(0, len(similarity), ROWS))
-    return rank_blocks(
-        ((similarity[rows], right[rows], allowed[rows]) for rows in cuts), ks=ks, depth=depth, seed=seed
-    )
+    return rank_blocks(((similarity[rows], right[rows], allowed[rows]) for rows in cuts), ks=ks, depth=depth, seed=seed)
 
 
 def rank_blocks(
