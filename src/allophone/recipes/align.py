@@ -253,10 +253,9 @@ def align(
     config = replace(config, train=_trained_for(config.train, steps, batches))
     config, encoder = read_as(config, text, pooling, prefix), open_base(model)[0].encoder
     trained = execute_alignment(config, heard, out, encoder=encoder, text=text, report=report, tell=tell)
-    if trained.result.stopped == "signal":
-        return AlignResult(folder=trained.folder, finished=False, tables=None, rows={})
-    if pool is None:
-        return AlignResult(folder=trained.folder, finished=True, tables=None, rows={})
+    finished = trained.result.stopped != "signal"
+    if pool is None or not finished:
+        return AlignResult(folder=trained.folder, finished=finished, tables=None, rows={})
 
     def judge() -> AlignResult:
         towers, before = load_aligned(trained.folder), open_base(model)[0].encoder
