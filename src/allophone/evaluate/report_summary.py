@@ -100,7 +100,7 @@ def terminal_summary(content: ReportContent, differences: Sequence[Change] | Non
     new = [one for one in told if one.language == content.new_language]
     old = [one for one in told if one.language != content.new_language]
     better, worse = ([one for one in told if one.verdict == verdict] for verdict in ("better", "worse"))
-    lines = [f"{content.title}: {content.new_language_name} added to {content.base_model}"]
+    lines = [content.title]
     lines += [f"  better    {_short(one, content)}" for one in better[:3]] or ["  better    nothing is clearly better"]
     if len(better) > 3:
         lines.append(f"  better    and {len(better) - 3} more")
