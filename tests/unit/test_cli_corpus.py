@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 from torch import Tensor
 
+from allophone.cli.console import COMMAND_FILE
 from allophone.cli.main import main
 from allophone.data.corpus import Corpus
 from allophone.frames import SAMPLE_RATE
@@ -110,6 +112,7 @@ def test_units_are_fitted_encoded_and_judged(corpus: Path, tmp_path: Path, capsy
     encode = ["units", "encode", "--corpus", str(corpus), "--codebook", str(book), "--out", str(units)]
     assert main(fit) == 0
     assert Codebook.load(book).info.num_units == 8
+    assert json.loads((book / COMMAND_FILE).read_text()) == {"arguments": fit}
     assert main(encode) == 0
     assert f"wrote {units}" in capsys.readouterr().out
     assert main(["units", "report", str(units)]) == 0

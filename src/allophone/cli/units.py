@@ -69,9 +69,9 @@ def run_fit(arguments: argparse.Namespace) -> None:
             engine=engine,
             progress=report,
         )
-    codebook.save(arguments.out)
-    record_use(arguments.out, {"clustered": [row for row in corpus if row.split not in ("dev", "test")]})
-    remember(arguments)
+    with remember(arguments):
+        codebook.save(arguments.out)
+        record_use(arguments.out, {"clustered": [row for row in corpus if row.split not in ("dev", "test")]})
     wrote(arguments.out)
 
 
