@@ -133,6 +133,15 @@ def test_old_ids_survive_the_drift_of_a_real_encoder_and_new_audio_gets_new_ones
     assert appended > anchored.counts()[10:].sum()
 
 
+def test_an_encoder_that_did_not_change_leaves_the_old_units_where_they_are(world, encoder) -> None:
+    """Not at the means of the audio at hand, where other frames of the old units lie outside their new borders."""
+    audio, _, parent, _ = world
+    new = {name: wave for name, wave in audio.items() if name.startswith("new")}
+    book = recluster(lambda: new.items(), parent, encoder=encoder, parent_encoder=encoder, new_units=0, seed=0)
+    torch.testing.assert_close(book.centroids, parent.centroids, atol=1e-5, rtol=0)
+    assert book.info.id_map is not None and book.info.id_map.agreement == 1.0
+
+
 def test_the_map_is_saved_with_the_codebook_and_others_keep_their_hash(world, encoder, tmp_path) -> None:
     audio, _, parent, changed = world
     book = recluster(

@@ -70,6 +70,7 @@ def own_codebook(
             speakers=speakers if base.codebook.info.normalization == "voice" else None,
             init_frames=max(2**18, 2 * size),
             cache=FrameCache(),
+            parent_cache=FrameCache(),
             progress=told,
         )
     targets = expanded.config.targets

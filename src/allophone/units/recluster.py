@@ -1,10 +1,10 @@
 """Anchored re-clustering: units of a changed encoder on more audio whose old ids keep their meaning.
 
-Every unit of the old codebook begins where the frames that it labels lie in the new encoder's space, so that its
-meaning survives the drift of the encoder; new units are appended where these leave the greatest distortion; and a map
-says which old units were split, merged or died. What was trained on old ids (a vocoder, a unit language model) then
-still reads them. The paper re-clusters anew (arXiv:2406.14092), which gives every id another meaning; the rest here is
-our choice.
+Every unit of the old codebook follows the frames that it labels from the old encoder's space into the new one's, so
+that its meaning survives the drift of the encoder; new units are appended where these leave the greatest distortion;
+and a map says which old units were split, merged or died. What was trained on old ids (a vocoder, a unit language
+model) then still reads them. The paper re-clusters anew (arXiv:2406.14092), which gives every id another meaning; the
+rest here is our choice.
 
 Shape letters: A units of the old codebook, K units, T frames, D dim. Frames are streamed and never written; labels by
 the old codebook are held, two bytes a frame.
@@ -12,7 +12,7 @@ the old codebook are held, two bytes a frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allophone.errors import ConfigError, DataError
-from allophone.frames import FrameClock
 from allophone.metrics.units import joint_counts, usage_entropy
 from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
@@ -65,9 +64,9 @@ def recluster(
         new_units: How many ids are appended; 0 or more.
         seed: Of the clustering.
         move: How far old units may follow all frames that are now nearest to them: 0 keeps each where the old unit's
-            frames lie, 1 makes it the mean of its frames as k-means does.
-        anchored_on: Ids of the utterances that say where old units lie, such as those of the languages to keep; None =
-            all. A unit that does not occur in them is placed by all.
+            frames went, 1 makes it the mean of its frames as k-means does.
+        anchored_on: Ids of the utterances that say where old units went, such as those of the languages to keep; None
+            = all. A unit that does not occur in them is placed by all.
         iterations: At most so many updates over all frames.
         speakers: Speaker of each utterance id, for a codebook of standardized voices.
         init_frames: Frames in the reservoir of the clustering.
@@ -89,17 +88,11 @@ def recluster(
     old = encode_units(
         lambda: heard.listen(waveforms()), parent, encoder=parent_encoder, speakers=speakers, cache=parent_cache
     )
-    voices = VoiceNormalizer(speakers) if info.normalization == "voice" else None
-    if voices is not None and voices.needs_gathering:
-        voices.gather(extractor.frames(waveforms()))
-
-    def stream() -> Iterator[tuple[str, Tensor]]:
-        for name, frames in extractor.frames(waveforms()):
-            yield name, frames if voices is None else voices(name, frames)
-
-    pairs = _Pairs(stream, old, extractor.clock)
+    before = FrameExtractor(info.front_end, parent_encoder, info.layer, parent_cache)
+    now, then = (_Frames(one, waveforms, _voices(one, waveforms, parent, speakers)) for one in (extractor, before))
+    pairs = _Pairs(now, then, old)
     result = fit_kmeans(
-        lambda: (frames for _, frames in stream()),
+        lambda: (frames for _, frames in now()),
         info.num_units + new_units,
         seed=seed,
         iterations=iterations,
@@ -174,62 +167,94 @@ def id_map(together: NDArray[np.int64]) -> IdMap:
 
 
 @dataclass(frozen=True, slots=True)
+class _Frames:
+    """Frames of one encoder, as its codebook takes them."""
+
+    extractor: FrameExtractor
+    waveforms: Waveforms
+    voices: VoiceNormalizer | None
+
+    def __call__(self) -> Iterator[tuple[str, Tensor]]:
+        """(utterance id, frames ``(T, D)``)."""
+        for name, frames in self.extractor.frames(self.waveforms()):
+            yield name, frames if self.voices is None else self.voices(name, frames)
+
+    def labelled(self, units: Units) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(utterance id, frames ``(T, D)``, units ``(T,)``); frames without a unit are left out."""
+        for name, frames in self():
+            labels = labels_for_frames(units[name], units.clock, self.extractor.clock, len(frames))[:, 0]
+            yield name, frames[: len(labels)], labels.to(frames.device)
+
+
+def _voices(
+    extractor: FrameExtractor, waveforms: Waveforms, book: Codebook, speakers: Speakers | None
+) -> VoiceNormalizer | None:
+    """What standardizes the frames of a codebook of standardized voices."""
+    if book.info.normalization != "voice":
+        return None
+    voices = VoiceNormalizer(speakers)
+    if voices.needs_gathering:
+        voices.gather(extractor.frames(waveforms()))
+    return voices
+
+
+@dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Frames of the new encoder, each beside the unit that the old codebook gives it."""
+    """Frames of the new encoder and of the old one, each beside the unit that the old codebook gives it."""
 
-    stream: Callable[[], Iterator[tuple[str, Tensor]]]
-    """Starts the stream of (utterance id, new frames ``(T, D)``)."""
+    now: _Frames
+    then: _Frames
     old: Units
-    clock: FrameClock
-    """Of the new frames."""
-
-    def __call__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(utterance id, new frames ``(T, D)``, old units ``(T,)``); frames without a unit are left out."""
-        for name, frames in self.stream():
-            units = labels_for_frames(self.old[name], self.old.clock, self.clock, len(frames))[:, 0]
-            yield name, frames[: len(units)], units.to(frames.device)
 
     def anchors(self, parent: Codebook, anchored_on: Collection[str] | None) -> Tensor:
-        """Mean of the new frames of each old unit. Shape ``(A, D)``.
+        """Old centroids, each moved as the mean of its frames was moved by the change of encoder. Shape ``(A, D)``.
 
-        A unit without frames goes as far from its old centroid as the used unit that was nearest to it.
+        An encoder that did not change leaves them where they are, also where the frames at hand lie to one side of
+        them. A unit without frames goes as far as the used one that was nearest to it. Where new frames have another
+        number of dimensions than old ones, a unit lies at the mean of its new frames.
         """
-        units = self.old.num_units
-        sums, counts = _sums(self, units, anchored_on)
-        if anchored_on is not None:
-            every, times = _sums(self, units, None)
-            sums, counts = torch.where(counts[:, None] > 0, sums, every), torch.where(counts > 0, counts, times)
-        means = (sums / counts.clamp_min(1)[:, None]).float()
-        unused, used = (counts == 0).nonzero()[:, 0], (counts > 0).nonzero()[:, 0]
+        means, counts = self._means(self.now, anchored_on)
         before = parent.centroids.to(means.device)
-        if len(unused):
-            if before.shape != means.shape:
+        unused, used = (counts == 0).nonzero()[:, 0], (counts > 0).nonzero()[:, 0]
+        if before.shape != means.shape:
+            if len(unused):
                 raise DataError(
-                    f"recluster: {len(unused)} of {units} old units occur in none of this audio, the first is "
+                    f"recluster: {len(unused)} of {len(before)} old units occur in none of this audio, the first is "
                     f"{int(unused[0])}, and old frames have {before.shape[1]} dimensions, new ones {means.shape[1]}; "
                     "so nobody can say where they lie. Give audio that they occur in, such as the old training audio."
                 )
-            nearest = used[assign(before[unused], before[used])]
-            means[unused] = before[unused] + means[nearest] - before[nearest]
-        return means
+            return means
+        moved = means - self._means(self.then, anchored_on)[0].to(means.device)
+        moved[unused] = moved[used[assign(before[unused], before[used])]]
+        return before + moved
+
+    def _means(self, frames: _Frames, chosen: Collection[str] | None) -> tuple[Tensor, Tensor]:
+        """Mean ``(A, D)`` and number ``(A,)`` of each old unit's frames, in chosen utterances or else in all."""
+        sums, counts = _sums(frames.labelled(self.old), self.old.num_units, chosen)
+        if chosen is not None:
+            every, times = _sums(frames.labelled(self.old), self.old.num_units, None)
+            sums, counts = torch.where(counts[:, None] > 0, sums, every), torch.where(counts > 0, counts, times)
+        return (sums / counts.clamp_min(1)[:, None]).float(), counts
 
     def together(self, centroids: Tensor) -> NDArray[np.int64]:
         """How often each old unit meets each new one. ``centroids``: ``(K, D)``; returns shape ``(A, K)``."""
         found = np.zeros((self.old.num_units, len(centroids)), dtype=np.int64)
-        for _, frames, old in self():
+        for _, frames, old in self.now.labelled(self.old):
             new = assign(frames, centroids.to(frames.device))
             found += joint_counts(old.cpu().numpy(), new.cpu().numpy(), *found.shape)
         return found
 
 
-def _sums(pairs: _Pairs, units: int, chosen: Collection[str] | None) -> tuple[Tensor, Tensor]:
-    """Sum ``(A, D)``, float64, and number ``(A,)`` of the new frames of each old unit, of some or all utterances.
+def _sums(
+    labelled: Iterable[tuple[str, Tensor, Tensor]], units: int, chosen: Collection[str] | None
+) -> tuple[Tensor, Tensor]:
+    """Sum ``(A, D)``, float64, and number ``(A,)`` of the frames of each old unit, of some or all utterances.
 
     Raises:
         DataError: There is no frame.
     """
     sums, counts = None, torch.zeros(units, dtype=torch.int64)
-    for name, frames, old in pairs():
+    for name, frames, old in labelled:
         if chosen is not None and name not in chosen:
             continue
         if sums is None:

@@ -131,6 +131,7 @@ def _codebook(trial: Trial, arm: Arm, encoder: Encoder) -> Codebook:
             anchored_on={row.id for row in rows if not row.language.startswith(NEW)},
             speakers=speakers,
             cache=FrameCache(),
+            parent_cache=FrameCache(),
             progress=progress,
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -329,4 +330,5 @@ RESYNTHESIS: Claim[Encoder] = Claim(
         contrast("anchored: old speaker against one of its own, kept", OLD_SPEAKER, "added, anchored", KEPT),
         contrast("before against shuffled units, Italian", BEFORE, "before, shuffled units", (NEW,)),
     ),
+    revision=2,  # anchored units follow the drift of their frames
 )
