@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from allophone.nn.dropout import Dropout, kept, scale
+from allophone.nn.dropout import Dropout, drop_, kept, scale
 from allophone.nn.trained_attention import trained_attention
 
 
@@ -77,3 +77,13 @@ def test_under_autocast_attention_stays_in_the_dtype_of_its_inputs() -> None:
     attended.sum().backward()
     assert attended.dtype == torch.bfloat16
     assert all(leaf.grad is not None and leaf.grad.dtype == torch.bfloat16 for leaf in inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_values_that_do_not_stay_become_zero_and_others_keep_every_bit(dtype: torch.dtype) -> None:
+    values = torch.randn(7, 5).to(dtype)
+    stay = kept((7, 5), 0.4, seed=3)
+    expected = torch.where(stay, values, torch.zeros((), dtype=dtype))
+    assert torch.equal(drop_(values.clone(), stay), expected)
+    turned = values.clone().t()  # a view that is not contiguous
+    assert torch.equal(drop_(turned, stay.t()), expected.t())

@@ -26,6 +26,7 @@ from allophone.errors import ConfigError, suggest
 from allophone.frames import FrameClock
 from allophone.nn.attention import by_length, length_groups
 from allophone.nn.products import channels_last, convolve
+from allophone.nn.spectral_convolution import spectral_convolution, worthwhile
 
 PIECE_FRAMES = 100
 """Frames of 20 ms that the front end computes at once, fewer where they are longer: 2 s fit a cache, cost no halo."""
@@ -248,6 +249,8 @@ class PositionalConvolution(nn.Module):
             hidden = hidden.with_values(self.batch_norm(hidden.values))
         weight, bias = self.conv.weight, self.conv.bias  # the normalized weight is computed once for all utterances
         padding, groups = self.conv.padding[0], self.conv.groups
+        if worthwhile(hidden, weight):
+            return self.activation(spectral_convolution(hidden, weight, cast(Tensor, bias), groups))
 
         def convolve(frames: Tensor) -> Tensor:
             output = functional.conv1d(frames.transpose(1, 2), weight, bias, padding=padding, groups=groups)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allophone.nn.dropout import draw_seed, kept, scale
+from allophone.nn.dropout import draw_seed, drop_, kept, scale
 
 
 def trained_attention(
@@ -46,7 +46,7 @@ class _Attention(torch.autograd.Function):
         with torch.autocast(queries.device.type, enabled=False):
             weights = _weights(queries, keys, mask)
             if dropout > 0:
-                weights.mul_(kept(weights.shape, dropout, context.seed))
+                drop_(weights, kept(weights.shape, dropout, context.seed))
             output = weights @ values
             return output.mul_(scale(dropout)) if dropout > 0 else output
 
@@ -56,15 +56,16 @@ class _Attention(torch.autograd.Function):
         queries, keys, values, mask = context.saved_tensors
         (gradient,) = gradients
         weights = _weights(queries, keys, mask)
-        stayed = weights
+        stay = None if context.dropout == 0 else kept(weights.shape, context.dropout, context.seed)
+        if stay is not None:
+            gradient = gradient * scale(context.dropout)
         for_weights = gradient @ values.mT
-        if context.dropout > 0:
-            stay, factor = kept(weights.shape, context.dropout, context.seed), scale(context.dropout)
-            stayed = weights * stay
-            gradient = gradient * factor
-            for_weights.mul_(stay).mul_(factor)
-        for_values = stayed.mT @ gradient
+        if stay is not None:
+            drop_(for_weights, stay)
         logits = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
+        if stay is not None:
+            drop_(weights, stay)
+        for_values = weights.mT @ gradient
         factor = queries.shape[-1] ** -0.5
         return (
             (logits @ keys).mul_(factor),
