@@ -59,7 +59,8 @@ def run(
 
     Returns:
         See :meth:`allophone.benchmarks.timing.Measured.result`; besides, ``peak_bytes`` of each process,
-        ``memory_ratio`` (ours over that of the fastest trainer), ``matmul_rate`` and ``share_of_best``.
+        ``memory_ratio`` (ours over that of the fastest trainer), ``matmul_rate`` (before and after, mean) and
+        ``share_of_best``.
         ``equal_output`` means that our loss before training is that of ``transformers`` with the same weights within
         5 %: its front end takes the statistics of padding in. Other trainers draw their own weights and masks.
     """
@@ -73,6 +74,7 @@ def run(
         np.savez(path, **batch)
         options = [str(path), dtype, str(torch.get_num_threads()), str(layers)]
         options.append("tiny" if timing.quick else "base")
+        before = matmul_rate(getattr(torch, dtype), timing)
         processes = _started(environments, peers, options, missing)
         try:
             answers = _rounds(processes, missing, timing, progress)
@@ -80,7 +82,8 @@ def run(
             for process in processes.values():
                 process.close()
     seconds_of = {name: [answer[timing.clock] for answer in answers[name]] for name in answers}
-    rates = matmul_rate(getattr(torch, dtype), timing)
+    after = matmul_rate(getattr(torch, dtype), timing)
+    rates = {name: statistics.mean((before[name], after[name])) for name in before}
     config = HubertConfig(**{**step_sizes(timing.quick), "num_hidden_layers": layers})
     reached = useful_operations(config, lengths) / statistics.median(seconds_of[OURS])
     first = {name: answers[name][0]["loss"] for name in answers}
