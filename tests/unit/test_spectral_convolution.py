@@ -48,6 +48,14 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(kernel: int, le
         torch.testing.assert_close(one, other, atol=5e-4, rtol=1e-5)  # sums of hundreds of products
 
 
+def test_a_long_recording_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, weight, bias = drawn((200, 90), 8)
+    hidden = Packed(values, (200, 90))
+    whole = spectral_convolution(hidden, weight, bias, GROUPS)
+    monkeypatch.setattr(module, "AT_ONCE", 7)
+    torch.testing.assert_close(spectral_convolution(hidden, weight, bias, GROUPS), whole, atol=1e-5, rtol=1e-5)
+
+
 def test_autocast_changes_nothing_inside_and_the_frames_keep_their_dtype() -> None:
     values, weight, bias = drawn((50, 20), 16)
     frames = values.detach().bfloat16()
@@ -77,3 +85,4 @@ def test_positions_are_the_same_by_either_way(monkeypatch: pytest.MonkeyPatch) -
     assert worthwhile(hidden, positions.conv.weight)
     torch.testing.assert_close(positions(hidden), plainly, atol=1e-5, rtol=1e-5)
     assert not worthwhile(Packed(hidden.values[:20], (20,)), positions.conv.weight)  # and short ones
+    assert not worthwhile(hidden.with_values(hidden.values.double()), positions.conv.weight)  # and exact ones

@@ -26,12 +26,15 @@ FEWEST_WEIGHTS = 2048
 """Weights of one output channel below which the plain convolution is as fast."""
 FEWEST_BLOCKS = 2
 """Frames, in lengths of a block, below which the kernel's spectrum costs more than it saves."""
+AT_ONCE = 64
+"""Blocks whose spectra are held at once where no gradient keeps them: some 200 MB in HuBERT Base."""
 
 
 def worthwhile(hidden: Packed, weight: Tensor) -> bool:
     """Whether packed frames ``(N, D)`` and a weight ``(D, C, K)`` are faster by :func:`spectral_convolution`."""
     return (
         hidden.values.device.type == weight.device.type == "cpu"
+        and hidden.values.dtype != torch.float64
         and weight[0].numel() >= FEWEST_WEIGHTS
         and len(hidden.values) >= FEWEST_BLOCKS * _block(weight.shape[2])
         and not torch.compiler.is_compiling()
@@ -57,27 +60,32 @@ def spectral_convolution(hidden: Packed, weight: Tensor, bias: Tensor, groups: i
         >>> spectral_convolution(frames, torch.randn(4, 2, 8), torch.zeros(4), 2).shape
         torch.Size([7, 4])
     """
-    channels, kernel = weight.shape[1:]
-    size = _block(kernel)
-    hop = size - kernel + 1
-    of_blocks, of_kernels, back = _transforms(size, kernel)
+    kernel = weight.shape[2]
+    hop = _block(kernel) - kernel + 1
     with torch.autocast("cpu", enabled=False):
-        counts = [-(-length // hop) for length in hidden.lengths]
+        of_kernels = product(_transforms(kernel)[1], weight.float().flatten(0, 1)).view(2, -1, *weight.shape[:2])
         blocks = torch.cat([_cut(frames.float(), kernel, hop) for frames in hidden.split()])
-        parts = product(of_blocks, blocks.flatten(0, 1)).view(2, -1, len(blocks), groups, channels)
-        parts = parts.permute(1, 3, 0, 2, 4).flatten(2, 3).flatten(0, 1)  # real parts of all blocks, then the others
-        real, imaginary = (
-            torch.bmm(parts, one.reshape(-1, channels, channels).mT).view(-1, groups, 2, len(blocks), channels)
-            for one in product(of_kernels, weight.float().flatten(0, 1)).chunk(2)
-        )
-        # Blocks times the conjugate of kernels: conv1d does not turn its kernel around.
-        spectrum = torch.stack([real[:, :, 0] + imaginary[:, :, 1], real[:, :, 1] - imaginary[:, :, 0]])
-        made = product(back, spectrum.transpose(2, 3).reshape(len(back.T), -1).T)  # (H, P * D)
-        rows = made.view(hop, len(blocks), -1).transpose(0, 1) + bias.float()
-        cut = [
-            one.flatten(0, 1)[:length] for one, length in zip(torch.split(rows, counts), hidden.lengths, strict=True)
-        ]
-        return torch.cat(cut).to(hidden.values.dtype)
+        rows = torch.cat([_convolved(some, of_kernels, kernel, groups) for some in torch.split(blocks, AT_ONCE)])
+        rows = rows + bias.float()
+        counts = [-(-length // hop) for length in hidden.lengths]
+        each = zip(torch.split(rows, counts), hidden.lengths, strict=True)
+        return torch.cat([one.flatten(0, 1)[:length] for one, length in each]).to(hidden.values.dtype)
+
+
+def _convolved(blocks: Tensor, of_kernels: Tensor, kernel: int, groups: int) -> Tensor:
+    """Blocks ``(P, D, L)`` by the spectrum of the kernels, ``(2, F, D, C)``. Shape ``(P, H, D)``."""
+    count, dim, channels = *blocks.shape[:2], of_kernels.shape[3]
+    there, _, back = _transforms(kernel)
+    parts = product(there, blocks.flatten(0, 1)).view(2, -1, count, groups, channels)
+    parts = parts.permute(1, 3, 0, 2, 4).flatten(2, 3).flatten(0, 1)  # real parts of all blocks, then the others
+    real, imaginary = (
+        torch.bmm(parts, one.reshape(-1, channels, channels).mT).view(-1, groups, 2, count, channels)
+        for one in of_kernels
+    )
+    # Blocks times the conjugate of kernels: conv1d does not turn its kernel around.
+    spectrum = torch.stack([real[:, :, 0] + imaginary[:, :, 1], real[:, :, 1] - imaginary[:, :, 0]])
+    made = product(back, spectrum.transpose(2, 3).reshape(back.shape[1], -1).t())  # (H, P * D)
+    return made.view(-1, count, dim).transpose(0, 1)
 
 
 def _block(kernel: int) -> int:
@@ -94,10 +102,11 @@ def _cut(frames: Tensor, kernel: int, hop: int) -> Tensor:
 
 
 @cache
-def _transforms(size: int, kernel: int) -> tuple[Tensor, Tensor, Tensor]:
+def _transforms(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     """Matrices, real parts before imaginary ones: of blocks ``(2F, L)``, of kernels ``(2F, K)``, back ``(H, 2F)``."""
+    size = _block(kernel)
     with torch.inference_mode(False):  # they serve training too
-        angles = torch.outer(torch.arange(size // 2 + 1.0), torch.arange(float(size))).double() * (2 * pi / size)
+        angles = torch.outer(torch.arange(size // 2 + 1), torch.arange(size)).double() * (2 * pi / size)
         there = torch.cat([angles.cos(), -angles.sin()])
         twice = torch.full((size // 2 + 1, 1), 2.0, dtype=torch.float64)  # for the negative frequency
         twice[[0, -1]] = 1.0
