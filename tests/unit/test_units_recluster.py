@@ -16,6 +16,7 @@ from allophone.models.hubert import HubertConfig
 from allophone.nn.clustering import assign, fit_kmeans
 from allophone.nn.codebook import Codebook
 from allophone.units.encode import encode_units
+from allophone.units.extract import FrameExtractor
 from allophone.units.fit import fit_codebook
 from allophone.units.recluster import frozen, id_map, recluster
 
@@ -140,6 +141,22 @@ def test_an_encoder_that_did_not_change_leaves_the_old_units_where_they_are(worl
     book = recluster(lambda: new.items(), parent, encoder=encoder, parent_encoder=encoder, new_units=0, seed=0)
     torch.testing.assert_close(book.centroids, parent.centroids, atol=1e-5, rtol=0)
     assert book.info.id_map is not None and book.info.id_map.agreement == 1.0
+
+
+def test_frames_of_another_width_place_old_units_at_their_means(world, encoder) -> None:
+    audio, _, parent, _ = world
+    wider = build_encoder(replace(encoder.config, hidden_size=48)).eval()
+    book = recluster(lambda: audio.items(), parent, encoder=wider, parent_encoder=encoder, new_units=0, seed=0)
+    assert book.centroids.shape == (10, 48)
+    old = encode_units(lambda: audio.items(), parent, encoder=encoder)
+    frames = dict(FrameExtractor("model", wider, 1).frames(audio.items()))
+    labels = torch.cat([old[name] for name in frames])
+    mean = torch.cat(list(frames.values()))[labels == 3].mean(0)
+    torch.testing.assert_close(book.centroids[3], mean, atol=1e-4, rtol=1e-4)
+    far = torch.cat([parent.centroids, parent.centroids[:1] + 500.0])
+    unused = Codebook(far, replace(parent.info, num_units=11))
+    with pytest.raises(DataError, match="1 of 11 old units occur in none of this audio, the first is 10"):
+        recluster(lambda: audio.items(), unused, encoder=wider, parent_encoder=encoder, new_units=0, seed=0)
 
 
 def test_the_map_is_saved_with_the_codebook_and_others_keep_their_hash(world, encoder, tmp_path) -> None:
