@@ -86,3 +86,5 @@ def test_positions_are_the_same_by_either_way(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(positions(hidden), plainly, atol=1e-5, rtol=1e-5)
     assert not worthwhile(Packed(hidden.values[:20], (20,)), positions.conv.weight)  # and short ones
     assert not worthwhile(hidden.with_values(hidden.values.double()), positions.conv.weight)  # and exact ones
+    many = Packed(torch.randn(180, 12), (2,) * 90)
+    assert not worthwhile(many, positions.conv.weight)  # and many that fill no block

@@ -44,7 +44,7 @@ def kept(shape: Sequence[int], probability: float, seed: int) -> Tensor:
 def drop_(values: Tensor, stay: Tensor) -> Tensor:
     """Set values of any shape to zero in place where ``stay``, bool, is False; returns them.
 
-    Their bits are multiplied as integers: a product with a bool would first make a copy of it in the values' dtype.
+    Their bits are multiplied as integers, which is faster than a product with a bool where values are bfloat16.
     """
     values.view(BITS[values.element_size()]).mul_(stay.view(torch.int8))
     return values

@@ -32,11 +32,14 @@ AT_ONCE = 64
 
 def worthwhile(hidden: Packed, weight: Tensor) -> bool:
     """Whether packed frames ``(N, D)`` and a weight ``(D, C, K)`` are faster by :func:`spectral_convolution`."""
+    kernel, frames = weight.shape[2], len(hidden.values)
+    hop = _block(kernel) - kernel + 1
     return (
         hidden.values.device.type == weight.device.type == "cpu"
-        and hidden.values.dtype != torch.float64
+        and {hidden.values.dtype, weight.dtype} <= {torch.float32, torch.bfloat16, torch.float16}
         and weight[0].numel() >= FEWEST_WEIGHTS
-        and len(hidden.values) >= FEWEST_BLOCKS * _block(weight.shape[2])
+        and frames >= FEWEST_BLOCKS * _block(kernel)
+        and sum(-(-length // hop) for length in hidden.lengths) * hop <= 2 * frames  # short clips fill no block
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
     )
@@ -106,9 +109,10 @@ def _transforms(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     """Matrices, real parts before imaginary ones: of blocks ``(2F, L)``, of kernels ``(2F, K)``, back ``(H, 2F)``."""
     size = _block(kernel)
     with torch.inference_mode(False):  # they serve training too
-        angles = torch.outer(torch.arange(size // 2 + 1), torch.arange(size)).double() * (2 * pi / size)
+        angles = torch.outer(*(torch.arange(n, dtype=torch.float64, device="cpu") for n in (size // 2 + 1, size)))
+        angles *= 2 * pi / size
         there = torch.cat([angles.cos(), -angles.sin()])
-        twice = torch.full((size // 2 + 1, 1), 2.0, dtype=torch.float64)  # for the negative frequency
+        twice = torch.full((size // 2 + 1, 1), 2.0, dtype=torch.float64, device="cpu")  # for the negative frequency
         twice[[0, -1]] = 1.0
         back = (there * twice.repeat(2, 1) / size)[:, : size - kernel + 1].t()
         return there.float(), there[:, :kernel].float().contiguous(), back.float().contiguous()

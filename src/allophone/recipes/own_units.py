@@ -41,7 +41,7 @@ def own_codebook(
     """Units of the adapted encoder.
 
     Fitted anew, they come from new and kept languages together (preservation by re-clustering) unless ``config`` says
-    otherwise. Anchored, old units lie where the kept languages' frames say, or all where nothing is kept.
+    otherwise. Anchored, old units move as the kept languages' frames do, or all frames where nothing is kept.
     """
     require_old_units(base, config)
     if config.units == "frozen":

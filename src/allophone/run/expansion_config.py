@@ -65,8 +65,8 @@ class ExpandConfig:
     alpha: float = 0.5
     """Exponent between languages when data are combined; 0 = all equal, 1 = by hours."""
     units: Literal["refit", "anchored", "frozen"] = "refit"
-    """Units of the adapted encoder: fitted anew; the base's ids, placed where their frames lie now, and new ones after
-    them; or the base's centroids as they are."""
+    """Units of the adapted encoder: fitted anew; the base's ids, moved as their frames moved, and new ones after them;
+    or the base's centroids as they are."""
     new_units: int | None = None
     """Units that anchored ones are extended by; None = a tenth as many as there are."""
     move: float = 0.0

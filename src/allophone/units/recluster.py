@@ -63,8 +63,8 @@ def recluster(
         parent_encoder: The encoder that the old codebook was fitted on.
         new_units: How many ids are appended; 0 or more.
         seed: Of the clustering.
-        move: How far old units may follow all frames that are now nearest to them: 0 keeps each where the old unit's
-            frames went, 1 makes it the mean of its frames as k-means does.
+        move: How far old units may follow all frames that are now nearest to them: 0 moves each as the old unit's
+            frames moved, 1 makes it the mean of its frames as k-means does.
         anchored_on: Ids of the utterances that say where old units went, such as those of the languages to keep; None
             = all. A unit that does not occur in them is placed by all.
         iterations: At most so many updates over all frames.
@@ -209,7 +209,8 @@ class _Pairs:
     def anchors(self, parent: Codebook, anchored_on: Collection[str] | None) -> Tensor:
         """Old centroids, each moved as the mean of its frames was moved by the change of encoder. Shape ``(A, D)``.
 
-        An encoder that did not change leaves them where they are, also where the frames at hand lie to one side of
+        A shift: right for an encoder that drifted, as under LoRA, not for one whose space was turned. One that did not
+        change leaves them where they are, also where the frames at hand lie to one side of
         them. A unit without frames goes as far as the used one that was nearest to it. Where new frames have another
         number of dimensions than old ones, a unit lies at the mean of its new frames.
         """
