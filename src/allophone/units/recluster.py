@@ -210,9 +210,9 @@ class _Pairs:
         """Old centroids, each moved as the mean of its frames was moved by the change of encoder. Shape ``(A, D)``.
 
         A shift: right for an encoder that drifted, as under LoRA, not for one whose space was turned. One that did not
-        change leaves them where they are, also where the frames at hand lie to one side of
-        them. A unit without frames goes as far as the used one that was nearest to it. Where new frames have another
-        number of dimensions than old ones, a unit lies at the mean of its new frames.
+        change leaves them where they are, also where the frames at hand lie to one side of them. A unit without frames
+        goes as far as the used one that was nearest to it. Where new frames have another number of dimensions than old
+        ones, a unit lies at the mean of its new frames.
         """
         means, counts = self._means(self.now, anchored_on)
         before = parent.centroids.to(means.device)
@@ -232,10 +232,10 @@ class _Pairs:
     def _means(self, frames: _Frames, chosen: Collection[str] | None) -> tuple[Tensor, Tensor]:
         """Mean ``(A, D)`` and number ``(A,)`` of each old unit's frames, in chosen utterances or else in all."""
         sums, counts = _sums(frames.labelled(self.old), self.old.num_units, chosen)
-        if chosen is not None:
-            every, times = _sums(frames.labelled(self.old), self.old.num_units, None)
-            sums, counts = torch.where(counts[:, None] > 0, sums, every), torch.where(counts > 0, counts, times)
-        return (sums / counts.clamp_min(1)[:, None]).float(), counts
+        rare = counts[0] == 0
+        found = torch.where(rare[:, None], sums.sum(0), sums[0])
+        times = torch.where(rare, counts.sum(0), counts[0])
+        return (found / times.clamp_min(1)[:, None]).float(), times
 
     def together(self, centroids: Tensor) -> NDArray[np.int64]:
         """How often each old unit meets each new one. ``centroids``: ``(K, D)``; returns shape ``(A, K)``."""
@@ -249,20 +249,19 @@ class _Pairs:
 def _sums(
     labelled: Iterable[tuple[str, Tensor, Tensor]], units: int, chosen: Collection[str] | None
 ) -> tuple[Tensor, Tensor]:
-    """Sum ``(A, D)``, float64, and number ``(A,)`` of the frames of each old unit, of some or all utterances.
+    """Sum ``(2, A, D)``, float64, and number ``(2, A)`` of each old unit's frames: in chosen utterances, in others.
 
     Raises:
-        DataError: There is no frame.
+        DataError: The chosen ones, all where None are, have no frame.
     """
-    sums, counts = None, torch.zeros(units, dtype=torch.int64)
+    sums, counts = None, torch.zeros(2, units, dtype=torch.int64)
     for name, frames, old in labelled:
-        if chosen is not None and name not in chosen:
-            continue
         if sums is None:
-            sums = torch.zeros(units, frames.shape[1], dtype=torch.float64, device=frames.device)
+            sums = torch.zeros(2, units, frames.shape[1], dtype=torch.float64, device=frames.device)
             counts = counts.to(frames.device)
-        sums.index_add_(0, old, frames.double())
-        counts += torch.bincount(old, minlength=units)
-    if sums is None:
+        part = 0 if chosen is None or name in chosen else 1
+        sums[part].index_add_(0, old, frames.double())
+        counts[part] += torch.bincount(old, minlength=units)
+    if sums is None or not counts[0].any():
         raise DataError("recluster: no frame to say where the old units lie. Give audio, and ids that are in it.")
     return sums, counts
