@@ -56,8 +56,9 @@ __all__ = [
 
 SEEDING_FRAMES_PER_CLUSTER = 64
 ROUNDS, ROUND_FRAMES_PER_CLUSTER, ROUND_UPDATES = 8, 256, 2
-SETTLING_UPDATES = 10
-"""Of the whole sample, at full width, at most."""
+SETTLING: tuple[tuple[int | None, int], ...] = ((64, 5), (128, 5), (None, 3))
+"""Frames a cluster (None = the whole sample) and updates on them, at full width: far from the end a part of the frames
+shows the way as well as all of them."""
 RELAXATION = 1.8
 """Share of the way to the mean that an update of the sample goes; under 2 it cannot raise the inertia."""
 
@@ -192,7 +193,8 @@ def fit_kmeans(
     centroids = _seeded(sample, num_clusters, seed) if start is None else _begun(sample, num_clusters, start, seed)
     anchors = None if start is None or move == 1 else _Anchors(centroids[: len(start)].clone(), move)
     if start is None:
-        centroids = _settled(sample, centroids, seed, SETTLING_UPDATES)
+        for stage, (part, updates) in enumerate(_parts(sample, num_clusters, seed)):
+            centroids = _settled(part, centroids, derive(seed, "settle", stage), updates)
     centroids, statistics, updates = _lloyd(
         one_shard(sample.stream) if sample.complete else whole,
         centroids,
@@ -230,6 +232,17 @@ def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
     labels = torch.cat([nearest(tile, centroids)[0] for tile in torch.split(narrow, TILE_FRAMES)])
     sums, members = group_sums(part, labels, num_clusters)
     return torch.where(members[:, None] > 0, sums / members.clamp_min(1)[:, None], part[:num_clusters])
+
+
+def _parts(sample: Sample, num_clusters: int, seed: int) -> Iterator[tuple[Sample, int]]:
+    """More and more of the sample, in random order, and how often to update on it."""
+    rows = torch.from_numpy(numpy_generator(seed, "frames to settle on").permutation(len(sample.frames)))
+    for per_cluster, updates in SETTLING:
+        if per_cluster is None or per_cluster * num_clusters >= len(rows):
+            yield sample, updates
+        else:
+            some = rows[: per_cluster * num_clusters].to(sample.frames.device)
+            yield Sample(sample.frames[some], sample.center, len(some)), updates
 
 
 def _settled(sample: Sample, centroids: Tensor, seed: int, updates: int) -> Tensor:

@@ -30,6 +30,7 @@ from allophone.run.starter import STARTER, open_base
 from allophone.run.targets import aligned_units, waveforms
 from allophone.seeding import derive
 from allophone.units.encode import encode_units
+from allophone.units.extract import FrameCache
 
 NEW = "bul"
 """Language that most of these claims add."""
@@ -54,6 +55,12 @@ def starter_base() -> Base:
     base, _ = open_base(STARTER)
     fit_threads(base.encoder)
     return base
+
+
+@cache
+def starter_frames() -> FrameCache:
+    """Frames of the starter encoder at the layer of its units, kept from arm to arm."""
+    return FrameCache()
 
 
 def like(seed: int, steps: int) -> tuple[RunConfig, ...]:
@@ -90,7 +97,10 @@ def adding(
                     kept = heard if kept is None else merge(kept, heard)
             heard_new = main_voices(new if minutes is None else first_minutes(new, minutes, trial.seed))
             onto = replace(base, encoder=encoder)
-            adapted = adapt_encoder(onto, heard_new, kept, settings, place(trial) / language, report=trial.report)
+            frames = starter_frames() if encoder is base.encoder else None
+            adapted = adapt_encoder(
+                onto, heard_new, kept, settings, place(trial) / language, cache=frames, report=trial.report
+            )
             if adapted is None:
                 return None
             encoder = adapted[0].artifact()  # type: ignore[assignment]
@@ -137,6 +147,7 @@ def base_loss(trial: Trial, encoder: Encoder, language: str) -> Observation:
         base.codebook,
         encoder=base.encoder,
         speakers={row.id: row.speaker for row in corpus} if base.codebook.info.normalization == "voice" else None,
+        cache=starter_frames(),
     )
     units = aligned_units(encoded, corpus.utterances, base.encoder.clock, method.config.labels_per_frame)
     collate: CollateConfig = like(trial.seed, trial.steps)[0].data.collate
