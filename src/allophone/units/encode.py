@@ -30,7 +30,7 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder, model_hash
 from allophone.nn.clustering import assign
 from allophone.nn.codebook import Codebook
-from allophone.units.extract import FrameCache, FrameExtractor, Speakers, VoiceNormalizer, Waveforms
+from allophone.units.extract import FrameCache, FrameExtractor, Speakers, Waveforms
 from allophone.units.shards import ShardFrames, UtteranceShard, listen, shard_frames, shards_of
 
 FORMAT = 2
@@ -250,11 +250,7 @@ def encode_units(
     info = codebook.info
     extractor = FrameExtractor(info.front_end, encoder, info.layer, cache)
     _require_same_model(encoder, codebook)
-    voices = VoiceNormalizer(speakers) if info.normalization == "voice" else None
-    if voices is not None and voices.needs_gathering:
-        voices.gather(extractor.frames(waveforms()))
-    frames = extractor.frames(waveforms())
-    normalized = frames if voices is None else ((name, voices(name, values)) for name, values in frames)
+    normalized = extractor.standardized(waveforms(), extractor.voices(waveforms, info.normalization, speakers))
     units = _collected(_labelled(normalized, codebook.centroids), codebook, progress, total)
     return units if may_collapse else units.check()
 

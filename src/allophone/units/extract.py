@@ -17,7 +17,7 @@ from allophone.audio.features import FILTER_BANK_CLOCK, kaldi_fbank, mfcc39
 from allophone.errors import AudioError, ConfigError, DataError
 from allophone.frames import SAMPLE_RATE, FrameClock, samples_to_seconds
 from allophone.models.build import Encoder
-from allophone.nn.codebook import FrontEnd
+from allophone.nn.codebook import FrontEnd, Normalization
 
 Waveforms = Callable[[], Iterable[tuple[str, Tensor]]]
 """Starts the stream of (utterance id, waveform of shape ``(S,)``, float32, 16 kHz) anew at every call."""
@@ -128,6 +128,24 @@ class FrameExtractor:
             if kept is not None:
                 yield name, kept
         yield from self._remembered(waiting)
+
+    def standardized(
+        self, waveforms: Iterable[tuple[str, Tensor]], voices: VoiceNormalizer | None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Frames ``(T, D)`` of each utterance as in :meth:`frames`, standardized by voice; None leaves them as they are."""
+        for name, frames in self.frames(waveforms):
+            yield name, frames if voices is None else voices(name, frames)
+
+    def voices(
+        self, waveforms: Waveforms, normalization: Normalization, speakers: Speakers | None
+    ) -> VoiceNormalizer | None:
+        """What standardizes these utterances, gathered in a pass of its own where speakers are known, or None."""
+        if normalization != "voice":
+            return None
+        voices = VoiceNormalizer(speakers)
+        if voices.needs_gathering:
+            voices.gather(self.frames(waveforms()))
+        return voices
 
     def _remembered(self, waveforms: list[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         assert self.cache is not None

@@ -23,7 +23,6 @@ from allophone.units.extract import (
     FrameCache,
     FrameExtractor,
     Speakers,
-    VoiceNormalizer,
     Waveforms,
     utterance_hash,
 )
@@ -77,14 +76,12 @@ def fit_codebook(
         DataError: Too few distinct frames, an utterance without an entry in ``speakers``, or a stream that changes.
     """
     extractor = FrameExtractor(front_end, encoder, layer, cache)
-    voices = VoiceNormalizer(speakers) if normalization == "voice" else None
+    voices = extractor.voices(waveforms, normalization, speakers)
     heard = Heard()
-    if voices is not None and voices.needs_gathering:
-        voices.gather(extractor.frames(waveforms()))
 
     def stream() -> Iterator[Tensor]:
-        for name, frames in extractor.frames(heard.listen(waveforms())):
-            yield frames if voices is None else voices(name, frames)
+        for _, frames in extractor.standardized(heard.listen(waveforms()), voices):
+            yield frames
 
     result = fit_kmeans(
         stream,

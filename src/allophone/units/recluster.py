@@ -89,7 +89,10 @@ def recluster(
         lambda: heard.listen(waveforms()), parent, encoder=parent_encoder, speakers=speakers, cache=parent_cache
     )
     before = FrameExtractor(info.front_end, parent_encoder, info.layer, parent_cache)
-    now, then = (_Frames(one, waveforms, _voices(one, waveforms, parent, speakers)) for one in (extractor, before))
+    now, then = (
+        _Frames(one, waveforms, one.voices(waveforms, parent.info.normalization, speakers))
+        for one in (extractor, before)
+    )
     pairs = _Pairs(now, then, old)
     result = fit_kmeans(
         lambda: (frames for _, frames in now()),
@@ -176,26 +179,13 @@ class _Frames:
 
     def __call__(self) -> Iterator[tuple[str, Tensor]]:
         """(utterance id, frames ``(T, D)``)."""
-        for name, frames in self.extractor.frames(self.waveforms()):
-            yield name, frames if self.voices is None else self.voices(name, frames)
+        return self.extractor.standardized(self.waveforms(), self.voices)
 
     def labelled(self, units: Units) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(utterance id, frames ``(T, D)``, units ``(T,)``); frames without a unit are left out."""
         for name, frames in self():
             labels = labels_for_frames(units[name], units.clock, self.extractor.clock, len(frames))[:, 0]
             yield name, frames[: len(labels)], labels.to(frames.device)
-
-
-def _voices(
-    extractor: FrameExtractor, waveforms: Waveforms, book: Codebook, speakers: Speakers | None
-) -> VoiceNormalizer | None:
-    """What standardizes the frames of a codebook of standardized voices."""
-    if book.info.normalization != "voice":
-        return None
-    voices = VoiceNormalizer(speakers)
-    if voices.needs_gathering:
-        voices.gather(extractor.frames(waveforms()))
-    return voices
 
 
 @dataclass(frozen=True, slots=True)
