@@ -132,7 +132,7 @@ class FrameExtractor:
     def standardized(
         self, waveforms: Iterable[tuple[str, Tensor]], voices: VoiceNormalizer | None
     ) -> Iterator[tuple[str, Tensor]]:
-        """Frames ``(T, D)`` of each utterance as in :meth:`frames`, standardized by voice; None leaves them as they are."""
+        """Frames ``(T, D)`` of each utterance, standardized by voice; None leaves them as :meth:`frames` has them."""
         for name, frames in self.frames(waveforms):
             yield name, frames if voices is None else voices(name, frames)
 
