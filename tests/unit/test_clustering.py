@@ -352,11 +352,14 @@ def test_splits_and_merges_never_raise_the_inertia(seed):
 
 def test_sums_of_groups() -> None:
     values, labels = blobs(500), torch.randint(7, (500,), generator=torch.Generator().manual_seed(0))
+    weights = torch.linspace(-1, 2, 500)
     expected = torch.zeros(9, 6).index_add_(0, labels, values)
+    weighted = torch.zeros(9, 6).index_add_(0, labels, values * weights[:, None])
     for groups in (9, 2**15 + 1):
         sums, members = group_sums(values, labels, groups)
         torch.testing.assert_close(sums[:9], expected, atol=1e-4, rtol=1e-5)
         assert torch.equal(members, torch.bincount(labels, minlength=groups))
+        torch.testing.assert_close(group_sums(values, labels, groups, weights)[0][:9], weighted, atol=1e-4, rtol=1e-5)
 
 
 def test_over_relaxed_updates_end_at_means_with_no_more_inertia() -> None:

@@ -54,11 +54,12 @@ __all__ = [
     "reservoir_frames",
 ]
 
-SEEDING_FRAMES_PER_CLUSTER = 64
+SEEDING_FRAMES_PER_CLUSTER = 16
 ROUNDS, ROUND_FRAMES_PER_CLUSTER, ROUND_UPDATES = 8, 256, 2
-SETTLING: tuple[tuple[int | None, int], ...] = ((64, 5), (128, 5), (None, 3))
+SETTLING: tuple[tuple[int | None, int], ...] = ((64, 4), (128, 3), (None, 3))
 """Frames a cluster (None = the whole sample) and updates on them, at full width: far from the end a part of the frames
-shows the way as well as all of them."""
+shows the way as well as all of them. Where the sample is not the whole stream, one update on it is enough, because
+updates on the stream follow."""
 RELAXATION = 1.8
 """Share of the way to the mean that an update of the sample goes; under 2 it cannot raise the inertia."""
 
@@ -220,7 +221,7 @@ def _seeded(sample: Sample, num_clusters: int, seed: int) -> Tensor:
     Wide frames are looked at in fewer, random directions; means are taken of all.
     """
     rows = torch.from_numpy(numpy_generator(seed, "frames to start from").permutation(len(sample.frames)))
-    part = sample.frames[rows[: ROUND_FRAMES_PER_CLUSTER * num_clusters].to(sample.frames.device)] - sample.center
+    part = sample.frames[rows[: ROUND_FRAMES_PER_CLUSTER * num_clusters].to(sample.frames.device)].sub_(sample.center)
     narrow = in_random_directions(part, seed)
     centroids = narrow[plus_plus(narrow[: SEEDING_FRAMES_PER_CLUSTER * num_clusters], num_clusters, seed)]
     origin = Sample(narrow, torch.zeros_like(narrow[0]), len(narrow))
@@ -239,7 +240,7 @@ def _parts(sample: Sample, num_clusters: int, seed: int) -> Iterator[tuple[Sampl
     rows = torch.from_numpy(numpy_generator(seed, "frames to settle on").permutation(len(sample.frames)))
     for per_cluster, updates in SETTLING:
         if per_cluster is None or per_cluster * num_clusters >= len(rows):
-            yield sample, updates
+            yield sample, updates if sample.complete else 1
         else:
             some = rows[: per_cluster * num_clusters].to(sample.frames.device)
             yield Sample(sample.frames[some], sample.center, len(some)), updates

@@ -63,7 +63,7 @@ def plus_plus(frames: Tensor, num_clusters: int, seed: int, given: Tensor | None
 def _squared_distances(frames: Tensor, norms: Tensor, rows: Tensor) -> Tensor:
     """From all frames ``(n, D)`` to some of them ``(m,)``; rounding noise counts as 0. Shape ``(n, m)``."""
     scale = norms[:, None] + norms[rows]
-    distances = scale - 2.0 * frames @ frames[rows].T
+    distances = torch.addmm(scale, frames, frames[rows].T, alpha=-2.0)
     return distances.where(distances > 1e-6 * scale, 0.0)
 
 

@@ -106,6 +106,8 @@ class _Draw:
             drawn = generator.random(len(batch))
             seen += len(batch)
             chosen = np.flatnonzero(drawn < bar)
+            if len(chosen) > size:  # of a long batch, only what may stay is copied
+                chosen = chosen[drawn[chosen] <= np.partition(drawn[chosen], size - 1)[size - 1]]
             kept.append(batch[torch.from_numpy(chosen).to(batch.device)].float())
             keys = np.concatenate([keys, drawn[chosen]])
             held += len(chosen)
@@ -146,8 +148,9 @@ def draw_sample(batches: ShardedFrames, num_clusters: int, seed: int, size: int 
     if seen < num_clusters:
         raise DataError(f"fit_kmeans: the stream has {seen} frames, {num_clusters} clusters need at least as many.")
     assert size
-    frames = torch.cat(_lowest(kept, keys, min(size, len(keys)))[0])
-    return Sample(frames, frames.double().mean(0).float(), seen)
+    (frames,), _ = _lowest(kept, keys, min(size, len(keys)))
+    total = sum((tile.sum(0, dtype=torch.float64) for tile in torch.split(frames, TILE_FRAMES)), torch.zeros(()))
+    return Sample(frames, (total / len(frames)).float(), seen)
 
 
 def _room(size: int) -> int:
@@ -157,7 +160,7 @@ def _room(size: int) -> int:
 
 def _lowest(kept: list[Tensor], keys: np.ndarray, size: int) -> tuple[list[Tensor], np.ndarray]:
     """The ``size`` frames with the lowest keys, still in the order of the stream."""
-    frames = torch.cat(kept)
+    frames = torch.cat(kept) if len(kept) > 1 else kept[0]
     if len(keys) == size:
         return [frames], keys
     rows = np.sort(np.argpartition(keys, size - 1)[:size])

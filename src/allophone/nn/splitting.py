@@ -26,13 +26,14 @@ CLUSTERS_AT_ONCE = 1024
 """Whose costs of merging with all others are held at once."""
 
 
-def group_sums(values: Tensor, labels: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+def group_sums(values: Tensor, labels: Tensor, num_groups: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Sums of the rows with the same label.
 
     Args:
         values: Shape ``(n, D)``.
         labels: Shape ``(n,)``, int64, 0 to ``num_groups`` - 1.
         num_groups: K.
+        weights: What each row is multiplied by, ``(n,)``; 1 by default.
 
     Returns:
         Sums ``(K, D)`` in the dtype of ``values``, and rows of each group ``(K,)``, int64.
@@ -40,12 +41,14 @@ def group_sums(values: Tensor, labels: Tensor, num_groups: int) -> tuple[Tensor,
     members = torch.bincount(labels, minlength=num_groups)
     if values.device.type != "cpu":
         sums = torch.zeros(num_groups, values.shape[1], dtype=values.dtype, device=values.device)
-        return sums.index_add_(0, labels, values), members
+        return sums.index_add_(0, labels, values if weights is None else values * weights[:, None]), members
     if num_groups <= 2**15:  # NumPy sorts 16 bits by counting
         order = torch.from_numpy(labels.numpy().astype("int16").argsort(kind="stable"))
     else:
         order = labels.argsort(stable=True)
-    return functional.embedding_bag(order, values, members.cumsum(0) - members, mode="sum"), members
+    begins = members.cumsum(0) - members
+    ordered = None if weights is None else weights[order]
+    return functional.embedding_bag(order, values, begins, mode="sum", per_sample_weights=ordered), members
 
 
 def split_and_merge(frames: Tensor, centroids: Tensor, seed: int) -> Tensor:
@@ -91,13 +94,19 @@ def _halves(residuals: Tensor, labels: Tensor, num_clusters: int, seed: int) -> 
     guess = numpy_generator(seed, "widest direction").standard_normal((num_clusters, residuals.shape[1]))
     direction = torch.from_numpy(guess).to(residuals)
     for _ in range(POWER_ITERATIONS):
-        along = (residuals * direction[labels]).sum(1, keepdim=True)
-        direction = functional.normalize(group_sums(residuals * along, labels, num_clusters)[0])
-    side = (residuals * direction[labels]).sum(1) > 0
+        along = _along(residuals, direction, labels)
+        direction = functional.normalize(group_sums(residuals, labels, num_clusters, along)[0])
+    side = _along(residuals, direction, labels) > 0
     sums, members = group_sums(residuals, labels + num_clusters * side, 2 * num_clusters)
     halves = (sums / members.clamp_min(1)[:, None]).reshape(2, num_clusters, -1)
     one, other = members.float().reshape(2, num_clusters)
     return halves, one * other / (one + other).clamp_min(1) * (halves[0] - halves[1]).square().sum(1)
+
+
+def _along(residuals: Tensor, direction: Tensor, labels: Tensor) -> Tensor:
+    """Each row's product with the direction ``(K, D)`` of its cluster, ``(n,)``, in tiles that stay in cache."""
+    tiles = zip(torch.split(residuals, TILE_FRAMES), torch.split(labels, TILE_FRAMES), strict=True)
+    return torch.cat([(tile * direction[own]).sum(1) for tile, own in tiles])
 
 
 def _moves(costs: list[float], partners: list[int], gains: list[float]) -> list[tuple[int, int, int]]:
