@@ -24,7 +24,7 @@ from allophone.recipes.claims.pretraining import HEARD, KEPT_OUT, without_kept_o
 from allophone.recipes.claims.trial import Effort, Trial, run_claim
 from allophone.recipes.claims.two_stage import FAMILIES, TWO_STAGE, labelled_rows
 from allophone.recipes.ledger import LedgerConfig
-from allophone.recipes.pretrain import pretrain, starter
+from allophone.recipes.pretrain import hubert_base, pretrain, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.recipes.resynthesis_score import HeardBy
 from allophone.recipes.voices import voice_pair
@@ -47,7 +47,8 @@ def shrink(config):
             num_conv_pos_embeddings=4,
         )  # fmt: skip
     else:
-        small = replace(config.encoder, **size, num_hidden_layers=3, conv_dim=(8,) * 7, num_conv_pos_embeddings=4)
+        size |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 4}
+        small = replace(config.encoder, **size, num_hidden_layers=3, conv_dim=(8,) * 7)
     layer = None if config.targets.layer is None else 1
     targets = replace(config.targets, num_units=6, fit_hours=0.005, iterations=3, layer=layer)
     train = replace(config.train, log_every=2, save_every=4, tensorboard=False)
@@ -64,6 +65,7 @@ def small_recipes():
         "hubert-small-40ms": lambda seed=0: at_resolution(hubert_small(seed), 40),
         "hubert-small-80ms": lambda seed=0: at_resolution(hubert_small(seed), 80),
         "mr-hubert-small": lambda seed=0: mr_hubert(hubert_small(seed), layer=4),
+        "hubert-base": hubert_base,
     }
     for name, recipe in recipes.items():
         patch.setitem(
