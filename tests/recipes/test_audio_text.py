@@ -62,12 +62,12 @@ def test_the_loss_falls_below_chance(tmp_path: Path) -> None:
     )
     method = AudioTextContrast(speech, text, AudioTextContrastConfig(chunk_rows=12))
     config = TrainConfig(
-        steps=60,
+        steps=50,
         learning_rate=1e-3,
         warmup_steps=5,
         schedule="constant",
         log_every=10,
-        save_every=60,
+        save_every=50,
         tensorboard=False,
     )
     with closing(stream(corpus)) as batches:
