@@ -42,6 +42,18 @@ def small(seed: int, steps: int) -> tuple[RunConfig, ...]:
     return recipe_configs("starter", seed, (steps,), iterations=1)
 
 
+def _reading(
+    languages: Sequence[str], like: Callable[[int, int], tuple[RunConfig, ...]] = small
+) -> Callable[[Trial, Encoder | None], list[Observation]]:
+    """Character errors of a probe in each language; ``like``: of the encoder whose random weights are a row."""
+
+    def score(trial: Trial, encoder: Encoder | None) -> list[Observation]:
+        source = source_of(trial, encoder, like(trial.seed, trial.steps)[0], stack=4)
+        return [one for language in languages for one in reading_errors(trial, source, language, {language: None})]
+
+    return score
+
+
 # Denoising -----------------------------------------------------------------------------------------------------------
 
 NOISY = tuple(f"{kind} {snr} dB" for kind in ("babble", "speech-shaped") for snr in (20, 10, 5, 0))
@@ -145,11 +157,6 @@ def two_stage(times: int) -> Callable[[Trial], Balance]:
     return law
 
 
-def _score_languages(trial: Trial, encoder: Encoder | None) -> list[Observation]:
-    source = source_of(trial, encoder, small(trial.seed, trial.steps)[0], stack=4)
-    return [one for language in HEARD for one in reading_errors(trial, source, language, {language: None})]
-
-
 def _balance_contrasts() -> tuple[Contrast, ...]:
     found = []
     for arm, baseline in (
@@ -195,7 +202,7 @@ BALANCE: Claim[Encoder] = Claim(
         "upsampling": balanced(lambda trial: named_balance("upsampling")),
         **{f"two-stage {times}x": balanced(two_stage(times)) for times in SUBSETS},
     },
-    score=_score_languages,
+    score=_reading(HEARD),
     untrained=UNTRAINED,
     scales=(CHARACTER_ERROR,),
     contrasts=_balance_contrasts(),
@@ -249,14 +256,6 @@ def _two_rates(trial: Trial) -> Encoder | None:
     return trained((replace(first, train=train),), without_kept_out(trial))
 
 
-def _score_unheard(like: Callable[[int, int], tuple[RunConfig, ...]]) -> Callable[..., list[Observation]]:
-    def score(trial: Trial, encoder: Encoder | None) -> list[Observation]:
-        source = source_of(trial, encoder, like(trial.seed, trial.steps)[0], stack=4)
-        return [one for language in READ for one in reading_errors(trial, source, language, {language: None})]
-
-    return score
-
-
 def _rate_contrasts() -> tuple[Contrast, ...]:
     pairs = (
         ("parallel fusion", "20 ms"),
@@ -300,7 +299,7 @@ RESOLUTION: Claim[Encoder] = Claim(
         "hierarchical fusion": _fused("hierarchical"),
         "two rates": _two_rates,
     },
-    score=_score_unheard(RATE_20),
+    score=_reading(READ, RATE_20),
     untrained=UNTRAINED,
     scales=(CHARACTER_ERROR,),
     contrasts=_rate_contrasts(),
@@ -308,16 +307,13 @@ RESOLUTION: Claim[Encoder] = Claim(
 
 # Presets -------------------------------------------------------------------------------------------------------------
 
-BASE_LEARNING_RATE = 5e-4
-"""HuBERT Base's own, arXiv:2106.07447; the starter recipe's 1e-3 is for a tenth of the parameters."""
-
 
 def _preset(trial: Trial) -> Encoder | None:
     return trained(small(trial.seed, trial.steps), without_kept_out(trial))
 
 
 def _hubert_base(trial: Trial) -> Encoder | None:
-    """HuBERT Base in the place of the starter recipe's encoder: the same crops, labels and loss, masks as long."""
+    """HuBERT Base in the place of the starter recipe's encoder: same crops, labels, loss and length of masks."""
     (first,) = small(trial.seed, trial.steps)
     (published,) = recipe_configs("hubert-base", trial.seed, (trial.steps,), iterations=1)
     collate = replace(first.data.collate, mask_length=published.data.collate.mask_length)
@@ -326,7 +322,7 @@ def _hubert_base(trial: Trial) -> Encoder | None:
         encoder=published.encoder,
         targets=replace(first.targets, labels_per_frame=published.targets.labels_per_frame),
         data=replace(first.data, collate=collate),
-        train=replace(first.train, learning_rate=BASE_LEARNING_RATE),
+        train=replace(first.train, learning_rate=published.train.learning_rate),
     )
     return trained((config,), without_kept_out(trial))
 
@@ -342,7 +338,7 @@ PRESET: Claim[Encoder] = Claim(
     steps=700,
     like=small,
     arms={"HuBERT Base": _hubert_base, "preset": _preset},
-    score=_score_unheard(small),
+    score=_reading(READ),
     untrained=UNTRAINED,
     scales=(CHARACTER_ERROR,),
     contrasts=(
