@@ -12,6 +12,7 @@ blocks of all utterances, H = L - K + 1 outputs of a block, F = L / 2 + 1 freque
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from math import pi
 
@@ -33,13 +34,12 @@ AT_ONCE = 64
 def worthwhile(hidden: Packed, weight: Tensor) -> bool:
     """Whether packed frames ``(N, D)`` and a weight ``(D, C, K)`` are faster by :func:`spectral_convolution`."""
     kernel, frames = weight.shape[2], len(hidden.values)
-    hop = _block(kernel) - kernel + 1
     return (
         hidden.values.device.type == weight.device.type == "cpu"
         and {hidden.values.dtype, weight.dtype} <= {torch.float32, torch.bfloat16, torch.float16}
         and weight[0].numel() >= FEWEST_WEIGHTS
         and frames >= FEWEST_BLOCKS * _block(kernel)
-        and sum(-(-length // hop) for length in hidden.lengths) * hop <= 2 * frames  # short clips fill no block
+        and sum(_counts(hidden.lengths, kernel)) * _hop(kernel) <= 2 * frames  # short clips fill no block
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
     )
@@ -64,13 +64,14 @@ def spectral_convolution(hidden: Packed, weight: Tensor, bias: Tensor, groups: i
         torch.Size([7, 4])
     """
     kernel = weight.shape[2]
-    hop = _block(kernel) - kernel + 1
+    counts = _counts(hidden.lengths, kernel)
     with torch.autocast("cpu", enabled=False):
         of_kernels = product(_transforms(kernel)[1], weight.float().flatten(0, 1)).view(2, -1, *weight.shape[:2])
-        blocks = torch.cat([_cut(frames.float(), kernel, hop) for frames in hidden.split()])
+        blocks = torch.cat(
+            [_cut(frames.float(), kernel, count) for frames, count in zip(hidden.split(), counts, strict=True)]
+        )
         rows = torch.cat([_convolved(some, of_kernels, kernel, groups) for some in torch.split(blocks, AT_ONCE)])
         rows = rows + bias.float()
-        counts = [-(-length // hop) for length in hidden.lengths]
         each = zip(torch.split(rows, counts), hidden.lengths, strict=True)
         return torch.cat([one.flatten(0, 1)[:length] for one, length in each]).to(hidden.values.dtype)
 
@@ -96,12 +97,21 @@ def _block(kernel: int) -> int:
     return 2 * (-(-3 * kernel // 4))
 
 
-def _cut(frames: Tensor, kernel: int, hop: int) -> Tensor:
-    """Overlapping blocks of an utterance and the zeros around it. ``(T, D)`` to ``(blocks, D, L)``, a view."""
-    count = -(-len(frames) // hop)
-    before = kernel // 2
+def _hop(kernel: int) -> int:
+    """H."""
+    return _block(kernel) - kernel + 1
+
+
+def _counts(lengths: Sequence[int], kernel: int) -> list[int]:
+    """Blocks of each utterance."""
+    return [-(-length // _hop(kernel)) for length in lengths]
+
+
+def _cut(frames: Tensor, kernel: int, count: int) -> Tensor:
+    """Overlapping blocks of an utterance and the zeros around it. ``(T, D)`` to ``(count, D, L)``, a view."""
+    before, hop = kernel // 2, _hop(kernel)
     padded = functional.pad(frames, (0, 0, before, count * hop + kernel - 1 - before - len(frames)))
-    return padded.unfold(0, hop + kernel - 1, hop)
+    return padded.unfold(0, _block(kernel), hop)
 
 
 @cache
@@ -114,5 +124,5 @@ def _transforms(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
         there = torch.cat([angles.cos(), -angles.sin()])
         twice = torch.full((size // 2 + 1, 1), 2.0, dtype=torch.float64, device="cpu")  # for the negative frequency
         twice[[0, -1]] = 1.0
-        back = (there * twice.repeat(2, 1) / size)[:, : size - kernel + 1].t()
+        back = (there * twice.repeat(2, 1) / size)[:, : _hop(kernel)].t()
         return there.float(), there[:, :kernel].float().contiguous(), back.float().contiguous()

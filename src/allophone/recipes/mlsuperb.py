@@ -33,7 +33,7 @@ from allophone.models.conversion import model_hash
 from allophone.recipes.ledger import systems_of
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.origin import ORIGIN, require_origin, write_origin
+from allophone.run.origin import require_origin, write_origin
 from allophone.run.progress import Report, counted, silent
 from allophone.run.starter import open_base
 from allophone.seeding import numpy_generator
@@ -119,8 +119,7 @@ def ml_superb(
         "probe": {task: config_hash(schedule(task, 0)) for task in ("monolingual", "multilingual")},
         "preset": "custom" if config is not None else "fast" if fast else "published",
     }
-    if (out / ORIGIN).exists():
-        require_origin(out, origin)
+    require_origin(out, origin)
     write_origin(out, origin)
     job = _Job(base=base, corpus=opened, splits=splits, schedule=schedule, out=out, report=report)
     answers = {row: _answers(job, row, seeds) for row in rows}

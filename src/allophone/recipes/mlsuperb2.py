@@ -41,7 +41,7 @@ from allophone.recipes.mlsuperb import (
 )
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
-from allophone.run.origin import ORIGIN, require_origin, write_origin
+from allophone.run.origin import require_origin, write_origin
 from allophone.run.progress import Report, silent
 from allophone.run.starter import open_base
 from allophone.text.published import ml_superb_2
@@ -117,8 +117,7 @@ def ml_superb_2_run(
     warnings += [ON_DEV] if chosen.test is chosen.dev else []
     signature = {"model": model_hash(base.encoder), "corpus": opened.hash, "seed": seed, "probe": config_hash(probe)}
     origin = {name: signature[name] for name in ("model", "corpus")} | {"probe_2": config_hash(replace(probe, seed=0))}
-    if (out / ORIGIN).exists():
-        require_origin(out, origin)
+    require_origin(out, origin)
     write_origin(out, origin)
     answers: dict[Row, list[Answer]] = {}
     scores: dict[Row, ChallengeScores] = {}

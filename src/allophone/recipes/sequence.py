@@ -24,7 +24,7 @@ from allophone.recipes.ledger import LedgerConfig, base_posteriors, draw_rows, m
 from allophone.run.base import Base
 from allophone.run.execute import fit_threads
 from allophone.run.expansion_config import ExpandConfig, run_config
-from allophone.run.origin import ORIGIN, require_origin, write_origin
+from allophone.run.origin import require_origin, write_origin
 from allophone.run.pack import PACK_FILE
 from allophone.run.progress import Report, silent
 from allophone.run.starter import STARTER, open_base
@@ -156,8 +156,7 @@ def _add(
         "language": language,
         "keep": list(held),
     }
-    if (out / ORIGIN).exists():
-        require_origin(out, origin)
+    require_origin(out, origin)
     if (out / "pack" / PACK_FILE).exists() and (out / STATE).exists():
         _hold(work.gate, held, out)
         return True

@@ -282,16 +282,18 @@ UNITS = claim(
 AMOUNT = claim(
     "amount",
     "More audio of the new language makes adaptation better; how little is enough was not published.",
-    "Bulgarian is added from 2 minutes, 5 minutes, and all of its training audio, with the same updates.",
+    "Bulgarian is added from 2, 5 and 10 minutes, and all of its training audio (12), with the same updates.",
     {
         "before": unchanged,
         "2 minutes": adding(NEW, minutes=2),
         "5 minutes": adding(NEW, minutes=5),
+        "10 minutes": adding(NEW, minutes=10),
         "all": adding(NEW),
     },
     [
         reading("all against 2 minutes", "all", "2 minutes"),
         reading("5 minutes against 2", "5 minutes", "2 minutes"),
+        reading("10 minutes against 5", "10 minutes", "5 minutes"),
         reading("all against before", "all", "before"),
         reading("2 minutes against before", "2 minutes", "before"),
         loss("all against 2 minutes", "all", "2 minutes"),

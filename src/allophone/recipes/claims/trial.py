@@ -26,7 +26,7 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import load_encoder
 from allophone.recipes.pretrain import go_through
 from allophone.run.config import RunConfig
-from allophone.run.origin import ORIGIN, require_origin, write_origin
+from allophone.run.origin import require_origin, write_origin
 from allophone.run.progress import Report, silent, to_nobody
 from allophone.run.starter import starter_corpus
 
@@ -177,8 +177,7 @@ def run_claim(
     effort, corpus = effort or Effort(), corpus or starter_corpus()
     claim.check(effort, corpus)
     origin = _origin(claim, effort, corpus)
-    if (out / ORIGIN).exists():
-        require_origin(out, origin)
+    require_origin(out, origin)
     write_origin(out, origin)
     observations: list[Observation] = []
     for seed in seeds:
