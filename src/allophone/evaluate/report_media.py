@@ -236,7 +236,7 @@ def heat_map(
             for x, text in enumerate(line):
                 color = "white" if abs(values[y][x]) > 0.7 * FULL_COLOR else INK
                 axes.text(x, y, text, ha="center", va="center", fontsize=9.0, color=color)
-        axes.set_xticks(range(len(columns)), columns, rotation=20)
+        axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

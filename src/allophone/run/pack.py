@@ -140,7 +140,7 @@ def load_pack(encoder: Encoder, folder: str | Path, stack: Stack | None = None) 
     info, own = read_pack_info(folder), model_hash(encoder)
     stack = Stack(root=own) if stack is None else stack
     if own != info.base_model_hash and stack != info.below:
-        advice = f"Apply {len(info.below.packs)} packs first, in that order" if info.below.packs else "Name that model"
+        advice = "Apply the packs that it names first, in that order" if info.below.packs else "Name that model"
         raise CheckpointError(
             f"{folder}: this pack belongs on {info.below} (hash {info.base_model_hash}); the model given is {stack} "
             f"(hash {own}). On other weights it would do harm without a word. {advice}."
