@@ -28,8 +28,10 @@ from allophone.recipes.pretrain import hubert_base, pretrain, starter
 from allophone.recipes.resolutions import at_resolution, hubert_small, mr_hubert
 from allophone.recipes.resynthesis_score import HeardBy
 from allophone.recipes.voices import voice_pair
+from allophone.run.origin import ORIGIN
 from allophone.run.progress import silent
 from allophone.run.starter import open_base, starter_corpus
+from allophone.run.targets import lend_targets
 
 pytest.importorskip("allophone_starter")
 QUICK = ("denoising", "relatedness")
@@ -139,6 +141,22 @@ def test_a_claim_runs_to_its_page(name: str, corpus: Corpus, finished: Path, tmp
         run_claim(claim, tmp_path, seeds=(0,), effort=replace(EFFORT, probe_steps=13), corpus=corpus)
     with pytest.raises(CheckpointError, match="revision"):
         run_claim(replace(claim, revision=claim.revision + 1), tmp_path, seeds=(0,), effort=EFFORT, corpus=corpus)
+
+
+def test_arms_of_a_seed_lend_each_other_their_targets(corpus: Corpus, finished: Path, tmp_path: Path) -> None:
+    run_claim(CLAIMS[0], finished, seeds=(0,), effort=EFFORT, corpus=corpus)
+    folders = sorted(finished.glob("*/seed-0/iteration-1/targets"))
+    assert len(folders) == len(CLAIMS[0].arms)
+    assert len({(folder / "units.parquet").stat().st_mtime_ns for folder in folders}) == 1, "each made its own"
+    lender, own = folders[0], tmp_path / "targets"
+    origin = json.loads((lender / ORIGIN).read_text())
+    assert not lend_targets(lender, own, {**origin, "seed": origin["seed"] + 1}) and not own.exists()
+    assert not lend_targets(tmp_path / "nobody", own, origin) and not own.exists()
+    assert lend_targets(lender, own, origin)
+    for path in lender.iterdir():
+        assert (own / path.name).read_bytes() == path.read_bytes()
+    (own / "units.parquet").unlink()
+    assert not lend_targets(own, tmp_path / "third", origin), "units that were not finished are not lent"
 
 
 def test_pretraining_hears_no_language_that_is_read(corpus: Corpus, tmp_path: Path) -> None:

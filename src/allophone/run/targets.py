@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.nn.codebook import Codebook
 from allophone.run.config import DataConfig, RunConfig, TargetsConfig
-from allophone.run.origin import require_origin, write_origin
+from allophone.run.origin import ORIGIN, origin_differences, require_origin, write_origin
 from allophone.run.progress import Report, counted, silent
 from allophone.run.used import record_use
 from allophone.seeding import numpy_generator
@@ -102,6 +104,49 @@ def waveforms(corpus: Corpus, rows: Sequence[Utterance]) -> Callable[[], Iterato
     return lambda: ((row.id, audio.get(row)) for row in ordered)
 
 
+def targets_origin(
+    corpus: Corpus,
+    targets: TargetsConfig,
+    *,
+    seed: int,
+    teacher: Encoder | None = None,
+    fit_on: Corpus | None = None,
+    parent: Codebook | None = None,
+    given: Codebook | None = None,
+) -> dict[str, Any]:
+    """What :func:`prepare_targets` makes its folder from, as JSON values."""
+    return {
+        "targets": to_dict(targets),
+        "seed": seed,
+        "corpus": corpus.hash,
+        "fitted_on": (corpus if fit_on is None else fit_on).hash,
+        "teacher": None if teacher is None else model_hash(teacher),
+        "parent": None if parent is None else parent.hash,
+        **({} if given is None else {"given": given.hash}),
+    }
+
+
+def lend_targets(lender: Path, folder: Path, origin: Mapping[str, Any]) -> bool:
+    """Copy targets that another run has made from the very same, so that they are not made again.
+
+    Args:
+        lender: The other run's ``targets/``.
+        folder: Own ``targets/``; left alone where it is there.
+        origin: What it is to be made from (:func:`targets_origin`).
+
+    Returns:
+        Whether ``folder`` is there now.
+    """
+    if folder.exists():
+        return True
+    if not all((lender / name).exists() for name in (ORIGIN, "units.parquet")) or origin_differences(lender, origin):
+        return False
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.copytree(lender, partial, dirs_exist_ok=True)
+    partial.rename(folder)
+    return True
+
+
 @rank_zero_first()
 def prepare_targets(
     corpus: Corpus,
@@ -136,15 +181,7 @@ def prepare_targets(
         CheckpointError: ``folder`` holds a codebook of other settings, another corpus or another encoder.
     """
     source = corpus if fit_on is None else fit_on
-    origin = {
-        "targets": to_dict(targets),
-        "seed": seed,
-        "corpus": corpus.hash,
-        "fitted_on": source.hash,
-        "teacher": None if teacher is None else model_hash(teacher),
-        "parent": None if parent is None else parent.hash,
-        **({} if given is None else {"given": given.hash}),
-    }
+    origin = targets_origin(corpus, targets, seed=seed, teacher=teacher, fit_on=source, parent=parent, given=given)
     speakers = {row.id: row.speaker for row in corpus} if targets.normalization == "voice" else None
     cache = FrameCache() if cache is None and teacher is not None else cache
     if (folder / "codebook.json").exists():

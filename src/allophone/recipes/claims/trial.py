@@ -29,6 +29,7 @@ from allophone.run.config import RunConfig
 from allophone.run.origin import require_origin, write_origin
 from allophone.run.progress import Report, silent, to_nobody
 from allophone.run.starter import starter_corpus
+from allophone.run.targets import lend_targets, targets_origin, usable
 
 T = TypeVar("T")
 """What an arm leaves for its scores: an encoder, or vectors."""
@@ -253,6 +254,16 @@ def place(trial: Trial, arm: str | None = None) -> Path:
 
 
 def trained(configs: Sequence[RunConfig], trial: Trial, arm: str | None = None) -> Encoder | None:
-    """Train runs on the trial's corpus, or go on with them, or open what they left; None when a signal stopped it."""
-    result = go_through(configs, trial.corpus, place(trial, arm), None, NO_SOUNDS, trial.report, to_nobody)
+    """Train runs on the trial's corpus, or go on with them, or open what they left; None when a signal stopped it.
+
+    Targets that need no encoder are taken from another arm of the seed that made the same ones.
+    """
+    folder, first = place(trial, arm), configs[0]
+    if first.targets.front_end != "model":
+        origin = targets_origin(usable(trial.corpus, first.data)[0], first.targets, seed=first.seed)
+        own = folder / first.name / "targets"
+        for lender in sorted(trial.out.glob(f"*/{folder.name}/{first.name}/targets")):
+            if lend_targets(lender, own, origin):
+                break
+    result = go_through(configs, trial.corpus, folder, None, NO_SOUNDS, trial.report, to_nobody)
     return None if result.result.stopped == "signal" else load_encoder(result.folder)
