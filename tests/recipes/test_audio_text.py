@@ -27,12 +27,12 @@ from allophone.models.speech_embedder import SpeechEmbedder, SpeechEmbedderConfi
 from allophone.models.text_embedder import TextEmbedderConfig, build_text_embedder
 from allophone.train import TrainConfig, train
 
-LANGUAGES = ("eng_Latn", "fra_Latn", "ita_Latn", "rus_Cyrl", "spa_Latn")
-CLIPS = 20
+LANGUAGES = ("ita_Latn", "rus_Cyrl", "spa_Latn")
+CLIPS = 12
 
 
 def clips() -> Corpus:
-    """Short recordings in five languages, each of a content of its own."""
+    """Short recordings in three languages, each of a content of its own."""
     corpus = Corpus.open(allophone_starter.corpus_path())
     short = [row for row in corpus if row.text and 0.5 < row.duration_seconds < 1.2 and len(row.translations) > 3]
     found: dict[str, Utterance] = {}
@@ -53,21 +53,21 @@ def stream(corpus: Corpus) -> BatchStream[Utterance]:
 
 def test_the_loss_falls_below_chance(tmp_path: Path) -> None:
     corpus = clips()
-    assert len(corpus) == CLIPS and len(corpus.languages) == 5
+    assert len(corpus) == CLIPS and len(corpus.languages) == 3
     texts = [text for facts in content_facts(corpus, LANGUAGES).values() for fact in facts for _, text in fact.wordings]
     torch.manual_seed(0)
     speech = SpeechEmbedder(load_encoder(allophone_starter.encoder_path()), SpeechEmbedderConfig(dim=32))
     text = build_text_embedder(
         text_encoder(tmp_path / "text", texts=texts), TextEmbedderConfig(dim=32, training="full", projection="linear")
     )
-    method = AudioTextContrast(speech, text, AudioTextContrastConfig(chunk_rows=10))
+    method = AudioTextContrast(speech, text, AudioTextContrastConfig(chunk_rows=6))
     config = TrainConfig(
-        steps=50,
+        steps=30,
         learning_rate=1e-3,
         warmup_steps=5,
         schedule="constant",
         log_every=10,
-        save_every=50,
+        save_every=30,
         tensorboard=False,
     )
     with closing(stream(corpus)) as batches:
