@@ -60,6 +60,9 @@ SETTLING: tuple[tuple[int | None, int], ...] = ((64, 4), (128, 3), (None, 3))
 """Frames a cluster (None = the whole sample) and updates on them, at full width: far from the end a part of the frames
 shows the way as well as all of them. Where the sample is not the whole stream, one update on it is enough, because
 updates on the stream follow."""
+ROWS = 256
+"""Frames are labelled in multiples of so many, empty ones behind the last: oneDNN keeps half a megabyte for every
+number of rows that it has met, up to half a gigabyte."""
 RELAXATION = 1.8
 """Share of the way to the mean that an update of the sample goes; under 2 it cannot raise the inertia."""
 
@@ -134,7 +137,10 @@ def assign(frames: Tensor, centroids: Tensor) -> Tensor:
         )
     center = centroids.float().mean(0)
     centered = centroids.float() - center
-    labels = [nearest(tile.float() - center, centered)[0] for tile in torch.split(frames, TILE_FRAMES)]
+    labels = []
+    for tile in torch.split(frames, TILE_FRAMES):
+        rows = torch.nn.functional.pad(tile.float() - center, (0, 0, 0, -len(tile) % ROWS))
+        labels.append(nearest(rows, centered)[0][: len(tile)])
     return torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64, device=frames.device)
 
 

@@ -39,6 +39,8 @@ COLLAPSED_ENTROPY = 0.02
 """Usage entropy (share of log K) under which units are refused: about 99 % of all frames in one unit."""
 COLLAPSE_SECONDS = 10.0
 """Units of less audio than this are never called collapsed: it may be a pause."""
+LABELLED_FRAMES = 8192
+"""Frames that are labelled together; a longer utterance is alone."""
 FRAME_TOLERANCE = 2
 """Frames by which units and audio may disagree, for receptive fields of different length."""
 
@@ -266,10 +268,31 @@ def _require_same_model(encoder: Encoder | None, codebook: Codebook) -> None:
 def _labelled(
     frames: Iterable[tuple[str, Tensor]], centroids: Tensor
 ) -> Iterator[tuple[str, NDArray[np.unsignedinteger]]]:
-    """Unit ids of each utterance, ``(U,)``, in the smallest type that holds K."""
-    kind = np.uint16 if len(centroids) <= 2**16 else np.uint32
+    """Unit ids of each utterance, ``(U,)``, in the smallest type that holds K.
+
+    Utterances are labelled some thousand frames at a time: their arrays are parts of one, without a heap of small ones.
+    """
+    waiting: list[tuple[str, Tensor]] = []
+    held = 0
     for name, values in frames:
-        yield name, assign(values, centroids.to(values.device)).cpu().numpy().astype(kind)
+        if waiting and held + len(values) > LABELLED_FRAMES:
+            yield from _labelled_together(waiting, centroids)
+            waiting, held = [], 0
+        waiting.append((name, values))
+        held += len(values)
+    if waiting:
+        yield from _labelled_together(waiting, centroids)
+
+
+def _labelled_together(
+    utterances: list[tuple[str, Tensor]], centroids: Tensor
+) -> Iterator[tuple[str, NDArray[np.unsignedinteger]]]:
+    frames = torch.cat([values for _, values in utterances]) if len(utterances) > 1 else utterances[0][1]
+    labels = assign(frames, centroids.to(frames.device)).cpu().numpy()
+    small, start = labels.astype(np.min_scalar_type(len(centroids) - 1)), 0
+    for name, values in utterances:
+        yield name, small[start : start + len(values)]
+        start += len(values)
 
 
 def _collected(
