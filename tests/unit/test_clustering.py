@@ -133,6 +133,17 @@ def test_assign_equals_brute_force_and_takes_no_frames():
     assert assign(frames[:0], centroids).shape == (0,)
 
 
+def test_lengths_of_clips_make_few_shapes(monkeypatch):
+    """oneDNN keeps what it made for a shape."""
+    rows, inner = set(), clustering.nearest
+    monkeypatch.setattr(clustering, "nearest", lambda tile, *rest: (rows.add(len(tile)), inner(tile, *rest))[1])
+    frames, centroids = blobs(), blobs(64, seed=5)
+    alone = [assign(frames[:count], centroids) for count in range(1, 3_000, 37)]
+    assert rows <= set(range(clustering.ROWS, clustering.TILE_FRAMES + 1, clustering.ROWS))
+    whole = assign(frames, centroids)
+    assert all(torch.equal(labels, whole[: len(labels)]) for labels in alone)
+
+
 def test_low_precision_frames_are_taken():
     frames = blobs().bfloat16()
     result = fit_kmeans(lambda: frames.split(500), 5, seed=0)

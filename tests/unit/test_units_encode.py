@@ -17,7 +17,9 @@ from allophone.frames import FrameClock
 from allophone.models.build import build_encoder
 from allophone.models.wav2vec2_bert import Wav2Vec2BertConfig
 from allophone.nn.clustering import Codebook, assign
-from allophone.units.encode import Units, encode, encode_units, labels_for_frames
+from allophone.units import encode as units_encode
+from allophone.units.beside_frames import labels_for_frames
+from allophone.units.encode import Units, encode, encode_units
 from allophone.units.fit import fit, fit_codebook
 
 
@@ -48,6 +50,16 @@ def test_units_are_the_nearest_centroids(waveforms, book):
         assert torch.equal(units[name], assign(mfcc39(waveform), book.centroids))
     assert units.codebook_hash == book.hash and units.unit_rate == 100.0 and units.num_units == 9
     assert int(units.counts().sum()) == book.info.frames_fitted
+
+
+@pytest.mark.parametrize("most", [1, 200, 8192])
+def test_units_lie_together_in_the_smallest_type(waveforms, book, monkeypatch, most):
+    monkeypatch.setattr(units_encode, "LABELLED_FRAMES", most)
+    units = encode_units(lambda: waveforms.items(), book)
+    for name, waveform in waveforms.items():
+        assert units.labels[name].dtype == np.uint8
+        assert torch.equal(units[name], assign(mfcc39(waveform), book.centroids))
+    assert len({id(labels.base) for labels in units.labels.values()}) == {1: 5, 200: 4, 8192: 1}[most]
 
 
 def test_units_of_an_utterance_do_not_depend_on_the_others(waveforms, book):

@@ -26,7 +26,8 @@ from allophone.models.build import Encoder
 from allophone.models.conversion import model_hash
 from allophone.nn.clustering import assign, fit_kmeans
 from allophone.nn.codebook import Codebook, IdMap
-from allophone.units.encode import Units, encode_units, labels_for_frames
+from allophone.units.beside_frames import labels_for_frames
+from allophone.units.encode import Units, encode_units
 from allophone.units.extract import FrameCache, FrameExtractor, Speakers, VoiceNormalizer, Waveforms
 from allophone.units.fit import Heard
 
