@@ -133,6 +133,8 @@ def test_a_claim_runs_to_its_page(name: str, corpus: Corpus, finished: Path, tmp
     page = outcome.report.read_text()
     for arm in (*claim.untrained, *claim.arms):
         assert f">{arm}" in page
+    flags = "--seeds 0 --steps 4 --train-clips 24 --test-clips 6 --probe-steps 12"
+    assert f"allophone claims run {name} {flags}" in page
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
     again = run_claim(claim, tmp_path, seeds=(0,), effort=EFFORT, corpus=corpus)
     assert again is not None and again.to_json() == outcome.to_json()

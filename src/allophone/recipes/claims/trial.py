@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -213,7 +214,7 @@ def run_claim(
             ("Corpus", f"{corpus.name}, {corpus.hash[:12]}"),
             *claim.facts(observations),
         ),
-        command=f"allophone claims run {claim.name}",
+        command=_command(claim, effort, seeds),
     )
     outcome = Outcome(
         claim=claim.name,
@@ -224,6 +225,17 @@ def run_claim(
     )
     (out / "claim.json").write_text(json.dumps(outcome.to_json(), indent=1) + "\n", encoding="utf-8")
     return outcome
+
+
+def _command(claim: Claim[Any], effort: Effort, seeds: Sequence[int]) -> str:
+    """What makes the same page again."""
+    words = ["allophone", "claims", "run", claim.name]
+    if tuple(seeds) != (0, 1, 2):
+        words += ["--seeds", ",".join(map(str, seeds))]
+    for field in fields(effort):
+        if (value := getattr(effort, field.name)) != field.default:
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def _origin(claim: Claim[Any], effort: Effort, corpus: Corpus) -> dict[str, Any]:
