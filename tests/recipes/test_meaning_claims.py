@@ -39,10 +39,10 @@ def corpus() -> Corpus:
     rows: list = []
     for language in (*EVERY, RELATED):
         own = [row for row in whole if row.language == language and row.text and 0.5 < row.duration_seconds < 3]
-        heard = [row for row in own if row.split == "train"][:12]
+        heard = [row for row in own if row.split == "train"][:8]
         said = {row.group for row in whole if row.split != "test"} | {row.text for row in whole if row.split != "test"}
         unmet = [row for row in own if row.split == "test" and row.group not in said and row.text not in said]
-        rows += heard + unmet[:5]
+        rows += heard + unmet[:4]
     return whole.with_utterances(tuple(rows))
 
 
